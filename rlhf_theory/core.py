@@ -1,0 +1,253 @@
+"""Protocols that link the layers, and the result of a solver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from rlhf_theory.arrays import Array, full_like, namespace, to_numpy
+from rlhf_theory.data import Contexts, PreferenceData
+from rlhf_theory.errors import ConvergenceError
+from rlhf_theory.randomness import Key
+
+__all__ = [
+    "ConfidenceSet",
+    "Feedback",
+    "OfflineAlgorithm",
+    "OnlineAlgorithm",
+    "Planner",
+    "Policy",
+    "PreferenceModel",
+    "PreferenceOracle",
+    "Problem",
+    "Radius",
+    "RewardModel",
+    "Solution",
+    "closed_form",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+S = TypeVar("S")
+Model_contra = TypeVar("Model_contra", contravariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution(Generic[T]):
+    """The outcome of an iterative solver.
+
+    Attributes
+    ----------
+    value
+        What was asked for.
+    residual
+        How far from solved, shape ``(R,)``; its solver says in which unit. Closed forms have 0.
+    converged
+        Whether the residual is below the solver's tolerance, shape ``(R,)``.
+    n_iter
+        Iterations of the slowest replica.
+    hint
+        What to do where a replica did not converge.
+    warm
+        What the same solver may reuse at its next call; opaque.
+    """
+
+    value: T
+    residual: Array
+    converged: Array
+    n_iter: int = 0
+    hint: str = ""
+    warm: Any = None
+
+    def given(self, other: Solution[Any]) -> Solution[T]:
+        """Return this solution, converged where both are, with the larger residual.
+
+        For a plan that rests on a fit: ``plan.given(fit)``.
+        """
+        xp = namespace(self.residual, other.residual)
+        return replace(
+            self,
+            residual=xp.maximum(self.residual, other.residual),
+            converged=self.converged & other.converged,
+            hint=" ".join(h for h in (self.hint, other.hint) if h),
+        )
+
+    @property
+    def message(self) -> str:
+        """An empty string where all replicas converged, else which did not and what to do."""
+        failed = [int(r) for r in (~to_numpy(self.converged)).nonzero()[0]]
+        if not failed:
+            return ""
+        shown = ", ".join(map(str, failed[:8])) + (" ..." if len(failed) > 8 else "")
+        worst = float(to_numpy(self.residual)[failed].max())
+        text = f"Replicas {shown} did not converge in {self.n_iter} iterations"
+        return f"{text} (largest residual {worst:.1e}). {self.hint}".rstrip()
+
+    def require(self) -> T:
+        """Return the value; raise ``ConvergenceError`` if a replica did not converge."""
+        if message := self.message:
+            raise ConvergenceError(message)
+        return self.value
+
+
+def closed_form(value: T, n_replicas: int, like: Array) -> Solution[T]:
+    """Return a solution that needed no iteration: residual 0, converged."""
+    zero = full_like((n_replicas,), 0.0, like)
+    return Solution(value, zero, zero == 0.0)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A conditional distribution over the actions of a context."""
+
+    def log_probs(self, contexts: Contexts) -> Array:
+        """Return log-probabilities, shape ``(R, B, A)``; ``-inf`` for absent actions."""
+        ...
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """A reward for every action."""
+
+    def rewards(self, contexts: Contexts) -> Array:
+        """Return rewards, shape ``(R, B, A)``."""
+        ...
+
+
+@runtime_checkable
+class PreferenceModel(Protocol):
+    """A preference strength for every pair of actions."""
+
+    def payoff(self, contexts: Contexts) -> Array:
+        """Return payoffs to the first action, shape ``(R, B, A, A)``.
+
+        Skew-symmetric unless the model is a pessimistic version of another.
+        """
+        ...
+
+
+@runtime_checkable
+class PreferenceOracle(Protocol):
+    """The law of the labels; for evaluation and for `Feedback` only."""
+
+    def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
+        """Return the probability that ``a1`` wins, shape ``(R, B)``."""
+        ...
+
+
+@runtime_checkable
+class Feedback(Protocol):
+    """Labels on request: all that an algorithm gets."""
+
+    def __call__(self, contexts: Contexts, a1: Array, a2: Array, key: Key) -> Array:
+        """Return labels ``y``, shape ``(R, B)``: 1 where ``a1`` won."""
+        ...
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """What a learner may know."""
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas ``R``."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Number of features ``d``."""
+        ...
+
+    @property
+    def eta(self) -> float:
+        """Weight of the KL in the objective ``E[r] - eta KL(pi || pi0)``."""
+        ...
+
+    def sample_contexts(self, key: Key, n: int) -> Contexts:
+        """Draw ``n`` contexts per replica."""
+        ...
+
+    def population(self, key: Key, n: int) -> tuple[Contexts, Array]:
+        """Return contexts and weights ``(R, B)`` whose sums are expectations over contexts.
+
+        All contexts with their probabilities where they are finite, else ``n`` draws with
+        ``1 / n``.
+        """
+        ...
+
+    def empty_data(self) -> PreferenceData:
+        """Return data without comparisons, in the form that suits the problem."""
+        ...
+
+    def tabulate(self, policy: Policy) -> Policy:
+        """Return the policy with its log-probabilities computed, where contexts are finite."""
+        ...
+
+
+class Planner(Protocol[Model_contra]):
+    """A planning oracle: from a reward or preference model to a policy."""
+
+    def __call__(
+        self, model: Model_contra, problem: Problem, key: Key, start: Policy | None
+    ) -> Solution[Policy]:
+        """Return the policy planned for ``model``; ``start`` may warm-start the search."""
+        ...
+
+
+@runtime_checkable
+class ConfidenceSet(Protocol):
+    """A set of parameters around an estimate."""
+
+    @property
+    def center(self) -> Array:
+        """The estimate, shape ``(R, d)``."""
+        ...
+
+    def lower(self, v: Array) -> Array:
+        """Return the minimum of ``<v, theta>`` over the set; ``(R, ..., d)`` to ``(R, ...)``."""
+        ...
+
+    def upper(self, v: Array) -> Array:
+        """Return the maximum of ``<v, theta>`` over the set; ``(R, ..., d)`` to ``(R, ...)``."""
+        ...
+
+    def contains(self, theta: Array) -> Array:
+        """Return whether ``theta`` ``(R, d)`` lies in the set, shape ``(R,)``."""
+        ...
+
+
+class Radius(Protocol):
+    """A rule for the radius of a confidence ellipsoid."""
+
+    def __call__(self, data: PreferenceData, problem: Problem) -> Array:
+        """Return ``beta``, shape ``(R,)``."""
+        ...
+
+
+@runtime_checkable
+class OfflineAlgorithm(Protocol):
+    """A learner that gets its data at once."""
+
+    def __call__(self, problem: Problem, data: PreferenceData, key: Key) -> Solution[Policy]:
+        """Return the learnt policy."""
+        ...
+
+
+@runtime_checkable
+class OnlineAlgorithm(Protocol[S]):
+    """An online learner: pure functions of an explicit state."""
+
+    def init(self, problem: Problem, data: PreferenceData, key: Key) -> S:
+        """Return the state fitted to offline data (possibly empty), before the first round."""
+        ...
+
+    def step(
+        self, state: S, problem: Problem, feedback: Feedback, key: Key
+    ) -> tuple[S, Mapping[str, Array]]:
+        """Play one round, fit and plan; return the new state and what to record."""
+        ...
+
+    def policy(self, state: S) -> Policy:
+        """Return the policy planned from all data of ``state``; computes nothing."""
+        ...

@@ -1,0 +1,37 @@
+"""Bradley-Terry labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlhf_theory.arrays import Array, sigmoid
+from rlhf_theory.core import RewardModel
+from rlhf_theory.data import Contexts
+from rlhf_theory.errors import check_positive
+
+__all__ = ["BradleyTerry"]
+
+
+@dataclass(frozen=True, eq=False)
+class BradleyTerry:
+    """Labels ``P(a1 beats a2 | x) = sigma(s (r(x, a1) - r(x, a2)))``.
+
+    Attributes
+    ----------
+    reward
+        The true reward.
+    scale
+        ``s``, positive. A learner that does not know it estimates ``s theta*``, and its gaps are
+        in units of ``s r``; one that does passes it to the estimator as ``scale``.
+    """
+
+    reward: RewardModel
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("scale", self.scale)
+
+    def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
+        """Return the probability that ``a1`` wins, shape ``(R, B)``."""
+        r = self.reward.rewards
+        return sigmoid(self.scale * (contexts.at(r, a1) - contexts.at(r, a2)))

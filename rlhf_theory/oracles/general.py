@@ -1,0 +1,83 @@
+"""General, possibly intransitive, preferences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_theory.arrays import Array, expand_rows, namespace, sigmoid, take_actions
+from rlhf_theory.core import PreferenceModel, PreferenceOracle
+from rlhf_theory.data import Contexts
+from rlhf_theory.errors import check_choice, check_nonnegative
+
+__all__ = ["AnnotatorMixture", "GeneralPreference"]
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralPreference:
+    """Labels of an antisymmetric preference ``R(x, a, b) = -R(x, b, a)``.
+
+    Attributes
+    ----------
+    model
+        The payoff ``R``.
+    payoff
+        ``"logit"``: ``P = sigma(R)``; ``"probability"``: ``P = R + 1/2`` with ``|R| <= 1/2``.
+    """
+
+    model: PreferenceModel
+    payoff: Literal["logit", "probability"] = "logit"
+
+    def __post_init__(self) -> None:
+        check_choice("payoff", self.payoff, ("logit", "probability"))
+
+    def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
+        """Return the probability that ``a1`` wins, shape ``(R, B)``."""
+        rows = contexts.at(self.model.payoff, a1)
+        r = take_actions(rows, expand_rows(a2, rows.shape[0]))
+        if self.payoff == "logit":
+            return sigmoid(r)
+        xp = namespace(r)
+        if not bool(xp.all(xp.abs(r) <= 0.5 + 1e-12)):
+            message = "A probability payoff must lie in [-1/2, 1/2]; got values outside, or NaN."
+            raise ValueError(message)
+        return r + 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatorMixture:
+    """Every label comes from one annotator, drawn afresh: ``P = sum_u w_u P_u``.
+
+    Source: [2312.08358] (distributional preference learning); theory sheet 9.3.
+
+    Attributes
+    ----------
+    annotators
+        Oracles of the annotators.
+    weights
+        How often each is asked; sum to one.
+    """
+
+    annotators: Sequence[PreferenceOracle]
+    weights: Sequence[float]
+
+    def __post_init__(self) -> None:
+        for w in self.weights:
+            check_nonnegative("weights", w)
+        total = math.fsum(self.weights)
+        if len(self.weights) != len(self.annotators) or abs(total - 1.0) > 1e-9:
+            message = (
+                f"weights must be one probability per annotator; got {len(self.annotators)} "
+                f"annotators and {len(self.weights)} weights that sum to {total}."
+            )
+            raise ValueError(message)
+
+    def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
+        """Return the probability that ``a1`` wins, shape ``(R, B)``."""
+        first, *rest = [
+            w * annotator.prob(contexts, a1, a2)
+            for annotator, w in zip(self.annotators, self.weights, strict=True)
+        ]
+        return sum(rest, start=first)
