@@ -1,0 +1,1 @@
+"""Estimators of rewards and preferences from comparisons, and their confidence sets."""

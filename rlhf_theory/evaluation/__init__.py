@@ -1,0 +1,1 @@
+"""Exact evaluation of policies against the truth, and statistics over replicas."""

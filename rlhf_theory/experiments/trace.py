@@ -1,0 +1,101 @@
+"""What a run recorded, on the host, per replica."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlhf_theory.errors import check_choice
+
+__all__ = ["Trace", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("rlhf-theory", "numpy", "scipy", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a run recorded.
+
+    Attributes
+    ----------
+    arrays
+        By name, shape ``(R, T + 1)``: row ``t`` holds the policy after ``t`` rounds (or trained on
+        the ``t``-th number of pairs) and what the round that it played reported, NaN in the last.
+    index
+        What the columns count: rounds ``0 .. T``, or the numbers of pairs of an offline run.
+    index_name
+        ``"round"`` or ``"n"``.
+    settings
+        Learner, world, seed, block size.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    index: np.ndarray
+    index_name: str = "round"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return one recorded array, shape ``(R, T + 1)``."""
+        check_choice("name", name, self.arrays)
+        return self.arrays[name]
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas ``R``."""
+        return int(next(iter(self.arrays.values())).shape[0])
+
+    def to_pandas(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return a tidy frame: replica, round (or n), and one column per recorded name."""
+        chosen = list(self.arrays) if names is None else list(names)
+        r, t = self.n_replicas, len(self.index)
+        frame = {
+            "replica": np.repeat(np.arange(r), t),
+            self.index_name: np.tile(self.index, r),
+        }
+        return pd.DataFrame({**frame, **{name: self[name].ravel() for name in chosen}})
+
+    def summary(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return mean, 95 % interval of the mean and 5-95 % quantiles over replicas, per column.
+
+        The interval is the normal one, mean +- 1.96 standard errors; NaN with one replica.
+        """
+        rows = []
+        for name in self.arrays if names is None else names:
+            values = self[name]
+            r = values.shape[0]
+            mean = values.mean(axis=0)
+            error = values.std(axis=0, ddof=1) / np.sqrt(r) if r > 1 else np.full_like(mean, np.nan)
+            low, high = (
+                np.nanquantile(values, [0.05, 0.95], axis=0, method="linear")
+                if not (np.isnan(values).all(axis=0).any())
+                else np.quantile(values, [0.05, 0.95], axis=0)
+            )
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "metric": name,
+                        self.index_name: self.index,
+                        "mean": mean,
+                        "lower": mean - 1.96 * error,
+                        "upper": mean + 1.96 * error,
+                        "q05": low,
+                        "q95": high,
+                    }
+                )
+            )
+        return pd.concat(rows, ignore_index=True)

@@ -1,0 +1,1 @@
+"""Planning oracles: from a reward or preference model to a policy."""

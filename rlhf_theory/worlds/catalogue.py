@@ -1,0 +1,22 @@
+"""The worlds by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rlhf_theory.worlds.intransitive import annotator_cycle, intransitive, tie_cycle
+from rlhf_theory.worlds.linear import linear
+from rlhf_theory.worlds.world import World
+
+__all__ = ["CATALOGUE"]
+
+CATALOGUE: dict[str, tuple[Callable[..., World], str]] = {
+    "linear": (linear, "linear reward, Bradley-Terry labels; finite or fresh contexts"),
+    "intransitive": (intransitive, "reward plus c times a bilinear cycle (theory sheet 9.4)"),
+    "annotator-cycle": (
+        annotator_cycle,
+        "three Bradley-Terry annotators whose mixture has a Condorcet cycle (2312.08358)",
+    ),
+    "tie-cycle": (tie_cycle, "three annotator types that each decide one pair (2312.00886)"),
+}
+"""Name to (constructor, one line)."""

@@ -1,0 +1,275 @@
+"""A world: a problem, the law of its labels, and the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from rlhf_theory.arrays import Array, as_like, expand_rows, full_like, namespace, to_numpy
+from rlhf_theory.core import Policy, PreferenceOracle, RewardModel, Solution
+from rlhf_theory.data import Contexts, PairTable, PreferenceData
+from rlhf_theory.errors import check_choice
+from rlhf_theory.evaluation.exploitability import exploitability
+from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
+from rlhf_theory.evaluation.intransitivity import intransitivity_index
+from rlhf_theory.oracles.labels import feedback_from, preference_matrix
+from rlhf_theory.planners.gibbs import gibbs_log_probs
+from rlhf_theory.policies import MixturePolicy, ReferencePolicy, TablePolicy
+from rlhf_theory.problems import FiniteProblem, FreshProblem
+from rlhf_theory.randomness import Key, categorical
+
+__all__ = ["World"]
+
+Game = Literal["logit", "probability"]
+
+# Contexts on which policies over fresh contexts are evaluated; the same for every policy.
+_EVALUATION_CONTEXTS = 512
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class World:
+    """A problem, the law of its labels, and the truth.
+
+    Attributes
+    ----------
+    name
+        Name in tables and figures.
+    problem
+        What learners may know.
+    oracle
+        The law of the labels.
+    reward
+        The true reward, None where preferences have none (then ``game`` is set).
+    game
+        Payoff of the KL-regularised preference game, ``"logit"`` or ``"probability"``; None where
+        the world is about rewards only.
+    theta_star
+        True parameters of a well-specified linear model, shape ``(R, p)`` or ``(1, p)``, or None.
+    settings
+        What the world was made from, for records.
+    """
+
+    name: str
+    problem: FiniteProblem | FreshProblem
+    oracle: PreferenceOracle
+    reward: RewardModel | None = None
+    game: Game | None = None
+    theta_star: Array | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.game is not None:
+            check_choice("game", self.game, ("logit", "probability"))
+        if self.reward is None and self.game is None:
+            message = "A world needs a reward or a game; got neither."
+            raise ValueError(message)
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas ``R``."""
+        return self.problem.n_replicas
+
+    @cached_property
+    def population(self) -> tuple[Contexts, Array]:
+        """Contexts and weights on which policies are evaluated: all, or 512 fixed draws."""
+        if isinstance(self.problem, FreshProblem):
+            # One row for all replicas, so that a replica's value does not depend on its block.
+            x = self.problem.shared_contexts(Key(0).child("evaluation"), _EVALUATION_CONTEXTS)
+            return x, full_like((1, x.shape[1]), 1.0 / x.shape[1], x.like)
+        return self.problem.population(Key(0), 0)
+
+    @cached_property
+    def log_pi_star(self) -> Array:
+        """The optimal policy ``O(r*, eta, pi0)`` on the population, shape ``(R|1, B, A)``."""
+        if self.reward is None:
+            message = (
+                f"World {self.name!r} has no reward, so no optimal policy; use its Nash policy."
+            )
+            raise ValueError(message)
+        x, _ = self.population
+        return gibbs_log_probs(self.reward.rewards(x), x.log_pi0, self.problem.eta)
+
+    @cached_property
+    def preferences(self) -> Array:
+        """Win probabilities ``P(a beats b | x)`` on the population, shape ``(R|1, B, A, A)``."""
+        return preference_matrix(self.oracle, self.population[0])
+
+    @cached_property
+    def payoff(self) -> Array:
+        """The payoff of the game on the population, shape ``(R|1, B, A, A)``, skew."""
+        xp = namespace(self.preferences)
+        p = self.preferences
+        if self.game == "logit":
+            value = xp.log(p) - xp.log(xp.matrix_transpose(p))
+        else:
+            value = p - 0.5
+        return 0.5 * (value - xp.matrix_transpose(value))
+
+    @cached_property
+    def nash(self) -> Solution[Array]:
+        """The equilibrium of the true game on the population, shape ``(R|1, B, A)``."""
+        from rlhf_theory.planners.nash import nash_policy  # noqa: PLC0415
+
+        return nash_policy(self.payoff, self.population[0].log_pi0, self.problem.eta)
+
+    @property
+    def optimum(self) -> Policy:
+        """The policy that the world's metric calls best; finite contexts only."""
+        return TablePolicy(self.nash.value if self.reward is None else self.log_pi_star)
+
+    def evaluate(self, policy: Policy) -> dict[str, Array]:
+        """Return exact metrics of a policy, each of shape ``(R,)``.
+
+        ``gap`` (J(pi*) - J(pi)), ``jeffreys`` (the left side of the theorems, with the KL term)
+        and ``kl`` (to pi0) in nats; ``exploitability`` where the world has a game.
+        """
+        x, weights = self.population
+        log_pi = policy.log_probs(x)
+        eta = self.problem.eta
+        metrics = {"kl": mean_kl(log_pi, x.log_pi0, weights)}
+        if self.reward is not None:
+            gap = suboptimality(log_pi, self.log_pi_star, weights, eta)
+            metrics["gap"] = gap
+            metrics["jeffreys"] = gap + eta * mean_kl(self.log_pi_star, log_pi, weights)
+        if self.game is not None:
+            metrics["exploitability"] = exploitability(self.payoff, log_pi, x.log_pi0, weights, eta)
+        return {name: expand_rows(value, self.n_replicas) for name, value in metrics.items()}
+
+    def behaviour(self, coverage: float = 0.0) -> Policy:
+        """Return ``(1 - k) pi0 + k pi*`` for the coverage dial ``k`` in [0, 1]."""
+        if not 0.0 <= coverage <= 1.0:
+            message = f"coverage must lie in [0, 1]; got {coverage}."
+            raise ValueError(message)
+        if coverage == 0.0:
+            return ReferencePolicy()
+        return MixturePolicy((ReferencePolicy(), self.optimum), (1.0 - coverage, coverage))
+
+    def offline_data(
+        self,
+        key: Key,
+        n: int,
+        behaviour: Policy | None = None,
+        *,
+        second: Policy | None = None,
+        onto: PreferenceData | None = None,
+    ) -> PreferenceData:
+        """Return ``n`` comparisons per replica of two independent draws from a behaviour policy.
+
+        Parameters
+        ----------
+        key
+            Address of the draws.
+        n
+            Pairs drawn; those with ``a1 = a2`` are no comparison. 0 gives ``onto`` unchanged.
+        behaviour
+            Policy of the first action; pi0 by default.
+        second
+            Policy of the second action; the same as the first by default.
+        onto
+            Data to add to; empty by default.
+        """
+        data = self.problem.empty_data() if onto is None else onto
+        first = ReferencePolicy() if behaviour is None else behaviour
+        other = first if second is None else second
+        if n == 0:
+            return data
+        if isinstance(data, PairTable) and n > data.count.shape[1]:
+            return self._counted(key, n, first, other, data)
+        r = self.n_replicas
+        x = self.problem.sample_contexts(key.child("contexts"), n)
+        a1 = categorical(first.log_probs(x), key.child("a1").uniform(r, n, like=x.like))
+        a2 = categorical(other.log_probs(x), key.child("a2").uniform(r, n, like=x.like))
+        return data.add(x, a1, a2, feedback_from(self.oracle)(x, a1, a2, key.child("labels")))
+
+    def _counted(
+        self, key: Key, n: int, first: Policy, second: Policy, data: PairTable
+    ) -> PreferenceData:
+        """Draw counts of pairs and wins: the same law as pair by pair, at a cost free of ``n``."""
+        x, weights = self.population
+        p1, p2 = np.exp(to_numpy(first.log_probs(x))), np.exp(to_numpy(second.log_probs(x)))
+        w, prob = to_numpy(weights), to_numpy(self.preferences)
+        r, a = self.n_replicas, p1.shape[-1]
+        i, j = np.triu_indices(a, k=1)
+        joint = w[:, :, None, None] * p1[..., :, None] * p2[..., None, :]
+        cells = (joint + np.swapaxes(joint, -1, -2))[..., i, j].reshape(joint.shape[0], -1)
+        chance = prob[..., i, j].reshape(prob.shape[0], -1)
+        count, wins = np.empty((r, cells.shape[1])), np.empty((r, cells.shape[1]))
+        for row in range(r):
+            generator = key.child("counts").generator(row)
+            cell = cells[row if cells.shape[0] > 1 else 0]
+            law = np.append(cell, max(0.0, 1.0 - cell.sum()))
+            count[row] = generator.multinomial(n, law / law.sum())[:-1]
+            wins[row] = generator.binomial(
+                count[row].astype(np.int64), chance[row if chance.shape[0] > 1 else 0]
+            )
+        like = data.count
+        return data.reweighted(data.count + as_like(count, like), data.wins + as_like(wins, like))
+
+    def block(self, first: int, stop: int) -> World:
+        """Return replicas ``first .. stop - 1``; what is shared stays shared."""
+        return replace(
+            self,
+            problem=self.problem.block(first, stop),
+            oracle=_cut(self.oracle, first, stop),
+            reward=_cut(self.reward, first, stop),
+            theta_star=_cut(self.theta_star, first, stop),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a reader should know: sizes, spread of win probabilities, KL of the optimum.
+
+        ``warning`` is set when nearly all win probabilities are below .02 or above .98: labels are
+        then almost deterministic, and the reward scale is to blame.
+        """
+        x, weights = self.population
+        p = to_numpy(self.preferences)
+        present = to_numpy(x.log_pi0) > -math.inf
+        i, j = np.triu_indices(p.shape[-1], k=1)
+        both = np.broadcast_to(
+            present[..., i] & present[..., j],
+            np.broadcast_shapes(p[..., i, j].shape, present[..., i].shape),
+        )
+        spread = np.broadcast_to(p[..., i, j], both.shape)[both]
+        extreme = float(np.mean((spread < 0.02) | (spread > 0.98))) if spread.size else 0.0
+        quantiles = np.quantile(spread, [0.05, 0.5, 0.95]) if spread.size else np.full(3, np.nan)
+        logit = np.log(np.clip(p, 1e-300, None)) - np.log(np.clip(1.0 - p, 1e-300, None))
+        facts: dict[str, Any] = {
+            "name": self.name,
+            "replicas": self.n_replicas,
+            "contexts": x.shape[1],
+            "actions": x.shape[2],
+            "dim": self.problem.dim,
+            "eta": self.problem.eta,
+            "win_probability_quantiles": [float(q) for q in quantiles],
+            "share_of_extreme_pairs": extreme,
+            "intransitivity": float(np.mean(intransitivity_index(logit))),
+        }
+        best = self.log_pi_star if self.reward is not None else self.nash.value
+        facts["optimum_kl"] = float(np.mean(to_numpy(mean_kl(best, x.log_pi0, weights))))
+        if extreme > 0.9:
+            facts["warning"] = (
+                f"{extreme:.0%} of the win probabilities are below .02 or above .98: labels are "
+                "nearly deterministic. Lower the norm of theta* or the label scale."
+            )
+        return facts
+
+
+def _cut(value: Any, first: int, stop: int) -> Any:
+    """Return replicas ``first .. stop - 1`` of a model: arrays are cut, other fields kept."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_cut(v, first, stop) for v in value)
+    if hasattr(value, "shape"):
+        return value if value.shape[0] == 1 else value[first:stop, ...]
+    if hasattr(value, "__dataclass_fields__"):
+        changes = {
+            name: _cut(getattr(value, name), first, stop) for name in value.__dataclass_fields__
+        }
+        return replace(value, **changes)
+    return value
