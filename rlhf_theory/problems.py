@@ -17,10 +17,15 @@ from rlhf_theory.arrays import (
     namespace,
 )
 from rlhf_theory.core import Policy
-from rlhf_theory.data import Contexts, PairList, PairTable
+from rlhf_theory.data import Contexts, PairList, PairTable, PreferenceData
 from rlhf_theory.errors import ShapeError, check_positive, check_shape
 from rlhf_theory.policies import TablePolicy
-from rlhf_theory.randomness import Key, categorical
+from rlhf_theory.randomness import Key
+from rlhf_theory.visited_pairs import VisitedPairs
+
+# Pairs up to which a finite problem keeps a full table of counts. 500 items in one context, the
+# common tournament, still do: there the table is what makes the fit fast.
+MAX_TABLE = 200_000
 
 __all__ = ["FiniteProblem", "FreshProblem", "check_contexts"]
 
@@ -85,7 +90,9 @@ class FiniteProblem:
             message = "weights must be probabilities of the contexts that sum to one."
             raise ValueError(message)
         object.__setattr__(self, "table", table)
-        object.__setattr__(self, "_empty", PairTable.empty(table, self.n_replicas))
+        _, x, a, _ = table.shape
+        form = PairTable if x * a * (a - 1) // 2 <= MAX_TABLE else VisitedPairs
+        object.__setattr__(self, "_empty", form.empty(table, self.n_replicas))
 
     @property
     def dim(self) -> int:
@@ -106,7 +113,7 @@ class FiniteProblem:
         """Return all contexts with d0; ``key`` and ``n`` are not needed."""
         return self.table, self.weights
 
-    def empty_data(self) -> PairTable:
+    def empty_data(self) -> PreferenceData:
         """Return data without comparisons."""
         return self._empty  # type: ignore[attr-defined, no-any-return]
 

@@ -1,0 +1,260 @@
+"""Designs: the rows ``z`` of linear models as operators, so that solvers never see their form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from rlhf_theory.arrays import Array, as_like, full_like, inner, int_like, namespace
+
+__all__ = ["Design", "LaplacianRows", "Rows", "skew_rows"]
+
+
+@runtime_checkable
+class Design(Protocol):
+    """The rows ``z`` of a linear model, as an operator; ``p`` is the number of parameters."""
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters ``p``."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row that data could ever have is in the design (finite tables)."""
+        ...
+
+    @property
+    def like(self) -> Array:
+        """An array that tells library, device and dtype."""
+        ...
+
+    def margins(self, theta: Array) -> Array:
+        """Return ``<z_i, theta>``, shape ``(R, n)``, for ``theta`` ``(R, p)``."""
+        ...
+
+    def adjoint(self, w: Array) -> Array:
+        """Return ``sum_i w_i z_i``, shape ``(R, p)``, for ``w`` ``(R, n)``."""
+        ...
+
+    def gram(self, w: Array) -> Array:
+        """Return ``sum_i w_i z_i z_i^T``, shape ``(R, p, p)``, for ``w`` ``(R, n)``."""
+        ...
+
+    @property
+    def z_max(self) -> Array:
+        """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 without rows."""
+        ...
+
+
+# Above this many numbers the products z z^T are not kept, nor the incidence matrix of pairs.
+_MAX_PRODUCTS = 20_000_000
+_MAX_INCIDENCE = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A design that holds its rows.
+
+    Attributes
+    ----------
+    z
+        Shape ``(R, n, p)``, or ``(1, n, p)`` where all replicas share it.
+    complete
+        Whether every row that data could ever have is here.
+    """
+
+    z: Array
+    complete: bool = False
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters ``p``."""
+        return int(self.z.shape[-1])
+
+    @property
+    def like(self) -> Array:
+        """An array that tells library, device and dtype."""
+        return self.z
+
+    @cached_property
+    def _half(self) -> tuple[np.ndarray, np.ndarray, Array]:
+        """Upper half of a symmetric matrix as a list, and where its full entries stand in it."""
+        p = self.n_params
+        i, j = np.triu_indices(p)
+        where = np.zeros((p, p), dtype=np.int64)
+        where[i, j] = where[j, i] = np.arange(i.size)
+        return i, j, int_like(where.ravel(), self.z)
+
+    @cached_property
+    def _products(self) -> Array:
+        """The products ``z_i z_j``, ``i <= j``, shape ``(n, p (p + 1) / 2)``; shared designs."""
+        xp = namespace(self.z)
+        i, j, _ = self._half
+        z = self.z[0, ...]
+        return xp.take(z, int_like(i, z), axis=1) * xp.take(z, int_like(j, z), axis=1)
+
+    def margins(self, theta: Array) -> Array:
+        """Return ``<z_i, theta>``, shape ``(R, n)``."""
+        return inner(self.z, theta)
+
+    def adjoint(self, w: Array) -> Array:
+        """Return ``sum_i w_i z_i``, shape ``(R, p)``."""
+        xp = namespace(w, self.z)
+        if self.z.shape[0] == 1:
+            return xp.matmul(w, self.z[0, ...])
+        return xp.matmul(w[:, None, :], self.z)[:, 0, :]
+
+    def gram(self, w: Array) -> Array:
+        """Return ``sum_i w_i z_i z_i^T``, shape ``(R, p, p)``."""
+        xp = namespace(w, self.z)
+        n, p = self.z.shape[1], self.n_params
+        if self.z.shape[0] == 1 and n * p * (p + 1) // 2 <= _MAX_PRODUCTS:
+            half = xp.matmul(w, self._products)
+            return xp.reshape(xp.take(half, self._half[2], axis=1), (w.shape[0], p, p))
+        zt = xp.matrix_transpose(self.z)
+        full = xp.matmul(zt * w[:, None, :], self.z)
+        return 0.5 * (full + xp.matrix_transpose(full))
+
+    @cached_property
+    def z_max(self) -> Array:
+        """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 without rows."""
+        xp = namespace(self.z)
+        if self.z.shape[1] == 0:
+            return full_like((self.z.shape[0],), 0.0, self.z)
+        return xp.sqrt(xp.max(xp.sum(self.z * self.z, axis=-1), axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class LaplacianRows:
+    """Differences ``phi(x, i) - phi(x, j)`` of all pairs ``i < j``, never formed.
+
+    With ``W`` the symmetric matrix of the weights of one context, ``sum w z z^T`` is
+    ``Phi^T (diag(W 1) - W) Phi``: cheaper than the rows with many actions or many features.
+
+    Attributes
+    ----------
+    phi
+        Shape ``(R, X, A, d)`` or ``(1, X, A, d)``.
+    """
+
+    phi: Array
+    complete: bool = True
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters ``p``."""
+        return int(self.phi.shape[-1])
+
+    @property
+    def like(self) -> Array:
+        """An array that tells library, device and dtype."""
+        return self.phi
+
+    @cached_property
+    def _index(self) -> tuple[Array, Array, Array, Array, Array | None]:
+        a = self.phi.shape[2]
+        i, j = np.triu_indices(a, k=1)
+        # Where a pair stands in the list, and its sign; the diagonal takes any pair with sign 0.
+        slot, sign = np.zeros((a, a), dtype=np.int64), np.zeros((a, a))
+        slot[i, j] = slot[j, i] = np.arange(i.size)
+        sign[i, j], sign[j, i] = 1.0, -1.0
+        like = self.phi
+        incidence = None
+        if i.size * a <= _MAX_INCIDENCE:
+            dense = np.zeros((i.size, a))
+            dense[np.arange(i.size), i], dense[np.arange(i.size), j] = 1.0, -1.0
+            incidence = as_like(dense, like)
+        return (
+            int_like(i, like),
+            int_like(j, like),
+            int_like(slot.ravel(), like),
+            as_like(sign, like),
+            incidence,
+        )
+
+    def _square(self, w: Array) -> Array:
+        """Return the weights as matrices, any value on the diagonal, shape ``(R, X, A, A)``."""
+        xp = namespace(w)
+        x, a = self.phi.shape[1], self.phi.shape[2]
+        slot = self._index[2]
+        if a == 1:
+            return full_like((w.shape[0], x, 1, 1), 0.0, w)
+        per_context = xp.reshape(w, (w.shape[0], x, a * (a - 1) // 2))
+        return xp.reshape(xp.take(per_context, slot, axis=-1), (w.shape[0], x, a, a))
+
+    def margins(self, theta: Array) -> Array:
+        """Return ``<z_i, theta>``, shape ``(R, n)``."""
+        xp = namespace(theta, self.phi)
+        i, j, _, _, incidence = self._index
+        r = inner(self.phi, theta)
+        n_replicas, x, a = r.shape
+        if incidence is not None:
+            flat = xp.reshape(r, (n_replicas * x, a))
+            diff = xp.matmul(flat, xp.matrix_transpose(incidence))
+        else:
+            diff = xp.take(r, i, axis=-1) - xp.take(r, j, axis=-1)
+        return xp.reshape(diff, (n_replicas, x * (a * (a - 1) // 2)))
+
+    def adjoint(self, w: Array) -> Array:
+        """Return ``sum_i w_i z_i``, shape ``(R, p)``."""
+        xp = namespace(w, self.phi)
+        x, a, d = self.phi.shape[1:]
+        _, _, _, sign, incidence = self._index
+        if incidence is not None:
+            per_action = xp.matmul(xp.reshape(w, (w.shape[0] * x, a * (a - 1) // 2)), incidence)
+        else:
+            per_action = xp.sum(self._square(w) * sign, axis=-1)
+        flat = xp.reshape(per_action, (w.shape[0], 1, x * a))
+        table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
+        if table.shape[0] == 1:
+            return xp.matmul(flat[:, 0, :], table[0, ...])
+        return xp.matmul(flat, table)[:, 0, :]
+
+    def gram(self, w: Array) -> Array:
+        """Return ``sum_i w_i z_i z_i^T``, shape ``(R, p, p)``."""
+        xp = namespace(w, self.phi)
+        x, a, d = self.phi.shape[1:]
+        square = self._square(w) * xp.abs(self._index[3])
+        degree = xp.sum(square, axis=-1)
+        lap = degree[..., None] * self.phi - xp.matmul(square, self.phi)
+        table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
+        full = xp.matmul(xp.matrix_transpose(table), xp.reshape(lap, (lap.shape[0], x * a, d)))
+        return 0.5 * (full + xp.matrix_transpose(full))
+
+    @cached_property
+    def z_max(self) -> Array:
+        """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 with one action."""
+        xp = namespace(self.phi)
+        gram = xp.matmul(self.phi, xp.matrix_transpose(self.phi))
+        square = xp.sum(self.phi * self.phi, axis=-1)
+        distance = square[..., :, None] + square[..., None, :] - 2.0 * gram
+        largest = xp.max(distance, axis=(-3, -2, -1))
+        return xp.sqrt(xp.where(largest > 0, largest, xp.zeros_like(largest)))
+
+
+def skew_rows(phi_pair: Array) -> Array:
+    r"""Return the features of the bilinear preference for pairs of actions.
+
+    With :math:`f = (1, \varphi)` and :math:`W` skew, :math:`R(x,a,b) = f_a^\top W f_b` is linear in
+    the entries :math:`W_{ij}`, ``i < j``, with features
+    :math:`\psi_{ij} = f_i(a) f_j(b) - f_j(a) f_i(b)`.
+
+    Parameters
+    ----------
+    phi_pair
+        Features of both actions, shape ``(R, n, 2, d)``.
+
+    Returns
+    -------
+    Array of shape ``(R, n, d (d + 1) / 2)``; the first ``d`` columns are ``phi_b - phi_a``.
+    """
+    xp = namespace(phi_pair)
+    ones = full_like((*phi_pair.shape[:-1], 1), 1.0, phi_pair)
+    f = xp.concat([ones, phi_pair], axis=-1)
+    i, j = np.triu_indices(f.shape[-1], k=1)
+    fi, fj = xp.take(f, int_like(i, f), axis=-1), xp.take(f, int_like(j, f), axis=-1)
+    return fi[:, :, 0, :] * fj[:, :, 1, :] - fj[:, :, 0, :] * fi[:, :, 1, :]
