@@ -1,0 +1,381 @@
+"""Theorem ``reward-hacking``: gold reward falls where a proxy is optimised far; pessimism helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_theory import worlds
+from rlhf_theory.arrays import Array, inner, to_numpy
+from rlhf_theory.data import PreferenceData
+from rlhf_theory.estimators.ellipsoid import ellipsoid
+from rlhf_theory.estimators.ensembles import bootstrap_ensemble
+from rlhf_theory.estimators.mle import bradley_terry_mle
+from rlhf_theory.evaluation.gaps import mean_kl, over_contexts
+from rlhf_theory.evaluation.over_optimisation import (
+    Law,
+    drop_from_peak,
+    over_optimisation_fit,
+    over_optimisation_law,
+    peak_distance,
+)
+from rlhf_theory.evaluation.statistics import Interval, mean_interval, resample_means
+from rlhf_theory.features import centred
+from rlhf_theory.planners.best_of_n import best_of_n_path
+from rlhf_theory.planners.gibbs import gibbs_log_probs
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.policies import expectation
+from rlhf_theory.randomness import Key
+from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.worlds.world import World
+
+__all__ = ["THEOREM"]
+
+_PLAIN = "plain proxy"
+_PATHS = ("Gibbs", "best-of-n")
+_KEYS = ["replica", "labels", "method", "multiplier", "path", "step"]
+
+
+# --------------------------------------------------------------------------- measure
+
+
+def _world(sweep: Sweep, replicas: int) -> World:
+    # A negative peak leans pi0 towards good actions, as fine-tuning on demonstrations does.
+    return worlds.linear(
+        contexts=sweep["contexts"],
+        actions=sweep["actions"],
+        dim=sweep["dim"],
+        reference="peaked",
+        peak=-sweep["lean"],
+        replicas=replicas,
+        seed=sweep["instance"],
+        name="leaning",
+    )
+
+
+def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+    """Return the paths of every method: one row per replica, label count, multiplier and step."""
+    world = _world(sweep, sweep["replicas"])
+    frames = []
+    for first in range(0, sweep["replicas"], sweep["block"]):
+        stop = min(first + sweep["block"], sweep["replicas"])
+        part, own = world.block(first, stop), key.block(first)
+        data, drawn = part.problem.empty_data(), 0
+        for labels in sweep["labels"]:
+            data = part.offline_data(own.child("pairs", labels), labels - drawn, onto=data)
+            drawn = labels
+            refits = own.child("bootstrap", labels)
+            for method, multiplier, rewards in _proxies(sweep, part, data, refits):
+                frame = _paths(sweep, part, rewards)
+                frame["replica"] += first
+                frames.append(frame.assign(labels=labels, method=method, multiplier=multiplier))
+        progress.advance(f"replicas {first}-{stop - 1}")
+    table = pd.concat(frames, ignore_index=True)
+    return table.astype({"method": "category", "path": "category"})
+
+
+def _proxies(
+    sweep: Sweep, world: World, data: PreferenceData, key: Key
+) -> Iterator[tuple[str, float, Array]]:
+    """Yield method, multiplier and the reward it optimises, measured from pi0: ``(R, X, A)``."""
+    x, _ = world.population
+    phi = centred(x)
+    fit = bradley_terry_mle(data, ridge=sweep["ridge"])
+    plain = inner(phi, fit.require())
+    yield _PLAIN, 0.0, plain
+    width = ellipsoid(fit.value, data, sweep["lam"], 1.0).width(phi)
+    for c in sweep["lcb"]:
+        yield "LCB", c, plain - c * width
+    members = bootstrap_ensemble(
+        data,
+        key,
+        n_members=sweep["members"],
+        ridge=sweep["ridge"],
+    ).require()
+    for w in sweep["uwo"]:
+        yield "UWO", w, members.uncertainty_weighted(w).rewards(x)
+
+
+def _paths(sweep: Sweep, world: World, rewards: Array) -> pd.DataFrame:
+    """Return KL, gold reward and own reward along both paths, measured from pi0."""
+    x, weights = world.population
+    gold = inner(centred(x), world.theta_star)
+    # A pessimistic reward is not 0 on average under pi0, as the others are.
+    rewards = rewards - expectation(x.log_pi0, rewards)[..., None]
+    gibbs = [gibbs_log_probs(rewards, x.log_pi0, eta) for eta in sweep["eta"]]
+    best = best_of_n_path(rewards, x.log_pi0, sweep["best_of"])
+    rows = []
+    for path, dials, laws in (
+        ("Gibbs", sweep["eta"], gibbs),
+        ("best-of-n", sweep["best_of"], best),
+    ):
+        for step, (dial, law) in enumerate(zip(dials, laws, strict=True)):
+            numbers = {
+                "kl": mean_kl(law, x.log_pi0, weights),
+                "gold": over_contexts(expectation(law, gold), weights),
+                "proxy": over_contexts(expectation(law, rewards), weights),
+            }
+            # A million rows are stored: single precision is plenty for what Monte Carlo leaves.
+            host = {name: to_numpy(value).astype(np.float32) for name, value in numbers.items()}
+            replica = np.arange(world.n_replicas)
+            rows.append({"replica": replica, "path": path, "step": step, "dial": dial, **host})
+    return pd.concat([pd.DataFrame(row) for row in rows], ignore_index=True)
+
+
+# --------------------------------------------------------------------------- curves
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """Paths of one method, shape ``(R, labels, multipliers, steps)``."""
+
+    labels: np.ndarray
+    multipliers: np.ndarray
+    kl: np.ndarray
+    gold: np.ndarray
+    proxy: np.ndarray
+
+    def distance(self, count: int, option: int = 0) -> np.ndarray:
+        """Return the root of the mean KL at one label count and multiplier, shape ``(steps,)``."""
+        return np.asarray(np.sqrt(self.kl[:, count, option].mean(axis=0)))
+
+
+def _curves(frame: pd.DataFrame, method: str, path: str) -> _Curves:
+    part = frame[(frame["method"] == method) & (frame["path"] == path)].sort_values(_KEYS)
+    labels, multipliers = np.unique(part["labels"]), np.unique(part["multiplier"])
+    shape = (-1, labels.size, multipliers.size, int(part["step"].max()) + 1)
+    kl, gold, proxy = (
+        part[c].to_numpy(dtype=float).reshape(shape) for c in ("kl", "gold", "proxy")
+    )
+    return _Curves(labels, multipliers, kl, gold, proxy)
+
+
+# --------------------------------------------------------------------------- judge
+
+
+def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
+    checks = []
+    for path in _PATHS:
+        plain = _curves(frame, _PLAIN, path)
+        drop = resample_means([plain.gold[:, 0, 0]], lambda g: drop_from_peak(g)[:, None])
+        low, high = float(drop.lower[0]), float(drop.upper[0])
+        checks.append(
+            Check(
+                name=f"{path}: gold reward the plain proxy loses from its peak, "
+                f"{plain.labels[0]:g} labels",
+                measured=float(drop.value[0]),
+                interval=(low, high),
+                required="above 0 (else nothing was over-optimised)",
+                passed=low > 0.0,
+            )
+        )
+        checks += [_pessimism(frame, method, path, plain) for method in ("LCB", "UWO")]
+    return checks
+
+
+def _pessimism(frame: pd.DataFrame, method: str, path: str, plain: _Curves) -> Check:
+    """Compare the drop of the best multiplier with that of the plain proxy, over label counts."""
+    other = _curves(frame, method, path)
+    # The choice among K multipliers is paid for by intervals of level 1 - .05 / K (Bonferroni).
+    level = 1.0 - 0.05 / other.multipliers.size
+
+    def excess(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
+        return np.asarray((drop_from_peak(theirs) - drop_from_peak(ours)).mean(axis=1))
+
+    found = resample_means([other.gold, plain.gold], excess, level=level)
+    best = int(np.argmin(found.value))
+    ends = float(found.lower[best]), float(found.upper[best])
+    return Check(
+        name=f"{path}: drop of {method} × {other.multipliers[best]:g} (the best of the grid) minus "
+        "that of the plain proxy, mean over label counts",
+        measured=float(found.value[best]),
+        interval=ends,
+        required=f"at most 0, upper end of the {level:.2%} interval",
+        passed=ends[1] <= 0.0,
+    )
+
+
+# --------------------------------------------------------------------------- draw
+
+
+def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
+    fig, panels = style.figure(3, 2, aspect=0.95)
+    _draw_plain(panels[:3], frame)
+    for ax, method in zip(panels[3:5], ("LCB", "UWO"), strict=True):
+        _draw_grid(fig, ax, frame, method)
+    _draw_drops(panels[5], frame)
+    for ax in panels[:5]:
+        ax.set_xlabel("√KL(π‖π0)")
+    axes.legend(fig, [panels[1]])
+    return fig
+
+
+def _draw_plain(panels: list[Axes], frame: pd.DataFrame) -> None:
+    for path, line in zip(_PATHS, ("-", (0, (3, 1.5))), strict=True):
+        plain = _curves(frame, _PLAIN, path)
+        ax = panels[1 + _PATHS.index(path)]
+        for count, labels in enumerate(plain.labels):
+            color, d = style.series(count).color, plain.distance(count)
+            gold = mean_interval(plain.gold[:, count, 0])
+            name = f"{labels:g} labels"
+            curves.curve(ax, d, gold.value, gold.lower, gold.upper, name, color)
+            peak = int(np.argmax(gold.value))
+            curves.points(ax, d[peak], gold.value[peak], color=color)
+            proxy = mean_interval(plain.proxy[:, count, 0]).value
+            curves.curve(panels[0], d, proxy, label=f"{name}, {path}", color=color, style=line)
+            law: Law = "rl" if path == "Gibbs" else "best-of-n"
+            fit = _fit(plain, count, law).value
+            dense = np.linspace(0.0, d[-1], 50)
+            curves.curve(
+                ax,
+                dense,
+                over_optimisation_law(dense, fit[0], fit[1], law),
+                color=color,
+                style=(0, (1, 1.5)),
+                width=0.9,
+            )
+        ax.set(title=f"Gold, {path}", ylabel="gold reward over π0")
+    panels[0].set(title="Proxy", ylabel="proxy reward over π0")
+
+
+def _draw_grid(fig: Figure, ax: Axes, frame: pd.DataFrame, method: str) -> None:
+    """Draw gold reward along the Gibbs path at the fewest labels for every multiplier."""
+    plain, other = _curves(frame, _PLAIN, "Gibbs"), _curves(frame, method, "Gibbs")
+    gold = mean_interval(plain.gold[:, 0, 0])
+    curves.curve(ax, plain.distance(0), gold.value, gold.lower, gold.upper, "plain", "ink")
+    for option, multiplier in enumerate(other.multipliers):
+        look, d = style.series(option), other.distance(0, option)
+        gold = mean_interval(other.gold[:, 0, option])
+        curves.curve(
+            ax, d, gold.value, gold.lower, gold.upper, f"× {multiplier:g}", look.color, look.line
+        )
+    ax.set(title=f"{method}, {plain.labels[0]:g} labels", ylabel="gold reward over π0")
+    axes.legend(fig, [ax], inside=ax, loc="lower left")
+
+
+def _draw_drops(ax: Axes, frame: pd.DataFrame) -> None:
+    axes.log_axes(ax, "x")
+    plain = _curves(frame, _PLAIN, "Gibbs")
+    for method, line in (("LCB", "-"), ("UWO", (0, (3, 1.5)))):
+        other = _curves(frame, method, "Gibbs")
+        for count, labels in enumerate(plain.labels):
+            excess = resample_means(
+                [other.gold[:, count], plain.gold[:, count]],
+                lambda g, p: drop_from_peak(g) - drop_from_peak(p),
+            )
+            curves.curve(
+                ax,
+                other.multipliers,
+                excess.value,
+                excess.lower,
+                excess.upper,
+                f"{method}, {labels:g} labels",
+                style.series(count).color,
+                line,
+            )
+    curves.level(ax, 0.0)
+    ax.set(title="Drop against plain", xlabel="multiplier", ylabel="difference of drops")
+
+
+def _fit(plain: _Curves, count: int, law: Law) -> Interval:
+    return resample_means(
+        [plain.kl[:, count, 0], plain.gold[:, count, 0]],
+        lambda kl, gold: over_optimisation_fit(kl, gold, law),
+    )
+
+
+def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
+    return (
+        "Rewards are measured from those of π0. Top: proxy and gold reward of the plain proxy "
+        "(maximum likelihood) as it is optimised, along the Gibbs path (solid in the left panel) "
+        "and by best-of-n with its exact KL (dashed); dots are the peaks, dotted lines the fitted "
+        "laws d(α − β log d) and d(α − βd), d = √KL. Bottom: the same along the Gibbs path for the "
+        f"lower confidence bound and for mean − w × variance over {sweep['members']} bootstrap "
+        "fits, all multipliers; and how much less they lose from their peak than the plain proxy "
+        "(LCB solid, UWO dashed; below 0 is better). The last point of a path is the most "
+        f"optimised: η = {sweep['eta'][-1]:g}, n = {sweep['best_of'][-1]:,}. Bands: 95 % bootstrap "
+        f"intervals over {frame['replica'].nunique()} replicas."
+    )
+
+
+def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
+    numbers: dict[str, float | str] = {}
+    for path in _PATHS:
+        plain = _curves(frame, _PLAIN, path)
+        law: Law = "rl" if path == "Gibbs" else "best-of-n"
+        for count, labels in enumerate(plain.labels):
+            peak = resample_means(
+                [plain.kl[:, count, 0], plain.gold[:, count, 0]],
+                lambda kl, gold: peak_distance(kl, gold)[:, None],
+            )
+            numbers[f"{path}: √KL at the peak, {labels:g} labels"] = _text(peak, 0)
+            fit = _fit(plain, count, law)
+            numbers[f"{path}: α, β, {labels:g} labels"] = f"{_text(fit, 0)}; {_text(fit, 1)}"
+    low, middle, high = _world(sweep, 1).summary()["win_probability_quantiles"]
+    numbers["win probabilities (5 %, 50 %, 95 %)"] = f"{low:.2f}, {middle:.2f}, {high:.2f}"
+    return numbers
+
+
+def _text(interval: Interval, k: int) -> str:
+    value, low, high = (float(v[k]) for v in (interval.value, interval.lower, interval.upper))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+_FULL = {
+    "replicas": 1024,
+    "block": 64,
+    "instance": 0,
+    "contexts": 10,
+    "actions": 20,
+    "dim": 8,
+    "lean": 2.0,
+    "labels": [50, 150, 500, 2000],
+    "eta": [100.0, 10.0, 3.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.006, 0.003],
+    "best_of": [1, 2, 3, 4, 8, 16, 64, 512, 65_536],
+    "lcb": [0.5, 2.0, 8.0, 32.0, 128.0],
+    "uwo": [0.1, 0.5, 2.0, 8.0, 32.0],
+    "members": 5,
+    "ridge": 0.01,
+    "lam": 1.0,
+}
+
+THEOREM = Theorem(
+    name="reward-hacking",
+    title="Optimise a learned reward too far and the true one falls; pessimism flattens the fall",
+    claim=(
+        "With a reward learned from few comparisons, the gold reward rises and then falls as the "
+        "policy moves away from π0, while the proxy rises throughout; the peak moves right with "
+        "more labels. Planning with a lower confidence bound, or with mean − w × variance over an "
+        "ensemble, loses at the best of a grid of multipliers no more gold reward from its peak "
+        "than the plain proxy."
+    ),
+    source="the talk; [2210.10760], laws of section 3 in √KL; UWO: [2310.02743]",
+    assumptions=(
+        "Linear rewards, Bradley–Terry labels of pairs from π0 × π0; replicas share π0, φ and θ*.",
+        "π0 leans towards good actions, as after fine-tuning on demonstrations: with a uniform π0 "
+        "and features of equal norm nothing is over-optimised. It also favours pessimism: very "
+        "large multipliers stay where π0 puts its mass, which is good here.",
+    ),
+    departures=(
+        "An observation, not a theorem of the papers: the two laws are empirical fits there and "
+        "here; in a finite bandit the distance is capped, so they hold up to the cap only.",
+        "The RL path is the Gibbs path: the exact optimum for every penalty. Best-of-n uses its "
+        "exact law and KL, not log n − (n − 1)/n, which ties and atoms make an upper bound.",
+        "LCB is pointwise: ⟨θ̂, φ − ν⟩ − c ‖φ − ν‖ in the norm of Σ⁻¹, Σ = λI + Σzzᵀ, ν = φ(x, π0), "
+        "λ = 1; UWO is centred per context, variance with ddof 0.",
+        "A ridge of 0.01 keeps the estimators finite on separable data.",
+    ),
+    quick={**_FULL, "replicas": 192},
+    full=_FULL,
+    cost=1.5,
+    measure=_measure,
+    judge=_judge,
+    draw=_draw,
+    caption=_caption,
+    constants=_constants,
+)
