@@ -14,7 +14,7 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.experiments.trace import Trace, versions
 from rlhf_theory.oracles.labels import feedback_from
 from rlhf_theory.randomness import Key
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.world import World, cut
 
 __all__ = ["BLOCK", "run"]
 
@@ -99,6 +99,7 @@ def run(
         message = f"n must be increasing numbers of pairs, at least one; got {list(n)}."
         raise ValueError(message)
     check_positive("block", block)
+    _refuse_ignored(online, isinstance(world, World), n_offline, behaviour, data, feedback, between)
     keep_freed_memory()
     key = Key(seed)
     parts: list[dict[str, np.ndarray]] = []
@@ -106,12 +107,18 @@ def run(
         total = world.n_replicas
         for first in range(0, total, block):
             part = world.block(first, min(first + block, total))
-            law = part.behaviour(behaviour) if isinstance(behaviour, float | int) else behaviour
+            law = (
+                part.behaviour(behaviour)
+                if isinstance(behaviour, float | int)
+                else cut(behaviour, first, min(first + block, total))
+            )
             here = key.block(first)
             sink = evaluate or part.evaluate
             if online:
                 start = part.offline_data(here.child("offline"), n_offline, law)
-                labels = feedback or feedback_from(part.oracle)
+                labels = feedback_from(part.oracle)
+                if feedback is not None:
+                    labels = cut(feedback, first, min(first + block, total))
                 parts.append(
                     _online(
                         learner,
@@ -159,6 +166,34 @@ def run(
     }
     index = np.arange((n_rounds or 0) + 1) if online else np.asarray(n)
     return Trace(arrays, index, "round" if online else "n", settings)
+
+
+def _refuse_ignored(
+    online: bool,
+    is_world: bool,
+    n_offline: int,
+    behaviour: Policy | float,
+    data: PreferenceData | None,
+    feedback: Feedback | None,
+    between: _Between | None,
+) -> None:
+    """Raise ``ValueError`` for an option that this kind of run would silently ignore."""
+    coverage = not isinstance(behaviour, float | int) or behaviour != 0.0
+    if n_offline < 0:
+        message = f"n_offline must be at least 0; got {n_offline}."
+        raise ValueError(message)
+    ignored = {
+        "data (a World draws its own: give `n_offline` or `n`)": is_world and data is not None,
+        "n_offline (for online learners in a World; give `n` or `data`)": n_offline > 0
+        and not (online and is_world),
+        "behaviour (of offline pairs drawn in a World)": coverage and not is_world,
+        "feedback (for online learners)": feedback is not None and not online,
+        "between (for online learners)": between is not None and not online,
+    }
+    wrong = [text for text, bad in ignored.items() if bad]
+    if wrong:
+        message = "This run would ignore " + "; ".join(wrong) + "."
+        raise ValueError(message)
 
 
 def _online(

@@ -1,0 +1,223 @@
+"""The command ``rlhf-theory``: parses arguments and calls the layers below.
+
+Heavy imports wait inside the commands, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rlhf_theory.errors import check_choice
+
+if TYPE_CHECKING:
+    from rlhf_theory.theorems.card import Verdict
+
+__all__ = ["application", "main"]
+
+PLUGINS = "rlhf_theory.commands"
+"""Entry-point group of further commands; each entry is a ``typer.Typer`` or a function."""
+
+_KINDS = ("theorems", "algorithms", "worlds")
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME ... | all]", help="Theorems to run; all if none is named."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few replicas and points, same rules (the default).")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="At least 1000 replicas behind every interval.")
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas, instead of the number of the mode.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option(help="Worker processes; one per core if not given.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="cpu|cuda", help="Where studies that support it compute.")
+    ] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; results/quick or results/full if none.")
+    ] = None,
+) -> None:
+    """Run theorem studies: verdicts, figures and one page for all of them.
+
+    What OUT holds already is not computed again, so an interrupted run can go on. The exit code is
+    0 if every theorem holds, 1 if one fails, 2 for bad input.
+    """
+    if quick and full:
+        message = "Give --quick or --full, not both."
+        raise ValueError(message)
+    # Names are checked before anything heavy is imported.
+    from rlhf_theory.theorems import NAMES, load
+
+    wanted = list(dict.fromkeys(names or ["all"]))
+    for name in wanted:
+        check_choice("theorem", name, (*NAMES, "all"))
+    chosen = list(NAMES) if "all" in wanted else wanted
+    mode: Literal["quick", "full"] = "full" if full else "quick"
+    folder = out or Path("results") / mode
+
+    from rlhf_theory.report import write_report
+    from rlhf_theory.theorems.reproduce import reproduce as run_studies
+
+    try:
+        verdicts = run_studies(
+            [load(name) for name in chosen],
+            folder,
+            mode=mode,
+            seed=seed,
+            replicas=replicas,
+            jobs=jobs,
+            device=device,
+            say=typer.echo,
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
+        raise typer.Exit(130) from None
+    page = write_report(folder)
+    typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")
+    raise typer.Exit(0 if all(v.passed for v in verdicts) else 1)
+
+
+def _verdict_table(verdicts: Sequence[Verdict]) -> str:
+    rows = [("theorem", "verdict", "checks", "replicas", "seconds")]
+    for v in verdicts:
+        result = "raised" if v.error else "holds" if v.passed else "FAILS"
+        passed = f"{sum(c.passed for c in v.checks)}/{len(v.checks)}"
+        rows.append((v.name, result, passed, str(v.replicas), f"{v.seconds:.1f}"))
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned text; the first one is the head."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def list_known(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[theorems|algorithms|worlds]", help="What to list.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="One of them, to read more about it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List theorems, algorithms and worlds."""
+    if kind is not None:
+        check_choice("kind", kind, _KINDS)
+    kinds = _KINDS if kind is None else (kind,)
+    known = {k: _known(k) for k in kinds}
+    if name is not None:
+        (entries,) = known.values()
+        check_choice(kinds[0].removesuffix("s"), name, [entry["name"] for entry in entries])
+        known = {kinds[0]: [entry for entry in entries if entry["name"] == name]}
+    if as_json:
+        plain = {k: [_without_details(e) for e in v] for k, v in known.items()}
+        content = plain if kind is None else plain[kind]
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    blocks = [_list_block(k, entries, full=name is not None) for k, entries in known.items()]
+    typer.echo("\n\n".join(blocks))
+
+
+def _without_details(entry: dict[str, str]) -> dict[str, str]:
+    return {k: v for k, v in entry.items() if k != "details"}
+
+
+def _list_block(kind: str, entries: list[dict[str, str]], *, full: bool) -> str:
+    if full:
+        (entry,) = entries
+        return f"{entry['name']}: {entry['description']}\n\n{entry['details']}"
+    rows = [(kind, ""), *((e["name"], e["description"]) for e in entries)]
+    return _table(rows)
+
+
+def _known(kind: str) -> list[dict[str, str]]:
+    """Return name, description and details of everything of a kind."""
+    if kind == "theorems":
+        from rlhf_theory.theorems import NAMES, load
+
+        return [
+            {
+                "name": t.name,
+                "description": t.title,
+                "source": t.source,
+                "details": f"{t.claim}\n\nSource: {t.source}",
+            }
+            for t in map(load, NAMES)
+        ]
+    catalogue = importlib.import_module(f"rlhf_theory.{kind}").CATALOGUE
+    return [
+        {"name": name, "description": line, "details": inspect.getdoc(what) or ""}
+        for name, (what, line) in catalogue.items()
+    ]
+
+
+def doctor() -> None:
+    """Show versions, linear algebra and its threads, processors and accelerators."""
+    from rlhf_theory.experiments.doctor import findings
+
+    typer.echo(_table([("what", "found"), *findings()]))
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="Folder that `reproduce` has written.")],
+) -> None:
+    """Write the page again from the verdicts and figures in OUT."""
+    from rlhf_theory.report import write_report
+
+    typer.echo(f"Report: {write_report(out)}")
+
+
+def application() -> typer.Typer:
+    """Return the command with all its parts, plugins included."""
+    app = typer.Typer(
+        name="rlhf-theory",
+        help="The theory of reinforcement learning from human feedback, as experiments.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.command("reproduce")(reproduce)
+    app.command("list")(list_known)
+    app.command("doctor")(doctor)
+    app.command("report")(report)
+    for entry in entry_points(group=PLUGINS):
+        try:
+            part: Any = entry.load()
+        except ImportError as error:
+            typer.echo(f"The command {entry.name!r} cannot be loaded: {error}", err=True)
+            continue
+        if isinstance(part, typer.Typer):
+            app.add_typer(part, name=entry.name)
+        else:
+            app.command(entry.name)(part)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; bad input ends with one line on the error output and exit code 2."""
+    try:
+        application()(args=arguments, prog_name="rlhf-theory")
+    except (ValueError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,124 @@
+"""The report: reads the folders of theorem studies, writes one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlhf_theory.experiments.store import folder_study, write_atomic
+from rlhf_theory.report.svg import inline_svg
+from rlhf_theory.report.words import duration, formula, interval, pretty
+from rlhf_theory.theorems import NAMES
+from rlhf_theory.theorems.card import Verdict
+from rlhf_theory.theorems.stored import read_verdict
+
+__all__ = ["read_verdicts", "write_report"]
+
+_DOWNLOADS = (("pdf", "application/pdf"), ("svg", "image/svg+xml"), ("csv", "text/csv"))
+
+
+@dataclass(frozen=True)
+class _Card:
+    verdict: Verdict
+    figure: Markup | None
+    downloads: tuple[tuple[str, str], ...]
+
+    @property
+    def state(self) -> str:
+        """``holds``, ``fails`` or ``raised``: also the name of its colour."""
+        if self.verdict.error:
+            return "raised"
+        return "holds" if self.verdict.passed else "fails"
+
+
+def read_verdicts(out: Path) -> list[Verdict]:
+    """Return the verdicts stored in a folder, in the order of the registry.
+
+    ``ValueError`` if the folder holds none.
+    """
+    found = [read_verdict(path.parent) for path in sorted(out.glob("*/verdict.json"))]
+    verdicts = [v for v in found if v is not None]
+    if not verdicts:
+        message = (
+            f"{out} must be a folder that `rlhf-theory reproduce` has written; "
+            "it holds no verdict. Run `rlhf-theory reproduce --out DIR` first."
+        )
+        raise ValueError(message)
+    place = {name: i for i, name in enumerate(NAMES)}
+    return sorted(verdicts, key=lambda v: (place.get(v.name, len(place)), v.name))
+
+
+def _card(verdict: Verdict, folder: Path) -> _Card:
+    try:
+        svg = (folder / "figure.svg").read_text(encoding="utf-8")
+        figure = Markup(inline_svg(svg, verdict.name, f"Figure: {verdict.title}"))
+    except (OSError, ValueError):
+        figure = None
+    downloads = []
+    for kind, media in _DOWNLOADS:
+        path = folder / f"figure.{kind}"
+        if figure is not None and path.is_file():
+            content = base64.b64encode(path.read_bytes()).decode()
+            downloads.append((kind, f"data:{media};base64,{content}"))
+    return _Card(verdict, figure, tuple(downloads))
+
+
+def _facts(verdicts: Sequence[Verdict], study: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is the same for the whole run, for the head of the page."""
+    modes = " and ".join(sorted({v.mode for v in verdicts}))
+    replicas = sorted({v.replicas for v in verdicts})
+    span = (
+        pretty(replicas[0])
+        if len(replicas) == 1
+        else f"{pretty(replicas[0])} to {pretty(replicas[-1])}"
+    )
+    seeds = ", ".join(str(s) for s in sorted({v.seed for v in verdicts}))
+    versions: dict[str, str] = {}
+    for verdict in verdicts:
+        versions.update(verdict.versions)
+    return [
+        ("Mode", modes),
+        ("Replicas", span),
+        ("Seed", seeds),
+        ("Device", str(study.get("device", "cpu"))),
+        ("Computing time", duration(sum(v.seconds for v in verdicts))),
+        *((name, number) for name, number in versions.items()),
+    ]
+
+
+def write_report(out: Path) -> Path:
+    """Write ``OUT/report.html`` from the verdicts and figures in a folder; return its path.
+
+    The page holds everything it shows and needs no network.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no verdict.
+    """
+    verdicts = read_verdicts(out)
+    environment = Environment(
+        loader=PackageLoader("rlhf_theory.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(pretty=pretty, interval=interval, duration=duration, formula=formula)
+    style = environment.get_template("page.css").render()
+    page = environment.get_template("page.html").render(
+        cards=[_card(v, out / v.name) for v in verdicts],
+        facts=_facts(verdicts, folder_study(out) or {}),
+        n_held=sum(v.passed for v in verdicts),
+        quick=any(v.mode == "quick" for v in verdicts),
+        style=Markup(style),
+    )
+    path = out / "report.html"
+    write_atomic(path, page.encode())
+    return path

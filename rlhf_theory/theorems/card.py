@@ -1,0 +1,269 @@
+"""Theorem cards: the statement, the sweep as data, and how a verdict is computed from curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from rlhf_theory.randomness import Key
+
+__all__ = [
+    "Bar",
+    "Check",
+    "Note",
+    "Progress",
+    "Silent",
+    "Sweep",
+    "Theorem",
+    "Verdict",
+    "sweep_data",
+]
+
+Sweep = Mapping[str, Any]
+"""Plain data (numbers, texts, lists): what a study runs over."""
+
+Mode = Literal["quick", "full"]
+
+_NOT_FINITE = ("inf", "-inf", "nan")
+"""What JSON has instead of these numbers."""
+
+
+class Progress(Protocol):
+    """Where a study says how far it is."""
+
+    def advance(self, text: str) -> None:
+        """Report that a part is done; ``text`` says in a few words which."""
+        ...
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Progress that nobody sees."""
+
+    def advance(self, text: str) -> None:
+        """Do nothing."""
+
+
+class Bar:
+    """Progress on the terminal; silent where the output is no terminal."""
+
+    def __init__(self, name: str) -> None:
+        self._bar = tqdm(desc=name, unit=" parts", leave=False, disable=None)
+
+    def advance(self, text: str) -> None:
+        """Move on by one and show what is done."""
+        self._bar.set_postfix_str(text)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+@dataclass(frozen=True)
+class Note:
+    """Progress as one line in a file, for the process that shows the progress of all workers."""
+
+    path: Path
+
+    def advance(self, text: str) -> None:
+        """Write ``text`` into the file; a disk that refuses must not stop the study."""
+        try:
+            self.path.write_text(text, encoding="utf-8")
+        except OSError:
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One computed part of a verdict.
+
+    Attributes
+    ----------
+    name
+        What is checked, in words.
+    measured
+        The number.
+    interval
+        Its interval over replicas; None for exact numbers.
+    required
+        The rule, in words and numbers, such as ``"at least 0.95"``.
+    passed
+        Whether the rule holds.
+    """
+
+    name: str
+    measured: float
+    interval: tuple[float, float] | None
+    required: str
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theorem:
+    """A result of the theory that runs.
+
+    Attributes
+    ----------
+    name
+        As on the command line, such as ``"offline-pessimism"``.
+    title
+        One line for people.
+    claim
+        The statement, plain text with Unicode mathematics.
+    source
+        Paper, result, version.
+    assumptions
+        What the result assumes and the worlds of the study fulfil.
+    departures
+        Where the code departs from the paper.
+    quick, full
+        Sweeps of the two modes; both have ``replicas``.
+    version
+        Raised when results change; stored results of another version are computed again.
+    cost
+        Run time relative to the other studies; long ones are started first.
+    devices
+        Where ``measure`` can compute. For a device other than the CPU the sweep has ``device``.
+    measure
+        Run the sweep; return tidy curves in long form, per replica where that is small.
+    judge
+        Compute the checks from the curves alone.
+    draw
+        Draw the figure from the curves alone.
+    caption
+        Caption of the figure; says what every band is.
+    constants
+        Numbers shown on the card.
+    """
+
+    name: str
+    title: str
+    claim: str
+    source: str
+    assumptions: tuple[str, ...]
+    departures: tuple[str, ...]
+    quick: Sweep
+    full: Sweep
+    version: int = 1
+    cost: float = 1.0
+    devices: tuple[str, ...] = ("cpu",)
+    measure: Callable[[Sweep, Key, Progress], pd.DataFrame]
+    judge: Callable[[pd.DataFrame, Sweep], list[Check]]
+    draw: Callable[[pd.DataFrame, Sweep], Figure]
+    caption: Callable[[pd.DataFrame, Sweep], str]
+    constants: Callable[[pd.DataFrame, Sweep], dict[str, float | str]]
+
+    def sweep(self, mode: Mode, replicas: int | None = None) -> dict[str, Any]:
+        """Return the sweep of a mode, with another number of replicas if given."""
+        sweep = dict(self.quick if mode == "quick" else self.full)
+        return sweep if replicas is None else {**sweep, "replicas": replicas}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a study of a theorem found, as it is stored and shown.
+
+    Attributes
+    ----------
+    name, title, claim, source, assumptions, departures, version
+        Of the theorem.
+    mode, replicas, seed, sweep
+        What was run.
+    passed
+        Whether it ran to its end and every check passed; never true without a check.
+    checks
+        The parts of the verdict.
+    constants
+        Numbers shown on the card.
+    caption
+        Caption of the figure.
+    seconds
+        Time it took.
+    error
+        Traceback where the study raised; empty otherwise.
+    versions
+        Of Python and of the libraries that compute.
+    """
+
+    name: str
+    title: str
+    claim: str
+    source: str
+    version: int
+    passed: bool
+    replicas: int
+    seed: int
+    seconds: float
+    mode: str
+    checks: tuple[Check, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    departures: tuple[str, ...] = ()
+    constants: Mapping[str, float | str] = field(default_factory=dict)
+    sweep: Mapping[str, Any] = field(default_factory=dict)
+    caption: str = ""
+    error: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON; infinite numbers and NaN become texts."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Verdict:
+        """Return the verdict that ``to_json`` wrote; ``ValueError`` where parts are missing."""
+        known = {f.name for f in fields(cls)}
+        try:
+            values = {name: content[name] for name in content if name in known}
+            checks = tuple(_check(check) for check in content.get("checks", ()))
+            values["constants"] = {
+                name: float(value) if value in _NOT_FINITE else value
+                for name, value in content.get("constants", {}).items()
+            }
+            for name in ("assumptions", "departures"):
+                values[name] = tuple(content.get(name, ()))
+            return cls(**{**values, "checks": checks})
+        except (KeyError, TypeError, AttributeError) as error:
+            message = f"A verdict must have the parts that this version writes; {error}."
+            raise ValueError(message) from error
+
+
+def _check(content: Mapping[str, Any]) -> Check:
+    interval = content["interval"]
+    return Check(
+        name=content["name"],
+        measured=float(content["measured"]),
+        interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        required=content["required"],
+        passed=bool(content["passed"]),
+    )
+
+
+def sweep_data(sweep: Sweep) -> dict[str, Any]:
+    """Return a sweep as it comes back from JSON, to compare it with a stored one."""
+    plain: dict[str, Any] = json.loads(json.dumps(_plain(sweep)))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON data: NumPy scalars as Python's, no numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

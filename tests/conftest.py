@@ -1,0 +1,51 @@
+"""Fixtures of all tests: an array of each library, and a key."""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy is imported: one thread per process, so that workers do not fight over the cores,
+# and figures without a window.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from rlhf_theory.randomness import Key
+
+LIBRARIES = ("numpy", "strict", "strict-device1", "torch")
+
+
+def library_array(name: str) -> Any:
+    """Return a float64 array of shape (1,) of one array library; skip where it is missing."""
+    if name == "numpy":
+        return np.zeros(1)
+    if name == "strict":
+        return array_api_strict.asarray([0.0], dtype=array_api_strict.float64)
+    if name == "strict-device1":
+        # A device that is not the default: finds missing `device=` arguments without a GPU.
+        device = array_api_strict.Device("device1")
+        return array_api_strict.asarray([0.0], dtype=array_api_strict.float64, device=device)
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    return torch.zeros(1, dtype=torch.float64)
+
+
+@pytest.fixture(params=LIBRARIES)
+def xp_like(request: pytest.FixtureRequest) -> Any:
+    """A float64 array, shape (1,), of each array library and device in turn.
+
+    Convert inputs by ``as_like(values, xp_like)`` and results by ``to_numpy``.
+    """
+    return library_array(request.param)
+
+
+@pytest.fixture
+def key() -> Key:
+    """The key with seed 0."""
+    return Key(seed=0)

@@ -1,0 +1,121 @@
+"""Small theorems for the tests of the machinery: they count their calls, wait, raise or die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+
+from rlhf_theory import theorems
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.theorems.card import Check, Theorem
+
+
+def measure(sweep, key, progress):
+    with Path(sweep["counter"]).open("a") as stream:
+        stream.write(".")
+    n = np.asarray(sweep["n"])
+    gap = key.child("gap").uniform_numpy(sweep["replicas"], len(n)).mean(axis=0) / n
+    progress.advance("half")
+    # Waits as long as there is a file of this name: a study that takes long.
+    while Path(sweep["hold"]).exists():
+        time.sleep(0.02)
+    if sweep["how"] == "raise":
+        message = "this study raises <&>"
+        raise RuntimeError(message)
+    if sweep["how"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pd.DataFrame({"n": n, "gap": gap})
+
+
+def judge(table, sweep):
+    worst = float(table["gap"].max())
+    below = Check(
+        name="largest gap",
+        measured=worst,
+        interval=(worst / 2, 2 * worst),
+        required="below 1",
+        passed=worst < 1 and sweep["how"] != "fail",
+    )
+    return [
+        below,
+        Check(name="ratio", measured=np.inf, interval=None, required="any", passed=np.bool_(True)),
+    ]
+
+
+def draw(table, sweep):
+    fig, (ax,) = style.figure(width="column")
+    curves.curve(ax, table["n"], table["gap"], table["gap"] / 2, table["gap"] * 2, "gap")
+    curves.bound(ax, table["n"], 1 / table["n"])
+    ax.set(title="Gap", xlabel="labels n", ylabel="suboptimality")
+    axes.legend(fig)
+    return fig
+
+
+def caption(table, sweep):
+    return f"Means over {sweep['replicas']} replicas; the band is half and twice the mean."
+
+
+def constants(table, sweep):
+    return {"β": 3.25, "spread": "0.2 to 0.8", "limit": np.float64(np.nan)}
+
+
+def fake(name: str, folder: Path, how: str = "hold", **changes: Any) -> Theorem:
+    """Return a theorem that notes its calls in ``folder/NAME.calls``.
+
+    ``how``: hold (every check passes), fail, raise, die.
+    """
+    sweep = {
+        "replicas": 4,
+        "n": [10, 100, 1000],
+        "how": how,
+        "counter": str(folder / f"{name}.calls"),
+        "hold": str(folder / f"{name}.hold"),
+    }
+    parts: dict[str, Any] = {
+        "name": name,
+        "title": f"The theorem {name} & its <title>",
+        "claim": "J(π*) − J(π) ≤ β‖φ‖",
+        "source": "[fake], Theorem 1 (v1)",
+        "assumptions": ("Rewards are linear.",),
+        "departures": (),
+        "quick": sweep,
+        "full": {**sweep, "replicas": 8},
+        "measure": measure,
+        "judge": judge,
+        "draw": draw,
+        "caption": caption,
+        "constants": constants,
+    }
+    return Theorem(**{**parts, **changes})
+
+
+def calls(name: str, folder: Path) -> int:
+    """Return how often a theorem was measured."""
+    path = folder / f"{name}.calls"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def registered(*cards: Theorem) -> Any:
+    """Replace the registry of theorems for a while."""
+    by_name = {card.name: card for card in cards}
+    return mock.patch.multiple(theorems, NAMES=tuple(by_name), load=by_name.__getitem__)
+
+
+if __name__ == "__main__":
+    # The command with fakes registered; its arguments come after FOLDER and NAME,NAME.
+    from rlhf_theory.cli import main
+
+    # As a module and not as a script, so that workers can import what they are sent.
+    from tests.helpers.fake_theorems import fake as make
+
+    where = Path(sys.argv[1])
+    with registered(*(make(name, where) for name in sys.argv[2].split(","))):
+        main(sys.argv[3:])

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rlhf_theory.theorems import reproduce as module
+from rlhf_theory.theorems.reproduce import check_device, reproduce
+from rlhf_theory.theorems.stored import FILES, Task, read_verdict, stored_verdict
+from tests.helpers.fake_theorems import calls, fake
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def side(tmp_path):
+    """A folder beside the output, where fakes note their calls."""
+    folder = tmp_path / "side"
+    folder.mkdir()
+    return folder
+
+
+def same_results(one: Path, two: Path, name: str) -> bool:
+    kinds = [f for f in FILES if f != "verdict.json"]
+    return all((one / name / f).read_bytes() == (two / name / f).read_bytes() for f in kinds)
+
+
+def wait_for(condition, seconds=60.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.02)
+
+
+def test_a_study_leaves_its_files(tmp_path, side):
+    (verdict,) = reproduce([fake("a", side)], tmp_path / "out", jobs=1, seed=3)
+    folder = tmp_path / "out" / "a"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
+    content = json.loads((folder / "verdict.json").read_text())
+    assert content["passed"] is True
+    assert (content["mode"], content["seed"], content["replicas"]) == ("quick", 3, 4)
+    assert content["checks"][1]["measured"] == "inf"
+    assert read_verdict(folder) is not None
+    assert verdict.checks == read_verdict(folder).checks
+    curves = pd.read_parquet(folder / "curves.parquet")
+    numbers = pd.read_csv(folder / "figure.csv")
+    assert numbers[numbers["series"] == "gap"]["y"].tolist() == pytest.approx(curves["gap"])
+
+
+def test_stored_studies_are_not_computed_again(tmp_path, side):
+    out, said = tmp_path / "out", []
+    first = reproduce([fake("a", side), fake("b", side, "fail")], out, jobs=1)
+    again = reproduce([fake("a", side), fake("b", side, "fail")], out, jobs=1, say=said.append)
+    assert [v.passed for v in first] == [v.passed for v in again] == [True, False]
+    assert calls("a", side) == calls("b", side) == 1
+    assert all("stored already" in line for line in said)
+
+
+@pytest.mark.parametrize("change", ["version", "sweep", "file"])
+def test_a_study_that_changed_is_computed_again(tmp_path, side, change):
+    out, theorem = tmp_path / "out", fake("a", side)
+    reproduce([theorem], out, jobs=1)
+    if change == "version":
+        theorem = fake("a", side, version=2)
+    elif change == "sweep":
+        theorem = fake("a", side, quick={**theorem.quick, "n": [10, 20]})
+    else:
+        (out / "a" / "figure.pdf").unlink()
+    reproduce([theorem], out, jobs=1)
+    assert calls("a", side) == 2
+
+
+def test_more_theorems_may_come_to_a_folder(tmp_path, side):
+    reproduce([fake("a", side)], tmp_path / "out", jobs=1)
+    reproduce([fake("b", side), fake("a", side)], tmp_path / "out", jobs=1)
+    assert calls("a", side) == calls("b", side) == 1
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"mode": "full"}, {"replicas": 5}])
+def test_a_folder_of_another_study_is_refused(tmp_path, side, change):
+    out = tmp_path / "out"
+    reproduce([fake("a", side)], out, jobs=1)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    with pytest.raises(ValueError, match="it holds another one"):
+        reproduce([fake("a", side)], out, jobs=1, **change)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    assert calls("a", side) == 1
+
+
+@pytest.mark.parametrize("name", ["replicas", "jobs"])
+def test_numbers_below_one_are_refused_before_anything_is_written(tmp_path, side, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
+        reproduce([fake("a", side)], tmp_path / "out", **{name: 0})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_that_raises_fails_alone_and_runs_again(tmp_path, side):
+    out = tmp_path / "out"
+    verdicts = reproduce([fake("a", side, "raise"), fake("b", side)], out, jobs=1)
+    assert [v.passed for v in verdicts] == [False, True]
+    assert "this study raises" in read_verdict(out / "a").error
+    assert "Traceback" in verdicts[0].error
+    reproduce([fake("a", side, "raise"), fake("b", side)], out, jobs=1)
+    assert (calls("a", side), calls("b", side)) == (2, 1)
+
+
+def test_a_study_that_raises_leaves_no_figure_of_an_older_version(tmp_path, side):
+    out = tmp_path / "out"
+    reproduce([fake("a", side)], out, jobs=1)
+    reproduce([fake("a", side, "raise", version=2)], out, jobs=1)
+    assert [p.name for p in (out / "a").iterdir()] == ["verdict.json"]
+
+
+def test_a_study_without_checks_has_shown_nothing(tmp_path, side):
+    theorem = fake("a", side, judge=lambda table, sweep: [])
+    (verdict,) = reproduce([theorem], tmp_path / "out", jobs=1)
+    assert not verdict.passed
+
+
+def test_a_full_disk_fails_the_study_and_not_the_run(tmp_path, side, monkeypatch):
+    def refuse(task, progress):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "carry_out", refuse)
+    (verdict,) = reproduce([fake("a", side)], tmp_path / "out", jobs=1)
+    assert not verdict.passed
+    assert "disk full" in verdict.error
+
+
+def test_a_verdict_that_cannot_be_read_is_none(tmp_path, side):
+    theorem = fake("a", side)
+    reproduce([theorem], tmp_path / "out", jobs=1)
+    folder = tmp_path / "out" / "a"
+    (folder / "verdict.json").write_text('{"name": ')
+    assert read_verdict(folder) is None
+    task = Task(theorem=theorem, folder=folder, sweep=theorem.sweep("quick"), mode="quick", seed=0)
+    assert stored_verdict(task) is None
+
+
+def test_workers_change_nothing_and_a_dying_worker_only_its_own_study(tmp_path, side):
+    cards = [fake("a", side), fake("bad", side, "die", cost=5.0)]
+    said: list[str] = []
+    verdicts = reproduce(cards, tmp_path / "out", jobs=2, say=said.append)
+    assert [v.passed for v in verdicts] == [True, False]
+    assert "died twice" in verdicts[1].error
+    assert read_verdict(tmp_path / "out" / "bad").error == verdicts[1].error
+    assert sorted(line.split()[0] for line in said) == ["[1/2]", "[2/2]"]
+    reproduce(cards[:1], tmp_path / "alone", jobs=1)
+    assert same_results(tmp_path / "out", tmp_path / "alone", "a")
+
+
+def test_the_notes_of_workers_are_shown(tmp_path, side):
+    cards = [fake("a", side), fake("b", side)]
+    tasks = [
+        Task(theorem=t, folder=tmp_path / t.name, sweep={}, mode="quick", seed=0) for t in cards
+    ]
+    tasks[1].folder.mkdir()
+    tasks[1].note.write_text("n = 100")
+    assert module._doing(tasks) == "b: n = 100"
+
+
+def start(side: Path, names: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.fake_theorems", str(side), names, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_run_goes_on_with_the_same_numbers(tmp_path, side):
+    out = tmp_path / "out"
+    (side / "b.hold").touch()
+    run = start(side, "a,b", "reproduce", "all", "--jobs", "1", "--out", str(out))
+    wait_for(lambda: calls("b", side) == 1 or run.poll() is not None)
+    run.kill()
+    run.communicate()
+    assert read_verdict(out / "a").passed
+    assert not (out / "b" / "verdict.json").exists()
+
+    (side / "b.hold").unlink()
+    cards = [fake("a", side), fake("b", side)]
+    assert all(v.passed for v in reproduce(cards, out, jobs=1))
+    assert (calls("a", side), calls("b", side)) == (1, 2)
+    assert not list(out.rglob("*.tmp"))
+    reproduce(cards, tmp_path / "whole", jobs=1)
+    assert all(same_results(out, tmp_path / "whole", name) for name in ("a", "b"))
+
+
+def test_an_interrupt_ends_the_workers_and_exits_with_130(tmp_path, side):
+    out = tmp_path / "out"
+    for name in ("a", "b"):
+        (side / f"{name}.hold").touch()
+    run = start(side, "a,b", "reproduce", "--jobs", "2", "--out", str(out))
+    wait_for(lambda: calls("a", side) + calls("b", side) == 2 or run.poll() is not None)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "The same command goes on" in said
+    assert not list(out.glob("*/verdict.json"))
+
+
+def test_the_device_must_be_known_and_there(tmp_path, side, monkeypatch):
+    cards = [fake("a", side)]
+    check_device("cpu", cards)
+    with pytest.raises(ValueError, match="Did you mean 'cuda'"):
+        check_device("cuda0", cards)
+
+    class Torch:
+        class cuda:  # noqa: N801 named as in torch
+            available = False
+
+            @classmethod
+            def is_available(cls):
+                return cls.available
+
+    monkeypatch.setattr(module, "library", lambda _name: Torch)
+    with pytest.raises(ValueError, match="torch finds none"):
+        check_device("cuda", cards)
+    Torch.cuda.available = True
+    with pytest.raises(ValueError, match="a compute with NumPy on the host"):
+        check_device("cuda", cards)
+    check_device("cuda", [fake("a", side, devices=("cpu", "cuda"))])
+    # Where a study can, it is told by its sweep.
+    ready = [fake("a", side, devices=("cpu", "cuda"))]
+    (verdict,) = reproduce(ready, tmp_path / "out", jobs=1, device="cuda")
+    assert verdict.sweep["device"] == "cuda"
+
+
+def test_cuda_without_torch_names_the_extra(side, monkeypatch):
+    def missing(_name):
+        raise ImportError("pip install 'rlhf-theory[llm]'")
+
+    monkeypatch.setattr(module, "library", missing)
+    with pytest.raises(ValueError, match="needs torch; pip install"):
+        check_device("cuda", [fake("a", side)])
