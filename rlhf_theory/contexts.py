@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,18 @@ class Contexts:
         Integers that tell repeated contexts, shape ``(R, B)``; None where contexts never repeat.
     source
         Anything that an oracle or policy of the bridge needs back; the theory never looks at it.
+    whole
+        Whether these are all contexts of a finite problem in order, ``ids = 0 .. X - 1``.
     """
 
     def __init__(
-        self, phi: Array, log_pi0: Array, ids: Array | None = None, source: Any = None
+        self,
+        phi: Array,
+        log_pi0: Array,
+        ids: Array | None = None,
+        source: Any = None,
+        *,
+        whole: bool = False,
     ) -> None:
         check_shape("phi", phi, (None, None, None, None), "(R, B, A, d)")
         r, b, a, _ = phi.shape
@@ -39,7 +49,7 @@ class Contexts:
             message = f"phi and log_pi0 disagree on R: got {r} and {log_pi0.shape[0]}."
             raise ShapeError(message)
         self._phi, self._log_pi0 = phi, log_pi0
-        self.ids, self.source = ids, source
+        self.ids, self.source, self.whole = ids, source, whole
         self.table: Contexts | None = None
 
     @classmethod
@@ -47,7 +57,7 @@ class Contexts:
         """Return the contexts ``ids`` ``(R, B)`` of a table; features are gathered lazily."""
         new = cls.__new__(cls)
         new._phi = new._log_pi0 = None  # noqa: SLF001  (a second constructor)
-        new.ids, new.source, new.table = ids, table.source, table
+        new.ids, new.source, new.table, new.whole = ids, table.source, table, False
         return new
 
     @property
@@ -86,11 +96,29 @@ class Contexts:
         r, b, a, d = self._phi.shape
         return (max(r, self._log_pi0.shape[0]), b, a, d)
 
+    @cached_property
+    def all_present(self) -> bool:
+        """Whether pi0 plays every action, in every context of the table where there is one."""
+        if self.table is not None:
+            return self.table.all_present
+        xp = namespace(self.log_pi0)
+        return bool(xp.all(self.log_pi0 > -math.inf))
+
     def lookup(self, f: Callable[[Contexts], Array]) -> Array:
         """Return ``f(self)`` of shape ``(R, B, ...)``; computed once per row of a finite table."""
         if self.table is None:
             return f(self)
         return take_rows(f(self.table), self.ids)
+
+    def from_table(self, values: Array) -> Array:
+        """Return the rows of ``values`` ``(R, X, ...)``, given for all contexts, of these contexts.
+
+        ``ValueError`` for contexts that have no ids: they belong to no table.
+        """
+        if self.ids is None:
+            message = "Values in a table need contexts with ids; these have none."
+            raise ValueError(message)
+        return values if self.whole else take_rows(values, self.ids)
 
     def at(self, f: Callable[[Contexts], Array], actions: Array) -> Array:
         """Return ``f(self)[r, b, actions[r, b]]`` for ``f`` of shape ``(R, B, A, ...)``."""
@@ -106,12 +134,11 @@ class Contexts:
 
     def block(self, first: int, stop: int) -> Contexts:
         """Return replicas ``first .. stop - 1``; what is shared stays shared."""
-        return Contexts(
-            _rows_of(self.phi, first, stop),
-            _rows_of(self.log_pi0, first, stop),
-            None if self.ids is None else _rows_of(self.ids, first, stop),
-            self.source,
-        )
+        ids = None if self.ids is None else _rows_of(self.ids, first, stop)
+        if self.table is not None and ids is not None:
+            return Contexts.rows(self.table.block(first, stop), ids)
+        phi, log_pi0 = _rows_of(self.phi, first, stop), _rows_of(self.log_pi0, first, stop)
+        return Contexts(phi, log_pi0, ids, self.source, whole=self.whole)
 
 
 def _rows_of(x: Array, first: int, stop: int) -> Array:

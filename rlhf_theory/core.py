@@ -13,6 +13,7 @@ from rlhf_theory.randomness import Key
 
 __all__ = [
     "ConfidenceSet",
+    "Enhancer",
     "Feedback",
     "OfflineAlgorithm",
     "OnlineAlgorithm",
@@ -214,6 +215,17 @@ class ConfidenceSet(Protocol):
 
     def contains(self, theta: Array) -> Array:
         """Return whether ``theta`` ``(R, d)`` lies in the set, shape ``(R,)``."""
+        ...
+
+
+@runtime_checkable
+class Enhancer(Protocol):
+    """A rule for exploring around the main agent."""
+
+    def __call__(
+        self, problem: Problem, pi1: Policy, confidence: ConfidenceSet, key: Key
+    ) -> Policy:
+        """Return the policy of the second action; ``pi1`` is that of the first."""
         ...
 
 

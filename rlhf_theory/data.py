@@ -7,13 +7,23 @@ list where contexts never repeat.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from rlhf_theory.arrays import Array, expand_rows, full_like, int_like, namespace, tally
+from rlhf_theory.arrays import (
+    Array,
+    check_finite,
+    expand_rows,
+    full_like,
+    int_like,
+    namespace,
+    one_hot,
+    tally,
+)
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.designs import Design, LaplacianRows, Rows, skew_rows
 from rlhf_theory.errors import ShapeError, check_shape
@@ -29,6 +39,7 @@ __all__ = [
     "Rows",
     "check_counts",
     "check_labels",
+    "check_present",
     "pair_slots",
     "skew_rows",
 ]
@@ -97,7 +108,7 @@ def pair_slots(n_actions: int, like: Array) -> tuple[Array, Array, Array]:
 
 
 def check_labels(contexts: Contexts, a1: Array, a2: Array, y: Array) -> None:
-    """Raise ``ValueError`` unless labels lie in [0, 1] and actions exist."""
+    """Raise ``ValueError`` unless labels lie in [0, 1] and pi0 can play the actions."""
     _, b, n_actions, _ = contexts.shape
     for name, value in (("a1", a1), ("a2", a2), ("y", y)):
         check_shape(name, value, (None, b), "(R, B)")
@@ -107,6 +118,19 @@ def check_labels(contexts: Contexts, a1: Array, a2: Array, y: Array) -> None:
         raise ValueError(message)
     if not bool(xp.all((a1 >= 0) & (a1 < n_actions) & (a2 >= 0) & (a2 < n_actions))):
         message = f"Actions must lie in 0 .. {n_actions - 1}; got values outside."
+        raise ValueError(message)
+    if not contexts.all_present:
+        for name, action in (("a1", a1), ("a2", a2)):
+            check_present(name, contexts.at(lambda c: c.log_pi0, action))
+
+
+def check_present(name: str, log_pi0: Array) -> None:
+    """Raise ``ValueError`` unless all compared actions have mass under the reference policy."""
+    if not bool(namespace(log_pi0).all(log_pi0 > -math.inf)):
+        message = (
+            f"{name} must be actions that pi0 can play; got some with log_pi0 = -inf. Data need a "
+            "reference policy with mass wherever they compare."
+        )
         raise ValueError(message)
 
 
@@ -148,8 +172,20 @@ class _Frame:
         )
 
     @cached_property
+    def phi(self) -> Array:
+        """Features with which an absent action adds no direction that data could not see."""
+        phi, log_pi0 = self.table.phi, self.table.log_pi0
+        if self.table.all_present:
+            return phi
+        # Those of the likeliest action: pairs with an absent action repeat pairs that can occur.
+        xp = namespace(phi)
+        likeliest = one_hot(xp.argmax(log_pi0, axis=-1), self.n_actions, phi)
+        stand_in = xp.matmul(likeliest[..., None, :], phi)
+        return xp.where((log_pi0 > -math.inf)[..., None], phi, stand_in)
+
+    @cached_property
     def differences(self) -> Design:
-        phi = self.table.phi
+        phi = self.phi
         a, d = self.n_actions, phi.shape[-1]
         # Rows are one matrix product over replicas where they are shared and small; the Laplacian
         # form wins with many actions or features, and where each replica has its own.
@@ -161,7 +197,8 @@ class _Frame:
 
     @cached_property
     def skew(self) -> Design:
-        return Rows(skew_rows(self.pairs.phi), complete=True)
+        sides = [self._select(self.phi, self.first), self._select(self.phi, self.second)]
+        return Rows(skew_rows(namespace(self.phi).stack(sides, axis=2)), complete=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +272,9 @@ class PairTable:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
         check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
         check_counts(count, wins)
+        if not self.frame.table.all_present:
+            compared, lp = count[..., None] > 0.0, self.pairs.log_pi0
+            check_present("pairs", namespace(lp).where(compared, lp, namespace(lp).zeros_like(lp)))
         return replace(self, count=count, wins=wins)
 
 
@@ -288,6 +328,7 @@ class PairList:
         xp = namespace(self.count, y)
         r = self.count.shape[0]
         phi = xp.stack([contexts.at(lambda c: c.phi, a1), contexts.at(lambda c: c.phi, a2)], axis=2)
+        check_finite("phi of the compared actions", phi)
         lp = xp.stack(
             [contexts.at(lambda c: c.log_pi0, a1), contexts.at(lambda c: c.log_pi0, a2)], axis=2
         )

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rlhf_theory.arrays import Array, as_like, full_like, inner, int_like, namespace
+from rlhf_theory.arrays import Array, as_like, eye_like, full_like, inner, int_like, namespace
 
 __all__ = ["Design", "LaplacianRows", "Rows", "skew_rows"]
 
@@ -176,6 +176,17 @@ class LaplacianRows:
             incidence,
         )
 
+    @cached_property
+    def _items(self) -> bool:
+        """Whether the actions are items of their own: one shared context, features one-hot.
+
+        Then ``Phi`` is the identity, and the products with it would be most of the work.
+        """
+        n_rows, x, a, d = self.phi.shape
+        if (n_rows, x, a) != (1, 1, d):
+            return False
+        return bool(namespace(self.phi).all(self.phi[0, 0, ...] == eye_like(d, self.phi)))
+
     def _square(self, w: Array) -> Array:
         """Return the weights as matrices, any value on the diagonal, shape ``(R, X, A, A)``."""
         xp = namespace(w)
@@ -220,6 +231,8 @@ class LaplacianRows:
         x, a, d = self.phi.shape[1:]
         square = self._square(w) * xp.abs(self._index[3])
         degree = xp.sum(square, axis=-1)
+        if self._items:
+            return degree[:, 0, :, None] * eye_like(d, w) - square[:, 0, ...]
         lap = degree[..., None] * self.phi - xp.matmul(square, self.phi)
         table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
         full = xp.matmul(xp.matrix_transpose(table), xp.reshape(lap, (lap.shape[0], x * a, d)))
@@ -233,7 +246,7 @@ class LaplacianRows:
         square = xp.sum(self.phi * self.phi, axis=-1)
         distance = square[..., :, None] + square[..., None, :] - 2.0 * gram
         largest = xp.max(distance, axis=(-3, -2, -1))
-        return xp.sqrt(xp.where(largest > 0, largest, xp.zeros_like(largest)))
+        return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
 
 
 def skew_rows(phi_pair: Array) -> Array:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 
 from rlhf_theory.arrays import Array, full_like, namespace
-from rlhf_theory.data import Contexts
+from rlhf_theory.data import Contexts, skew_rows
 
-__all__ = ["centred", "feature_bound", "mean_feature", "reference_feature"]
+__all__ = [
+    "centred",
+    "feature_bound",
+    "game_features",
+    "mean_feature",
+    "mean_game_features",
+    "reference_feature",
+]
 
 
 def mean_feature(contexts: Contexts, log_probs: Array) -> Array:
@@ -42,4 +49,35 @@ def feature_bound(contexts: Contexts) -> Array:
     both = present[..., :, None] & present[..., None, :]
     distance = xp.where(both, distance, full_like((1,), 0.0, phi))
     largest = xp.max(distance, axis=(-3, -2, -1))
-    return xp.sqrt(xp.where(largest > 0, largest, xp.zeros_like(largest)))
+    return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
+
+
+def game_features(contexts: Contexts) -> Array:
+    """Return ``psi(x, a, b)`` of the bilinear preference for all pairs, ``(R, B, A, A, p)``.
+
+    ``p = d (d + 1) / 2``; antisymmetric in ``a, b``; see `designs.skew_rows`.
+    """
+    phi = contexts.phi
+    xp = namespace(phi)
+    r, b, a, d = phi.shape
+    first = xp.broadcast_to(phi[:, :, :, None, :], (r, b, a, a, d))
+    second = xp.broadcast_to(phi[:, :, None, :, :], (r, b, a, a, d))
+    pairs = xp.reshape(xp.stack([first, second], axis=-2), (r, b * a * a, 2, d))
+    psi = skew_rows(pairs)
+    return xp.reshape(psi, (r, b, a, a, psi.shape[-1]))
+
+
+def mean_game_features(contexts: Contexts, log_pi1: Array) -> Array:
+    """Return ``psi(x, pi1, a) = E_{a1 ~ pi1} psi(x, a1, a)``, shape ``(R, B, A, p)``.
+
+    Its mean over ``a ~ pi1`` is 0.
+    """
+    phi = contexts.phi
+    xp = namespace(phi, log_pi1)
+    r = max(phi.shape[0], log_pi1.shape[0])
+    _, b, a, d = phi.shape
+    # psi is bilinear in (1, phi), and E (1, phi) = (1, E phi).
+    mean = xp.broadcast_to(mean_feature(contexts, log_pi1)[:, :, None, :], (r, b, a, d))
+    pairs = xp.stack([mean, xp.broadcast_to(phi, (r, b, a, d))], axis=-2)
+    psi = skew_rows(xp.reshape(pairs, (r, b * a, 2, d)))
+    return xp.reshape(psi, (r, b, a, psi.shape[-1]))

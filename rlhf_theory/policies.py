@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlhf_theory.arrays import Array, logsumexp, namespace, take_rows
+from rlhf_theory.arrays import Array, logsumexp, namespace
 from rlhf_theory.core import Policy
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_nonnegative
@@ -37,12 +37,7 @@ class TablePolicy:
 
     def log_probs(self, contexts: Contexts) -> Array:
         """Return log-probabilities, shape ``(R, B, A)``; contexts must carry ids."""
-        if contexts.ids is None:
-            message = "A TablePolicy needs contexts with ids; these have none."
-            raise ValueError(message)
-        if contexts.table is None and contexts.shape[1] == self.table.shape[1]:
-            return self.table  # the whole table, in order
-        return take_rows(self.table, contexts.ids)
+        return contexts.from_table(self.table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +109,7 @@ def expectation(log_p: Array, values: Array) -> Array:
     """Return ``E_{a ~ p} values(a)``, shape ``(R, B)``; absent actions count nothing."""
     xp = namespace(log_p, values)
     p = xp.exp(log_p)
-    return xp.sum(xp.where(p > 0, p * values, xp.zeros_like(p)), axis=-1)
+    return xp.sum(p * xp.where(p > 0, values, xp.zeros_like(values)), axis=-1)
 
 
 def kl(log_p: Array, log_q: Array) -> Array:
@@ -125,22 +120,25 @@ def kl(log_p: Array, log_q: Array) -> Array:
     policies that are close.
     """
     xp = namespace(log_p, log_q)
-    absent = log_p == -math.inf
-    gap = log_q - xp.where(absent, log_q, log_p)  # log(q/p); 0 where p is absent
-    gap = xp.where(absent, xp.zeros_like(gap), gap)
-    # p (e^gap - 1 - gap); an absent action of p adds q. Where p is far below q that is q - p (1 +
-    # gap): nothing cancels there, and e^gap would overflow.
     p, q = xp.exp(log_p), xp.exp(log_q)
+    absent = p == 0.0  # mass that underflows counts as none
+    zero = xp.zeros_like(log_p)
+    gap = xp.where(absent, zero, log_q) - xp.where(absent, zero, log_p)  # log(q/p)
     near = gap <= 1.0
-    gap_near = xp.where(near, gap, xp.zeros_like(gap))
-    gap_far = xp.where(near, xp.zeros_like(gap), gap)
-    term = xp.where(near, p * (xp.expm1(gap_near) - gap_near), q - p * (1.0 + gap_far))
-    term = xp.where(absent, q, term)
-    return xp.sum(term, axis=-1)
+    all_near = bool(xp.all(near))
+    g = gap if all_near else xp.where(near, gap, xp.zeros_like(gap))
+    # p (e^g - 1 - g). The difference cancels for small g: 2e-13 is left of its accuracy at 1e-3,
+    # where four terms of the series are good for 3e-15.
+    series = g * g * (0.5 + g * (1.0 / 6.0 + g * (1.0 / 24.0 + g / 120.0)))
+    term = p * xp.where(xp.abs(g) < 1e-3, series, xp.expm1(g) - g)
+    if not all_near:
+        # Where p is far below q the same is q - p (1 + g): nothing cancels, and e^g would overflow.
+        term = xp.where(near, term, q - p * (1.0 + gap))
+    return xp.sum(xp.where(absent, q, term), axis=-1)
 
 
 def entropy(log_p: Array) -> Array:
     """Return the entropy in nats over the last axis, shape ``(R, B)``."""
     xp = namespace(log_p)
-    p = xp.exp(log_p)
-    return -xp.sum(xp.where(p > 0, p * log_p, xp.zeros_like(p)), axis=-1)
+    finite = xp.where(log_p > -math.inf, log_p, xp.zeros_like(log_p))
+    return -xp.sum(xp.exp(log_p) * finite, axis=-1)

@@ -72,9 +72,10 @@ class FiniteProblem:
     def __post_init__(self) -> None:
         check_positive("eta", self.eta)
         like = self.phi
+        xp = namespace(like, self.log_pi0, self.weights)
         check_shape("phi", like, (None, None, None, None), "(R, X, A, d)")
         ids = int_like([list(range(like.shape[1]))], like)
-        table = Contexts(self.phi, self.log_pi0, ids)
+        table = Contexts(self.phi, self.log_pi0, ids, whole=True)
         check_contexts(table)
         check_shape("weights", self.weights, (None, like.shape[1]), "(R, X)")
         for name, array in (("phi", like), ("log_pi0", self.log_pi0), ("weights", self.weights)):
@@ -84,7 +85,6 @@ class FiniteProblem:
                     f"got {array.shape[0]}."
                 )
                 raise ShapeError(message)
-        xp = namespace(self.weights)
         total = xp.sum(self.weights, axis=-1)
         if not bool(xp.all(self.weights >= 0)) or not bool(xp.all(xp.abs(total - 1.0) < 1e-9)):
             message = "weights must be probabilities of the contexts that sum to one."
@@ -136,6 +136,11 @@ class FiniteProblem:
             weights=cut(self.weights),
             n_replicas=stop - first,
         )
+
+    def to(self, like: Array) -> FiniteProblem:
+        """Return the same problem in the library, on the device and with the dtype of ``like``."""
+        phi, log_pi0 = as_like(self.phi, like), as_like(self.log_pi0, like)
+        return replace(self, phi=phi, log_pi0=log_pi0, weights=as_like(self.weights, like))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,3 +199,7 @@ class FreshProblem:
     def block(self, first: int, stop: int) -> FreshProblem:
         """Return replicas ``first .. stop - 1``."""
         return replace(self, n_replicas=stop - first)
+
+    def to(self, like: Array) -> FreshProblem:
+        """Return the same problem in the library, on the device and with the dtype of ``like``."""
+        return replace(self, like=as_like(self.like, like))

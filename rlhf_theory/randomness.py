@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,8 +52,11 @@ class Key:
         return replace(self, first=self.first + first)
 
     def _digest(self, *extra: str | int) -> bytes:
-        # Types are part of the address, so that child("1") is not child(1).
-        words = [f"{type(p).__name__}:{p}" for p in (self.seed, *self.path, *extra)]
+        # Types are part of the address, so that child("1") is not child(1); NumPy's integers are.
+        words = [
+            f"str:{p}" if isinstance(p, str) else f"int:{operator.index(p)}"
+            for p in (self.seed, *self.path, *extra)
+        ]
         return hashlib.blake2b("\x1f".join(words).encode(), digest_size=16).digest()
 
     def seed_int(self) -> int:
@@ -78,7 +82,11 @@ class Key:
 
     def uniform(self, n_replicas: int, *shape: int, like: Array) -> Array:
         """Return uniform numbers in ``[0, 1)``, shape ``(R, *shape)``."""
-        return as_like(self.uniform_numpy(n_replicas, *shape), like)
+        u = self.uniform_numpy(n_replicas, *shape)
+        half = 0.5 * float(namespace(like).finfo(like.dtype).eps)
+        if half > 2.0**-53:
+            u = np.floor(u / half) * half  # rounded to nearest, single precision would reach 1
+        return as_like(u, like)
 
     def normal(self, n_replicas: int, *shape: int, like: Array) -> Array:
         """Return standard normal numbers by inversion, shape ``(R, *shape)``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_theory.arrays import Array, full_like, inner, int_like, namespace, sigmoid
+from rlhf_theory.arrays import Array, full_like, inner, int_like, namespace
 from rlhf_theory.core import PreferenceModel, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import ShapeError
@@ -47,7 +47,7 @@ class TableReward:
 
     def rewards(self, contexts: Contexts) -> Array:
         """Return rewards, shape ``(R, B, A)``."""
-        return contexts.lookup(lambda _: self.table)
+        return contexts.from_table(self.table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,9 @@ class ProbabilityPreference:
 
     def payoff(self, contexts: Contexts) -> Array:
         """Return payoffs, shape ``(R, B, A, A)``."""
-        return sigmoid(self.logit.payoff(contexts)) - 0.5
+        logit = self.logit.payoff(contexts)
+        # sigma(u) - 1/2, skew to the last bit and exact for small u.
+        return 0.5 * namespace(logit).tanh(0.5 * logit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,4 +147,4 @@ class TablePreference:
 
     def payoff(self, contexts: Contexts) -> Array:
         """Return payoffs, shape ``(R, B, A, A)``."""
-        return contexts.lookup(lambda _: self.table)
+        return contexts.from_table(self.table)

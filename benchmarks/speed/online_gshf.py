@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before NumPy is imported
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from rlhf_theory.algorithms.enhancers import FromReference
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import keep_freed_memory
+from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.estimators.mle import log_likelihood_gradient
+from rlhf_theory.evaluation.gaps import suboptimality
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.randomness import Key
 from rlhf_theory.worlds import World, linear
@@ -40,19 +39,23 @@ def make_world(replicas: int, instances: str) -> World:
 
 def ours(world: World, rounds: int, seed: int) -> dict[str, np.ndarray]:
     """Run all replicas in blocks; return gaps, seconds per round and final parameters."""
-    learner = OnlineIterative(enhancer=FromReference(), batch_size=BATCH, lam=LAM)
+    learner = OnlineIterative(
+        enhancer=FromReference(), batch_size=BATCH, radius=Constant(beta=1.0, lam=LAM)
+    )
     gaps, seconds, thetas, residuals = [], np.zeros(rounds), [], []
     keep_freed_memory()
     for first in range(0, world.n_replicas, BLOCK):
         part = world.block(first, min(first + BLOCK, world.n_replicas))
         key = Key(seed).block(first)
         feedback = feedback_from(part.oracle)
+        x, weights = part.population
         state = learner.init(part.problem, part.problem.empty_data(), key.child("init"))
         gap = np.empty((part.n_replicas, rounds))
         for t in range(rounds):
             start = time.perf_counter()
             state, _ = learner.step(state, part.problem, feedback, key.child("round", t))
-            gap[:, t] = part.evaluate(learner.policy(state))["gap"]
+            policy = learner.policy(state).log_probs(x)
+            gap[:, t] = suboptimality(policy, part.log_pi_star, weights, ETA)
             seconds[t] += time.perf_counter() - start
         data = state.data
         gradient = log_likelihood_gradient(
@@ -73,7 +76,7 @@ def script(world: World, rounds: int, seed: int, replica: int) -> dict[str, np.n
     """Run one seed as a paper's script would."""
     part = world.block(replica, replica + 1)
     phi = part.problem.phi[0]
-    n_contexts, n_actions, dim = phi.shape
+    n_contexts, _, dim = phi.shape
     theta_star = part.theta_star[0]
     reward = phi @ theta_star
     pi0 = np.exp(part.problem.log_pi0[0])
@@ -87,7 +90,8 @@ def script(world: World, rounds: int, seed: int, replica: int) -> dict[str, np.n
     theta = np.zeros(dim)
     for t in range(rounds):
         here = key.child("round", t)
-        draws = [here.child(k).uniform_numpy(1, BATCH)[0] for k in ("contexts", "a1", "a2", "labels")]
+        names = ("contexts", "a1", "a2", "labels")
+        draws = [here.child(name).uniform_numpy(1, BATCH)[0] for name in names]
         for u_x, u_1, u_2, u_y in zip(*draws, strict=True):
             x = min(int(u_x * n_contexts), n_contexts - 1)
             a1 = int(np.searchsorted(np.cumsum(policy[x]), u_1, side="right"))
@@ -147,4 +151,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1):
+        main()

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from rlhf_theory.algorithms.enhancers import Optimistic
-from rlhf_theory.arrays import Array, namespace
+from rlhf_theory.algorithms.rounds import compare, report
+from rlhf_theory.arrays import Array
 from rlhf_theory.core import (
     ConfidenceSet,
+    Enhancer,
     Feedback,
     Planner,
     Policy,
-    PreferenceData,
     Problem,
     RewardModel,
     Solution,
 )
+from rlhf_theory.data import PreferenceData
 from rlhf_theory.errors import check_positive
-from rlhf_theory.estimators.mle import bradley_terry_mle
+from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.planners.gibbs import Gibbs
-from rlhf_theory.randomness import Key, categorical
+from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 
-__all__ = ["Enhancer", "OnlineIterative", "OnlineState"]
-
-
-class Enhancer(Protocol):
-    """Chooses the policy that explores around the main agent."""
-
-    def __call__(
-        self, problem: Problem, pi1: Policy, confidence: ConfidenceSet, key: Key
-    ) -> Policy:
-        """Return the policy of the second action."""
-        ...
+__all__ = ["OnlineIterative", "OnlineState"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,30 +54,26 @@ class OnlineState:
 class OnlineIterative:
     r"""Online GSHF: the main agent exploits, the enhancer explores, labels come in batches.
 
-    Every round draws ``m`` contexts, ``a1 ~ pi1 = O(r_hat, eta, pi0)`` and ``a2 ~ pi2`` from the
-    enhancer, asks for a label each, appends them to all data and fits again.
+    Every round draws ``m`` contexts, ``a1`` from the main agent :math:`\pi_1 = O(\hat r, \eta,
+    \pi_0)` and ``a2`` from the enhancer, asks for a label each, appends them to all data and fits
+    again. Started with offline data and `FromReference` as enhancer it is the hybrid algorithm.
 
-    Departures from the paper: the estimate is the maximum-likelihood one with a ridge instead of
-    a norm constraint unless ``theta_bound`` is set; ``Sigma`` is unnormalised and sums the
-    observed pairs, offline ones included, where the paper writes the population covariance of the
-    past policy pairs divided by the batch; the last policy is deployed every round, and the
-    choice of the round ``t0`` is left to the caller (`online_bound`).
+    Departures from the paper: ``Sigma`` is unnormalised and sums the observed pairs, offline ones
+    included, where the paper writes the population covariance of the past policy pairs; the radius
+    has explicit constants, or is any multiple of them; every main agent is deployed, and the
+    choice of the round ``t0`` is left to the caller (`enhancers.best_round`).
 
     Attributes
     ----------
     enhancer
         The policy of the second action: `Optimistic` (the paper's option I), `FromReference`
-        (option II, hybrid), or a baseline.
+        (option II), or a baseline.
     radius
-        Rule for the confidence set that the enhancer explores in.
+        Rule for the confidence set that the enhancer explores in; it also says how to fit. The
+        default is a ridge fit with a small bonus and no guarantee; `R2Prime` and `R4` have one
+        (give them the norm of theta*), and `Scaled` multiplies their bonus.
     batch_size
         Labels ``m`` per round.
-    lam
-        Ridge of the estimate, and ``lambda`` of Sigma.
-    theta_bound
-        Fit over ``|theta| <= theta_bound`` without ridge; None for the ridge fit.
-    scale
-        Known scale ``s`` of the labels.
     planner
         Planning oracle of the main agent.
 
@@ -94,16 +81,12 @@ class OnlineIterative:
     """
 
     enhancer: Enhancer = field(default_factory=Optimistic)
-    radius: ConfidenceRule = field(default_factory=R2Prime)
+    radius: ConfidenceRule = field(default_factory=lambda: Constant(beta=1.0))
     batch_size: int = 32
-    lam: float = 1.0
-    theta_bound: float | None = None
-    scale: float = 1.0
     planner: Planner[RewardModel] = field(default_factory=Gibbs)
 
     def __post_init__(self) -> None:
         check_positive("batch_size", self.batch_size)
-        check_positive("lam", self.lam)
 
     def init(self, problem: Problem, data: PreferenceData, key: Key) -> OnlineState:
         """Fit and plan from the data at hand, possibly none."""
@@ -112,26 +95,15 @@ class OnlineIterative:
     def step(
         self, state: OnlineState, problem: Problem, feedback: Feedback, key: Key
     ) -> tuple[OnlineState, Mapping[str, Array]]:
-        """Play one round; reports ``residual``, ``converged`` and ``labels`` used so far."""
-        r, m = problem.n_replicas, self.batch_size
-        x = problem.sample_contexts(key.child("contexts"), m)
-
+        """Play one round; reports ``residual``, ``converged`` and the ``labels`` used so far."""
         # The main agent pi1 = O(r_hat, eta, pi0) exploits, the enhancer pi2 explores around it.
         pi1 = state.plan.value
         pi2 = self.enhancer(problem, pi1, state.confidence, key.child("enhancer"))
-        a1 = categorical(pi1.log_probs(x), key.child("a1").uniform(r, m, like=x.like))
-        a2 = categorical(pi2.log_probs(x), key.child("a2").uniform(r, m, like=x.like))
 
-        # Compare and append (x, a1, a2, y) to D; fit and plan again.
-        y = feedback(x, a1, a2, key.child("labels"))
-        new = self._refit(problem, state.data.add(x, a1, a2, y), state, key)
-        solved = new.plan.given(new.fit)
-        report = {
-            "residual": solved.residual,
-            "converged": solved.converged,
-            "labels": new.data.n_labels,
-        }
-        return new, report
+        # Draw a batch, compare, append (x, a1, a2, y) to D; fit and plan again.
+        data = compare(problem, state.data, pi1, pi2, feedback, self.batch_size, key)
+        new = self._refit(problem, data, state, key)
+        return new, report(new.data, new.fit, new.plan)
 
     def policy(self, state: OnlineState) -> Policy:
         """Return the main agent; computes nothing."""
@@ -140,15 +112,8 @@ class OnlineIterative:
     def _refit(
         self, problem: Problem, data: PreferenceData, last: OnlineState | None, key: Key
     ) -> OnlineState:
-        ridge = self.lam if self.theta_bound is None else 0.0
-        fit = bradley_terry_mle(
-            data,
-            ridge=ridge,
-            bound=self.theta_bound,
-            scale=self.scale,
-            start=None if last is None else last.fit,
-        )
+        fit_before, start = (None, None) if last is None else (last.fit, last.plan.value)
+        fit = self.radius.fit(data, start=fit_before)
         confidence = self.radius.confidence_set(fit, data, problem)
-        start = None if last is None else last.plan.value
         plan = self.planner(LinearReward(fit.value), problem, key.child("plan"), start)
         return OnlineState(data, fit, confidence, plan)

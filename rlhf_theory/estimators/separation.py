@@ -29,6 +29,9 @@ def separable(data: PreferenceData) -> Array:
     eye = eye_like(data.differences.n_params, data.count)
     columns = [to_numpy(data.differences.margins(eye[k : k + 1, :])) for k in range(eye.shape[0])]
     z_all = np.stack(columns, axis=-1)
+    # Rows of length one: the verdict knows no scale, but the program's tolerance does.
+    length = np.linalg.norm(z_all, axis=-1, keepdims=True)
+    z_all = np.divide(z_all, length, out=np.zeros_like(z_all), where=length > 0)
     verdict = np.zeros(count.shape[0], dtype=bool)
     for r in range(count.shape[0]):
         seen = count[r] > 0
@@ -47,6 +50,6 @@ def separable(data: PreferenceData) -> Array:
             bounds=(-1.0, 1.0),
             method="highs",
         )
-        verdict[r] = bool(answer.status == 0 and -answer.fun > 1e-7 * max(1.0, np.abs(pure).max()))
+        verdict[r] = bool(answer.status == 0 and float(-(answer.fun or 0.0)) > 1e-7)
     like = data.count
     return as_like(verdict, like) > 0.5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from rlhf_theory.arrays import Array, namespace
+import math
+
+from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.policies import expectation, kl
 
-__all__ = ["jeffreys", "mean_kl", "objective", "over_contexts", "suboptimality"]
+__all__ = ["jeffreys", "mean_kl", "objective", "over_contexts", "regret", "suboptimality"]
 
 
 def over_contexts(values: Array, weights: Array) -> Array:
@@ -19,7 +21,8 @@ def over_contexts(values: Array, weights: Array) -> Array:
         Probabilities of the contexts, shape ``(R, B)`` or ``(1, B)``.
     """
     xp = namespace(values, weights)
-    return xp.sum(xp.where(weights > 0, weights * values, xp.zeros_like(weights * values)), axis=-1)
+    counted = xp.where(weights > 0, values, xp.zeros_like(values))
+    return xp.sum(weights * counted, axis=-1)
 
 
 def mean_kl(log_p: Array, log_q: Array, weights: Array) -> Array:
@@ -42,6 +45,22 @@ def suboptimality(log_pi: Array, log_pi_star: Array, weights: Array, eta: float)
     Exact for every ``pi`` when ``pi* = O(r*, eta, pi0)`` (identity I1 of the theory sheet).
     """
     return eta * mean_kl(log_pi, log_pi_star, weights)
+
+
+def regret(log_pi: Array, rewards: Array, log_pi0: Array, weights: Array) -> Array:
+    """Return ``E_x [max_a r - E_pi r]`` without regularisation, shape ``(R,)``, never negative.
+
+    Parameters
+    ----------
+    log_pi, rewards, log_pi0
+        Shape ``(R, B, A)``; the maximum is over actions that are present (``log_pi0 > -inf``).
+    weights
+        Shape ``(R, B)``.
+    """
+    xp = namespace(log_pi, rewards)
+    none = full_like((1,), -math.inf, rewards)
+    best = xp.max(xp.where(log_pi0 > -math.inf, rewards, none), axis=-1, keepdims=True)
+    return over_contexts(expectation(log_pi, best - rewards), weights)
 
 
 def jeffreys(log_pi: Array, log_pi_star: Array, weights: Array, eta: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,19 +73,19 @@ class Trace:
     def summary(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Return mean, 95 % interval of the mean and 5-95 % quantiles over replicas, per column.
 
-        The interval is the normal one, mean +- 1.96 standard errors; NaN with one replica.
+        The interval is the normal one, mean +- 1.96 standard errors; NaN with one replica, and
+        where a value is infinite. A NaN in a column makes all of it NaN.
         """
         rows = []
         for name in self.arrays if names is None else names:
             values = self[name]
             r = values.shape[0]
             mean = values.mean(axis=0)
-            error = values.std(axis=0, ddof=1) / np.sqrt(r) if r > 1 else np.full_like(mean, np.nan)
-            low, high = (
-                np.nanquantile(values, [0.05, 0.95], axis=0, method="linear")
-                if not (np.isnan(values).all(axis=0).any())
-                else np.quantile(values, [0.05, 0.95], axis=0)
-            )
+            error = np.full_like(mean, np.nan)
+            with np.errstate(invalid="ignore"):  # infinite gaps: their spread is NaN
+                if r > 1:
+                    error = values.std(axis=0, ddof=1) / np.sqrt(r)
+                low, high = np.quantile(values, [0.05, 0.95], axis=0)
             rows.append(
                 pd.DataFrame(
                     {
@@ -99,3 +100,8 @@ class Trace:
                 )
             )
         return pd.concat(rows, ignore_index=True)
+
+    def plot(self, name: str) -> Any:
+        """Return a matplotlib figure of one recorded name; see `plots.traces.trace_figure`."""
+        # By name: plots lie above this layer, and matplotlib stays out of runs that draw nothing.
+        return importlib.import_module("rlhf_theory.plots.traces").trace_figure(self, name)

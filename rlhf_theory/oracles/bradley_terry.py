@@ -35,3 +35,8 @@ class BradleyTerry:
         """Return the probability that ``a1`` wins, shape ``(R, B)``."""
         r = self.reward.rewards
         return sigmoid(self.scale * (contexts.at(r, a1) - contexts.at(r, a2)))
+
+    def logits(self, contexts: Contexts) -> Array:
+        """Return ``s (r(x, a) - r(x, b))`` for all pairs, shape ``(R, B, A, A)``."""
+        r = self.scale * self.reward.rewards(contexts)
+        return r[..., :, None] - r[..., None, :]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf_theory.arrays import Array, expand_rows, namespace, sigmoid, take_actions
+from rlhf_theory.arrays import Array, namespace, sigmoid, take_actions
 from rlhf_theory.core import PreferenceModel, PreferenceOracle
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative
+from rlhf_theory.oracles.labels import log_odds
 
 __all__ = ["AnnotatorMixture", "GeneralPreference"]
 
@@ -36,7 +37,7 @@ class GeneralPreference:
     def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
         """Return the probability that ``a1`` wins, shape ``(R, B)``."""
         rows = contexts.at(self.model.payoff, a1)
-        r = take_actions(rows, expand_rows(a2, rows.shape[0]))
+        r = take_actions(rows, a2)
         if self.payoff == "logit":
             return sigmoid(r)
         xp = namespace(r)
@@ -44,6 +45,11 @@ class GeneralPreference:
             message = "A probability payoff must lie in [-1/2, 1/2]; got values outside, or NaN."
             raise ValueError(message)
         return r + 0.5
+
+    def logits(self, contexts: Contexts) -> Array:
+        """Return the logit of ``P`` for all pairs, shape ``(R, B, A, A)``."""
+        r = self.model.payoff(contexts)
+        return r if self.payoff == "logit" else log_odds(r + 0.5)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from rlhf_theory.core import Feedback, PreferenceOracle
 from rlhf_theory.data import Contexts
 from rlhf_theory.randomness import Key, bernoulli
 
-__all__ = ["feedback_from", "preference_matrix"]
+__all__ = ["feedback_from", "log_odds", "preference_logits", "preference_matrix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ def feedback_from(oracle: PreferenceOracle) -> Feedback:
 
 
 def preference_matrix(oracle: PreferenceOracle, contexts: Contexts) -> Array:
-    """Return ``P(a beats b | x)`` for all pairs, shape ``(R, B, A, A)``."""
-    r, b, a, _ = contexts.shape
+    """Return ``P(a beats b | x)`` for all pairs, shape ``(R|1, B, A, A)``."""
+    _, b, a, _ = contexts.shape
     like = contexts.like
     columns = []
     for first in range(a):
@@ -42,6 +42,29 @@ def preference_matrix(oracle: PreferenceOracle, contexts: Contexts) -> Array:
         for second in range(a):
             a1 = int_like([[first] * b], like)
             a2 = int_like([[second] * b], like)
-            row.append(expand_rows(oracle.prob(contexts, a1, a2), r))
+            row.append(oracle.prob(contexts, a1, a2))
         columns.append(namespace(like).stack(row, axis=-1))
     return namespace(like).stack(columns, axis=-2)
+
+
+def log_odds(prob: Array) -> Array:
+    """Return ``log P(a, b) - log P(b, a)`` of win probabilities ``(R, B, A, A)``, finite and skew.
+
+    Probabilities are taken as at least 1e-300, so that certain wins have large but finite odds.
+    """
+    xp = namespace(prob)
+    log = xp.log(xp.where(prob > 1e-300, prob, 1e-300 * xp.ones_like(prob)))
+    return log - xp.matrix_transpose(log)
+
+
+def preference_logits(oracle: PreferenceOracle, contexts: Contexts) -> Array:
+    """Return the logits of the win probabilities of all pairs, shape ``(R, B, A, A)``, skew.
+
+    Exact where the oracle has a method ``logits``: a probability that has rounded to 0 or 1 no
+    longer tells its logit.
+    """
+    exact = getattr(oracle, "logits", None)
+    if exact is None:
+        return log_odds(preference_matrix(oracle, contexts))
+    logits: Array = exact(contexts)
+    return logits

@@ -1,8 +1,23 @@
 """Worlds: a problem, the law of its labels, and the truth."""
 
 from rlhf_theory.worlds.catalogue import CATALOGUE
+from rlhf_theory.worlds.hard_instances import (
+    chi_squared,
+    greedy_failure,
+    greedy_failure_data,
+)
 from rlhf_theory.worlds.intransitive import annotator_cycle, intransitive, tie_cycle
 from rlhf_theory.worlds.linear import linear
 from rlhf_theory.worlds.world import World
 
-__all__ = ["CATALOGUE", "World", "annotator_cycle", "intransitive", "linear", "tie_cycle"]
+__all__ = [
+    "CATALOGUE",
+    "World",
+    "annotator_cycle",
+    "chi_squared",
+    "greedy_failure",
+    "greedy_failure_data",
+    "intransitive",
+    "linear",
+    "tie_cycle",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rlhf_theory.worlds.hard_instances import chi_squared, greedy_failure
 from rlhf_theory.worlds.intransitive import annotator_cycle, intransitive, tie_cycle
 from rlhf_theory.worlds.linear import linear
 from rlhf_theory.worlds.world import World
@@ -17,6 +18,8 @@ CATALOGUE: dict[str, tuple[Callable[..., World], str]] = {
         annotator_cycle,
         "three Bradley-Terry annotators whose mixture has a Condorcet cycle (2312.08358)",
     ),
+    "greedy-failure": (greedy_failure, "four actions on which the greedy MLE fails (2301.11270)"),
+    "chi-squared": (chi_squared, "three actions on which KL regularisation fails (2407.13399)"),
     "tie-cycle": (tie_cycle, "three annotator types that each decide one pair (2312.00886)"),
 }
 """Name to (constructor, one line)."""

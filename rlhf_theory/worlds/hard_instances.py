@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binom
 
 from rlhf_theory.arrays import as_like, to_numpy
 from rlhf_theory.data import PreferenceData
@@ -15,14 +19,33 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds.world import World
 
-__all__ = ["GREEDY_FAILURE_PAIRS", "chi_squared", "greedy_failure", "greedy_failure_data"]
+__all__ = [
+    "GREEDY_FAILURE_PAIRS",
+    "chi_squared",
+    "greedy_failure",
+    "greedy_failure_data",
+    "greedy_failure_escape",
+    "greedy_failure_outcomes",
+    "greedy_failure_switch",
+]
 
 # Features and parameters of the paper, in three dimensions with <1, theta> = 0.
 _PHI = ((1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _THETA_STAR = (-1.0, 0.1, 0.9)
 
+# Outcomes of smaller probability than this in both tails are left out of an enumeration; and the
+# logarithm of an n that stands for infinity.
+_TAIL = 1e-14
+_LARGEST = 30.0
+
 GREEDY_FAILURE_PAIRS = (0, 3)
 """Rows of the pair table that the data compare: actions (1, 2) and actions (2, 3)."""
+
+
+def _projected(v: Sequence[Any]) -> np.ndarray:
+    """Return coordinates in an orthonormal basis of ``<1, v> = 0``, shape ``(..., 2)``."""
+    basis = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]).T / np.sqrt([2.0, 6.0])
+    return np.asarray(np.asarray(v) @ basis)
 
 
 def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-failure") -> World:
@@ -44,9 +67,7 @@ def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-
 
     Source: [2301.11270], Theorem 3.9; theory sheet 3.2.
     """
-    basis = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]]).T / np.sqrt([2.0, 6.0])
-    phi = (np.array(_PHI) @ basis)[None, None]
-    theta = (np.array(_THETA_STAR) @ basis)[None]
+    phi, theta = _projected(_PHI)[None, None], _projected(_THETA_STAR)[None]
     reward = LinearReward(theta)
     return World(
         name=name,
@@ -83,6 +104,69 @@ def greedy_failure_data(world: World, key: Key, n: int) -> PreferenceData:
         wins[r, often] = draw.binomial(n - 1, prob[0, 1])
         wins[r, once] = draw.binomial(1, prob[1, 2])
     return data.reweighted(as_like(count, data.count), as_like(wins, data.wins))
+
+
+def greedy_failure_outcomes(n: int) -> tuple[World, PreferenceData, np.ndarray]:
+    """Return all outcomes of the labels, one per replica, with their probabilities.
+
+    Parameters
+    ----------
+    n
+        Number of comparisons, at least 1; there are about ``min(2 n, 30 sqrt(n))`` outcomes.
+
+    Returns
+    -------
+    The world, data and probabilities ``(R,)``, which miss at most 1e-13 of the mass.
+    """
+    prob = to_numpy(greedy_failure(replicas=1).preferences)[0, 0]
+    low, high = (float(binom.ppf(q, n - 1, prob[0, 1])) for q in (_TAIL, 1.0 - _TAIL))
+    wins = np.arange(max(low - 1, 0), min(high + 1, n - 1) + 1)
+    mass = binom.pmf(wins, n - 1, prob[0, 1])
+    world = greedy_failure(replicas=2 * wins.size)
+    data = world.problem.empty_data()
+    often, once = GREEDY_FAILURE_PAIRS
+    count, won = np.zeros(data.count.shape), np.zeros(data.count.shape)
+    count[:, often], count[:, once] = n - 1, 1
+    won[:, often] = np.tile(wins, 2)
+    won[:, once] = np.repeat([0.0, 1.0], wins.size)
+    data = data.reweighted(as_like(count, data.count), as_like(won, data.wins))
+    return world, data, np.concatenate([mass * (1.0 - prob[1, 2]), mass * prob[1, 2]])
+
+
+def _width(n: float, lam: float, action: int) -> float:
+    """Return ``|phi_a - phi_3|_{Sigma^-1}`` after ``n`` comparisons."""
+    phi = _projected(_PHI)
+    often, once = phi[0] - phi[1], phi[1] - phi[2]
+    sigma = lam * np.eye(2) + (n - 1) * np.outer(often, often) + np.outer(once, once)
+    v = phi[action] - phi[2]
+    return float(np.sqrt(v @ np.linalg.solve(sigma, v)))
+
+
+def greedy_failure_switch(beta: float, lam: float) -> float:
+    """Return the ``n`` at which the bonus of the best action falls to its reward, 0.1.
+
+    Before, a pessimist of radius ``beta`` in ``lambda I + sum z z^T`` that measures from action 3
+    plays that action, whose bonus is 0; infinite where the switch never comes.
+    """
+
+    def excess(log_n: float) -> float:
+        return beta * _width(math.exp(log_n), lam, 3) - _THETA_STAR[1]
+
+    if excess(0.0) <= 0:
+        return 1.0
+    return math.exp(brentq(excess, 0.0, _LARGEST)) if excess(_LARGEST) < 0 else math.inf
+
+
+def greedy_failure_escape(lam: float, theta_bound: float) -> float:
+    """Return the radius below which a pessimist fails like greed at large ``n``.
+
+    Where the single comparison misleads, the estimate runs to the ball along the direction that was
+    seen once, to ``theta_1 = t``. The bonus of action 1 has to outweigh that.
+    """
+    # |theta| = B on <1, theta> = 0 with theta_2 = c: 2 t^2 + 2 c t + 2 c^2 = B^2.
+    c = _THETA_STAR[1]
+    t = 0.5 * (-c + math.sqrt(2.0 * theta_bound**2 - 3.0 * c**2))
+    return t / _width(math.exp(_LARGEST), lam, 0)
 
 
 def chi_squared(

@@ -35,7 +35,7 @@ def intransitive(
     instances: Literal["shared", "own"] = "shared",
     name: str = "intransitive",
 ) -> World:
-    r"""Return a world with :math:`\mathrm{logit} P = r(a) - r(b) + c\,\varphi(a)^\top W \varphi(b)`.
+    """Return a world with ``logit P = r(a) - r(b) + c phi(a)^T W phi(b)``.
 
     ``W`` is a random skew matrix of Frobenius norm ``sqrt(2) d``. Inside the bilinear model that
     learners fit.
@@ -56,7 +56,9 @@ def intransitive(
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
     settings: dict[str, Any] = {
-        k: v for k, v in locals().items() if k in intransitive.__kwdefaults__ and k != "replicas"
+        k: v
+        for k, v in locals().items()
+        if k in (intransitive.__kwdefaults__ or {}) and k != "replicas"
     }
     rows = 1 if instances == "shared" else replicas
     key = Key(seed).child("intransitive")

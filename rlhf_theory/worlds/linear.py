@@ -140,7 +140,7 @@ def linear(
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
     settings: dict[str, Any] = {
-        k: v for k, v in locals().items() if k in linear.__kwdefaults__ and k != "replicas"
+        k: v for k, v in locals().items() if k in (linear.__kwdefaults__ or {}) and k != "replicas"
     }
     rows = 1 if instances == "shared" else replicas
     key = Key(seed).child("linear")

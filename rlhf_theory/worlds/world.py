@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,13 +17,13 @@ from rlhf_theory.errors import check_choice
 from rlhf_theory.evaluation.exploitability import exploitability
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
 from rlhf_theory.evaluation.intransitivity import intransitivity_index
-from rlhf_theory.oracles.labels import feedback_from, preference_matrix
-from rlhf_theory.planners.gibbs import gibbs_log_probs
+from rlhf_theory.oracles.labels import feedback_from, preference_logits, preference_matrix
+from rlhf_theory.planners.gibbs import GibbsPolicy, gibbs_log_probs
 from rlhf_theory.policies import MixturePolicy, ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key, categorical
 
-__all__ = ["World"]
+__all__ = ["World", "cut", "each_array"]
 
 Game = Literal["logit", "probability"]
 
@@ -100,14 +100,15 @@ class World:
         return preference_matrix(self.oracle, self.population[0])
 
     @cached_property
+    def logits(self) -> Array:
+        """Logits of the win probabilities on the population, shape ``(R|1, B, A, A)``, skew."""
+        return preference_logits(self.oracle, self.population[0])
+
+    @cached_property
     def payoff(self) -> Array:
         """The payoff of the game on the population, shape ``(R|1, B, A, A)``, skew."""
-        xp = namespace(self.preferences)
-        p = self.preferences
-        if self.game == "logit":
-            value = xp.log(p) - xp.log(xp.matrix_transpose(p))
-        else:
-            value = p - 0.5
+        value = self.logits if self.game == "logit" else self.preferences - 0.5
+        xp = namespace(value)
         return 0.5 * (value - xp.matrix_transpose(value))
 
     @cached_property
@@ -119,8 +120,10 @@ class World:
 
     @property
     def optimum(self) -> Policy:
-        """The policy that the world's metric calls best; finite contexts only."""
-        return TablePolicy(self.nash.value if self.reward is None else self.log_pi_star)
+        """The policy that the world's metric calls best: of the reward, else of the game."""
+        if self.reward is None:
+            return TablePolicy(self.nash.value)
+        return self.problem.tabulate(GibbsPolicy(self.reward, self.problem.eta))
 
     def evaluate(self, policy: Policy) -> dict[str, Array]:
         """Return exact metrics of a policy, each of shape ``(R,)``.
@@ -215,9 +218,26 @@ class World:
         return replace(
             self,
             problem=self.problem.block(first, stop),
-            oracle=_cut(self.oracle, first, stop),
-            reward=_cut(self.reward, first, stop),
-            theta_star=_cut(self.theta_star, first, stop),
+            oracle=cut(self.oracle, first, stop),
+            reward=cut(self.reward, first, stop),
+            theta_star=cut(self.theta_star, first, stop),
+        )
+
+    def to(self, like: Array) -> World:
+        """Return the same world in the array library, on the device and with the dtype of ``like``.
+
+        Draws follow the key alone, so runs agree across libraries up to rounding.
+        """
+
+        def move(value: Any) -> Any:
+            return each_array(value, lambda x: as_like(x, like))
+
+        return replace(
+            self,
+            problem=self.problem.to(like),
+            oracle=move(self.oracle),
+            reward=move(self.reward),
+            theta_star=move(self.theta_star),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -237,7 +257,6 @@ class World:
         spread = np.broadcast_to(p[..., i, j], both.shape)[both]
         extreme = float(np.mean((spread < 0.02) | (spread > 0.98))) if spread.size else 0.0
         quantiles = np.quantile(spread, [0.05, 0.5, 0.95]) if spread.size else np.full(3, np.nan)
-        logit = np.log(np.clip(p, 1e-300, None)) - np.log(np.clip(1.0 - p, 1e-300, None))
         facts: dict[str, Any] = {
             "name": self.name,
             "replicas": self.n_replicas,
@@ -247,7 +266,7 @@ class World:
             "eta": self.problem.eta,
             "win_probability_quantiles": [float(q) for q in quantiles],
             "share_of_extreme_pairs": extreme,
-            "intransitivity": float(np.mean(intransitivity_index(logit))),
+            "intransitivity": float(np.mean(to_numpy(intransitivity_index(self.logits)))),
         }
         best = self.log_pi_star if self.reward is not None else self.nash.value
         facts["optimum_kl"] = float(np.mean(to_numpy(mean_kl(best, x.log_pi0, weights))))
@@ -259,17 +278,20 @@ class World:
         return facts
 
 
-def _cut(value: Any, first: int, stop: int) -> Any:
-    """Return replicas ``first .. stop - 1`` of a model: arrays are cut, other fields kept."""
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
+def each_array(value: Any, change: Callable[[Array], Array]) -> Any:
+    """Return a copy of a model with ``change`` applied to every array in its fields."""
     if isinstance(value, list | tuple):
-        return type(value)(_cut(v, first, stop) for v in value)
-    if hasattr(value, "shape"):
-        return value if value.shape[0] == 1 else value[first:stop, ...]
-    if hasattr(value, "__dataclass_fields__"):
-        changes = {
-            name: _cut(getattr(value, name), first, stop) for name in value.__dataclass_fields__
+        return type(value)(each_array(v, change) for v in value)
+    if getattr(value, "shape", ()):  # NumPy's scalars are numbers, not arrays
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {
+            f.name: each_array(getattr(value, f.name), change) for f in fields(value) if f.init
         }
-        return replace(value, **changes)
+        return replace(value, **parts)
     return value
+
+
+def cut(value: Any, first: int, stop: int) -> Any:
+    """Return replicas ``first .. stop - 1`` of a model; what is shared stays shared."""
+    return each_array(value, lambda x: x if x.shape[0] == 1 else x[first:stop, ...])

@@ -1,0 +1,26 @@
+"""Learners: offline, online-iterative and hybrid, and of preference games."""
+
+from rlhf_theory.algorithms.catalogue import CATALOGUE
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
+from rlhf_theory.algorithms.game_enhancers import InformationRatio
+from rlhf_theory.algorithms.nash_game import NashGame
+from rlhf_theory.algorithms.offline_ensemble import EnsembleMinimum, UncertaintyWeighted
+from rlhf_theory.algorithms.offline_nash import OfflinePessimisticNash
+from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePessimistic
+from rlhf_theory.algorithms.online_iterative import OnlineIterative
+
+__all__ = [
+    "CATALOGUE",
+    "EnsembleMinimum",
+    "FromReference",
+    "InformationRatio",
+    "NashGame",
+    "OfflineGreedy",
+    "OfflinePessimistic",
+    "OfflinePessimisticNash",
+    "OnPolicy",
+    "OnlineIterative",
+    "Optimistic",
+    "UncertaintyWeighted",
+    "Uniform",
+]

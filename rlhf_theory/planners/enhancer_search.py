@@ -1,0 +1,269 @@
+"""Maximise a bonus around a policy: alternation between policies and directions, many starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rlhf_theory.arrays import Array, expand_rows, full_like, namespace, take_rows
+from rlhf_theory.core import Solution
+from rlhf_theory.errors import check_shape
+from rlhf_theory.planners.tilting import Form, Response, Space, respond, tilt
+from rlhf_theory.policies import kl
+from rlhf_theory.randomness import Key
+
+__all__ = ["Enhancement", "Starts", "search"]
+
+_HINT = "Raise `max_iter`; the bonus found is a lower bound of a local maximum."
+# How many starts are kept after how many alternations, until one is left; and how exactly the tilt
+# is found on the way: coarser, starts that differ by less than that are told apart by chance.
+_STAGES = ((4, 4), (1, 8))
+_LOOSE = 1e-4
+_EXACT = 1e-13
+# Steps that an extrapolation replaces: at most 1 / (1 - this).
+_FURTHEST = 0.97
+
+
+@dataclass(frozen=True, eq=False)
+class Enhancement:
+    r"""A policy that maximises a bonus around the main agent.
+
+    Attributes
+    ----------
+    log_probs
+        The policy, :math:`\pi_1 e^{\tau \langle u, \varphi \rangle}` normalised, ``(R, B, A)``.
+    gamma
+        Its bonus :math:`\beta \lVert E\varphi(\pi') - E\varphi(\pi_1) \rVert_{\Sigma^{-1}}`,
+        shape ``(R,)``.
+    kl
+        ``E_x KL(pi' || pi1)``, shape ``(R,)``.
+    objective
+        What was maximised: ``gamma - eta kl`` in the penalised form, else ``gamma``; ``(R,)``.
+    direction
+        ``u``, with ``|u|_Sigma = beta``, shape ``(R, d)``; 0 where nothing is uncertain.
+    tau
+        The tilt, shape ``(R,)``; infinite where the policy is an argmax.
+    """
+
+    log_probs: Array
+    gamma: Array
+    kl: Array
+    objective: Array
+    direction: Array
+    tau: Array
+
+    def on(self, phi: Array, log_pi1: Array) -> Array:
+        """Return the policy on other contexts, shape ``(R, B, A)``.
+
+        Parameters
+        ----------
+        phi
+            Features, shape ``(R, B, A, d)`` or ``(1, B, A, d)``.
+        log_pi1
+            The main agent there, shape ``(R, B, A)`` or ``(1, B, A)``.
+        """
+        xp = namespace(phi, log_pi1)
+        _, b, a, d = phi.shape
+        flat = xp.reshape(phi, (phi.shape[0], b * a, d))
+        scores = xp.matmul(flat, self.direction[..., None])
+        scores = xp.reshape(scores, (scores.shape[0], b, a))
+        return tilt(log_pi1, scores, self.tau[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Where to start: principal axes, random directions, given ones."""
+
+    key: Key
+    n_random: int
+    axes: bool
+    given: Array | None
+
+
+def _directions(space: Space, lower: Array, starts: Starts) -> Array:
+    """Return the unit vectors from which to start, shape ``(R, S, d)``."""
+    xp = namespace(space.v)
+    n_replicas, n, d = space.v.shape
+    found = []
+    if starts.given is not None:
+        rows = starts.given if starts.given.ndim == 3 else starts.given[:, None, :]
+        check_shape("start", rows, (None, None, d), "(R, S, d)")
+        found.append(xp.matmul(expand_rows(rows, n_replicas), lower))
+    if starts.axes:
+        present = xp.astype(space.log_pi1[:, 0, ...] > -math.inf, space.v.dtype)
+        share = present / xp.sum(present, axis=-1, keepdims=True)
+        share = xp.reshape(share * space.weights[:, 0, :, None], (n_replicas, n))
+        covariance = xp.matmul(xp.matrix_transpose(space.v * share[..., None]), space.v)
+        _, vectors = xp.linalg.eigh(covariance)
+        rows = xp.flip(xp.matrix_transpose(vectors), axis=1)
+        found += [rows, -rows]
+    if starts.n_random:
+        found.append(starts.key.normal(n_replicas, starts.n_random, d, like=space.v))
+    if not found:
+        message = "The search needs a start: axes=True, n_random > 0 or `start`."
+        raise ValueError(message)
+    return _unit(xp.concat(found, axis=1))
+
+
+def _unit(u: Array) -> Array:
+    """Return ``u`` with length one; the first axis where it is 0 (nothing to follow there)."""
+    xp = namespace(u)
+    norm = xp.sqrt(xp.sum(u * u, axis=-1, keepdims=True))
+    first = xp.concat(
+        [xp.ones_like(u[..., :1]), xp.zeros_like(u[..., 1:])],
+        axis=-1,
+    )
+    return xp.where(norm > 0, u / xp.where(norm > 0, norm, xp.ones_like(norm)), first)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Directions followed, what they reached, and where they go next."""
+
+    u: Array
+    response: Response
+    objective: Array
+    residual: Array
+    done: Array
+
+
+def _advance(
+    space: Space, form: Form, eta: float, last: _State | None, u: Array, tau: Array, aim: _Aim
+) -> _State:
+    """Follow the directions ``u``, a step from ``last``, to the best policies along them."""
+    xp = namespace(u)
+    new = respond(space, u, tau, eta, form, aim.tilt)
+    gamma = xp.sqrt(xp.sum(new.g * new.g, axis=-1))
+    value = gamma - eta * new.kl if form == "penalised" else gamma
+    moved = gamma > 0
+    residual = xp.abs(1.0 - new.inner / xp.where(moved, gamma, xp.ones_like(gamma)))
+    residual = xp.where(moved, residual, xp.zeros_like(gamma))
+    done = (residual <= aim.tol) & (aim.tilt <= 0.1 * aim.tol)
+    if last is None:
+        return _State(u, new, value, residual, done)
+    # A start that has converged stays put, and so does one that a step would let fall: by rounding
+    # if the step was plain, and then it has converged too.
+    go = ~last.done & (value >= last.objective)
+    old = last.response
+    return _State(
+        xp.where(go[..., None], u, last.u),
+        Response(
+            xp.where(go, new.tau, old.tau),
+            xp.where(go[..., None], new.g, old.g),
+            xp.where(go, new.inner, old.inner),
+            xp.where(go, new.kl, old.kl),
+        ),
+        xp.where(go, value, last.objective),
+        xp.where(go, residual, last.residual),
+        last.done | (go & done) | (~go & (not aim.jump)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Aim:
+    """How exact a step has to be.
+
+    Attributes
+    ----------
+    tol
+        Residual at which a start is done.
+    tilt
+        Tolerance of the tilt, shape ``(R, S)``.
+    jump
+        Whether the step extrapolates, and may fail.
+    """
+
+    tol: float
+    tilt: Array
+    jump: bool = False
+
+
+def _polish(
+    space: Space, form: Form, eta: float, u: Array, tau: Array, tol: float, max_iter: int
+) -> tuple[_State, int]:
+    """Alternate to the end. The convergence is linear, so every third step extrapolates."""
+    xp = namespace(u)
+    last = _advance(space, form, eta, None, u, tau, _Aim(tol, xp.full_like(tau, _LOOSE)))
+    before = xp.zeros_like(u)
+    n_iter = 1
+    while n_iter < max_iter and not bool(xp.all(last.done)):
+        # Errors of the tilt stay well below what a step gains.
+        exact = xp.clip(1e-3 * last.residual, _EXACT, _LOOSE)
+        step = _unit(last.response.g) - last.u
+        jump = n_iter % 3 == 0
+        u = last.u + step
+        if jump:
+            # Steps shrink by the factor rho, so 1 / (1 - rho) of them are left.
+            square = xp.sum(before * before, axis=-1)
+            rho = xp.sum(step * before, axis=-1) / xp.where(square > 0, square, square + 1.0)
+            u = last.u + step / (1.0 - xp.clip(rho, 0.0, _FURTHEST))[..., None]
+        last = _advance(space, form, eta, last, _unit(u), last.response.tau, _Aim(tol, exact, jump))
+        before = step
+        n_iter += 1
+    return last, n_iter
+
+
+def search(
+    form: Form,
+    prepared: tuple[Space, Array],
+    eta: float,
+    starts: Starts,
+    tol: float,
+    max_iter: int,
+) -> Solution[Enhancement]:
+    """Return the best policy that the starts lead to.
+
+    Parameters
+    ----------
+    form
+        What is maximised, see `respond`.
+    prepared
+        The space and its ``L``, from `whiten`.
+    eta
+        Weight of the KL; of no consequence in the free form.
+    starts
+        Where to start.
+    tol
+        Largest residual, the share of the bonus that the next direction still gains.
+    max_iter
+        Alternations of the best start, after those that chose it.
+    """
+    space, lower = prepared
+    u = _directions(space, lower, starts)
+    xp = namespace(u)
+    tau = full_like(u.shape[:2], 2.0 / eta, u)
+    # All starts advance a little; then the best few; then the best is followed to the end.
+    for keep, rounds in _STAGES:
+        if u.shape[1] <= keep:
+            continue
+        for _ in range(rounds):
+            state = _advance(space, form, eta, None, u, tau, _Aim(tol, xp.full_like(tau, _LOOSE)))
+            u, tau = _unit(state.response.g), state.response.tau
+        order = xp.argsort(state.objective, axis=-1, descending=True, stable=True)
+        u, tau = take_rows(u, order[:, :keep]), take_rows(tau, order[:, :keep])
+    last, n_iter = _polish(space, form, eta, u, tau, tol, max_iter)
+    return _best(space, form, eta, last, tol, n_iter)
+
+
+def _best(
+    space: Space, form: Form, eta: float, state: _State, tol: float, n_iter: int
+) -> Solution[Enhancement]:
+    """Return the best start of every replica."""
+    xp = namespace(state.u)
+    index = xp.argmax(state.objective, axis=-1, keepdims=True)
+    u, tau = take_rows(state.u, index), take_rows(state.response.tau, index)
+    log_probs = tilt(space.log_pi1, space.scores(u), tau[..., None])
+    g = space.mean(xp.exp(log_probs))[:, 0, :]
+    gamma = xp.sqrt(xp.sum(g * g, axis=-1))
+    divergence = xp.sum(space.weights * kl(log_probs, space.log_pi1), axis=-1)[:, 0]
+    u = xp.where(gamma[:, None] > 0, u[:, 0, :], xp.zeros_like(g))
+    residual = take_rows(state.residual, index)[:, 0]
+    value = Enhancement(
+        log_probs[:, 0, ...],
+        gamma,
+        divergence,
+        gamma - eta * divergence if form == "penalised" else gamma,
+        space.parameters(u),
+        tau[:, 0],
+    )
+    return Solution(value, residual, residual <= tol, n_iter, _HINT)

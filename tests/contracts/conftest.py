@@ -1,0 +1,11 @@
+"""Fixtures of the contract tests."""
+
+import pytest
+
+from rlhf_theory.worlds import world
+
+
+@pytest.fixture(autouse=True)
+def few_evaluation_contexts(monkeypatch):
+    """Fresh worlds evaluate on few contexts: contracts are about behaviour, not precision."""
+    monkeypatch.setattr(world, "_EVALUATION_CONTEXTS", 16)

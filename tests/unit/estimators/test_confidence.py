@@ -1,0 +1,67 @@
+"""Rules that wrap or replace a radius."""
+
+import numpy as np
+import pytest
+
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.estimators.confidence import R2, R4, ConfidenceRule, Constant, Scaled
+from tests.helpers.labelled import counted_data
+
+D = 3
+V = np.random.default_rng(0).normal(size=(1, 4, D))
+
+
+@pytest.mark.parametrize("rule", [R2(), R4(), Constant(beta=2.0)])
+def test_a_multiplier_scales_widths_of_ellipsoids(rule):
+    data, problem, _ = counted_data(np.zeros(1))
+    scaled = Scaled(rule, 0.1)
+    fit = scaled.fit(data)
+    np.testing.assert_allclose(fit.value, rule.fit(data).value)
+    np.testing.assert_allclose(scaled(data, problem), 0.1 * rule(data, problem), rtol=1e-12)
+    whole, part = (r.confidence_set(fit, data, problem) for r in (rule, scaled))
+    np.testing.assert_allclose(
+        part.upper(V) - part.lower(V), 0.1 * (whole.upper(V) - whole.lower(V)), rtol=1e-10
+    )
+    assert isinstance(scaled, ConfidenceRule)
+    twice = Scaled(scaled, 10.0).confidence_set(fit, data, problem)
+    np.testing.assert_allclose(twice.lower(V), whole.lower(V), rtol=1e-10)
+
+
+def test_a_multiplier_scales_widths_of_likelihood_sets_where_they_are_quadratic():
+    data, problem, _ = counted_data(np.zeros(1), n=200_000)
+    rule = R4(theta_bound=2.0, form="likelihood")
+    fit = rule.fit(data)
+    whole, part = (r.confidence_set(fit, data, problem) for r in (rule, Scaled(rule, 0.1)))
+    ratio = (part.upper(V) - part.lower(V)) / (whole.upper(V) - whole.lower(V))
+    np.testing.assert_allclose(ratio, 0.1, rtol=2e-3)
+
+
+@pytest.mark.parametrize("rule", [R2(), R4(), R4(form="likelihood"), Constant(beta=2.0)])
+def test_multiplier_zero_leaves_the_estimate(rule):
+    data, problem, _ = counted_data(np.zeros(1))
+    fit = rule.fit(data)
+    confidence = Scaled(rule, 0.0).confidence_set(fit, data, problem)
+    want = np.einsum("xjd,rd->rj", V, fit.value)
+    np.testing.assert_allclose(confidence.lower(V), want, rtol=1e-12)
+    np.testing.assert_allclose(confidence.upper(V), want, rtol=1e-12)
+
+
+def test_a_constant_radius(xp_like):
+    data, problem, _ = counted_data(xp_like)
+    rule = Constant(beta=1.5, lam=0.5, scale=2.0)
+    np.testing.assert_array_equal(to_numpy(rule(data, problem)), 1.5)
+    fit = rule.fit(data)
+    confidence = rule.confidence_set(fit, data, problem)
+    want = 0.5 * np.eye(D) + 4.0 * to_numpy(data.differences.gram(data.count))
+    np.testing.assert_allclose(to_numpy(confidence.sigma), want, rtol=1e-12)
+    skew = rule.confidence_set(rule.fit(data, data.skew), data, problem, data.skew)
+    assert tuple(skew.sigma.shape) == (3, 6, 6)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="multiplier must be finite and at least 0"):
+        Scaled(R2(), -0.5)
+    with pytest.raises(ValueError, match="beta must be finite and at least 0"):
+        Constant(beta=-1.0)
+    with pytest.raises(ValueError, match="lam must be positive"):
+        Constant(beta=1.0, lam=0.0)
