@@ -13,6 +13,9 @@ from rlhf_theory.estimators.scaling import scaled
 
 __all__ = ["ball_mle"]
 
+# Logits beyond which doubles cannot tell a fitted probability from 0 or 1.
+_WIDEST = 30.0
+
 
 def ball_mle(
     design: Design,
@@ -50,7 +53,8 @@ def ball_mle(
     -------
     Solution of shape ``(R, p)``, the shortest minimiser where it is not unique (a direction that
     the data leave unseen has part 0); it exists for all data. The residual estimates the error
-    left, in logits or parameters.
+    left, in logits or parameters. ``converged`` is False where compared pairs have logits beyond
+    30 without ridge.
 
     Raises
     ------
@@ -100,8 +104,16 @@ def ball_mle(
         residual = xp.where(ready, residual, left)
         if bool(xp.all(residual <= tol)):
             break
-    hint = "Raise `max_iter`; fits over a ball exist for all data."
-    return Solution(theta, residual, residual <= tol, n_iter, hint)
+    hint = (
+        "Raise `max_iter`, or lower `bound`: fits over a ball exist for all data, but beyond "
+        f"{_WIDEST:.0f} logits doubles cannot find them."
+    )
+    converged = residual <= tol
+    if ridge == 0.0 and u.shape[1]:
+        # Out there the gradient of separable data has rounded to zero anywhere, not at the minimum.
+        widest = xp.max(xp.abs(u) * xp.astype(count > 0, count.dtype), axis=-1)
+        converged = converged & (widest < _WIDEST)
+    return Solution(theta, residual, converged, n_iter, hint)
 
 
 def _constrained_step(

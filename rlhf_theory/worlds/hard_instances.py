@@ -34,7 +34,7 @@ _PHI = ((1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _THETA_STAR = (-1.0, 0.1, 0.9)
 
 # Outcomes of smaller probability than this in both tails are left out of an enumeration; and the
-# logarithm of an n that stands for infinity.
+# logarithm of the largest n that is looked at.
 _TAIL = 1e-14
 _LARGEST = 30.0
 
@@ -133,12 +133,12 @@ def greedy_failure_outcomes(n: int) -> tuple[World, PreferenceData, np.ndarray]:
     return world, data, np.concatenate([mass * (1.0 - prob[1, 2]), mass * prob[1, 2]])
 
 
-def _width(n: float, lam: float, action: int) -> float:
-    """Return ``|phi_a - phi_3|_{Sigma^-1}`` after ``n`` comparisons."""
+def _width(n: float, lam: float) -> float:
+    """Return ``|phi_4 - phi_3|_{Sigma^-1}`` after ``n`` comparisons."""
     phi = _projected(_PHI)
     often, once = phi[0] - phi[1], phi[1] - phi[2]
     sigma = lam * np.eye(2) + (n - 1) * np.outer(often, often) + np.outer(once, once)
-    v = phi[action] - phi[2]
+    v = phi[3] - phi[2]
     return float(np.sqrt(v @ np.linalg.solve(sigma, v)))
 
 
@@ -150,7 +150,7 @@ def greedy_failure_switch(beta: float, lam: float) -> float:
     """
 
     def excess(log_n: float) -> float:
-        return beta * _width(math.exp(log_n), lam, 3) - _THETA_STAR[1]
+        return beta * _width(math.exp(log_n), lam) - _THETA_STAR[1]
 
     if excess(0.0) <= 0:
         return 1.0
@@ -166,7 +166,8 @@ def greedy_failure_escape(lam: float, theta_bound: float) -> float:
     # |theta| = B on <1, theta> = 0 with theta_2 = c: 2 t^2 + 2 c t + 2 c^2 = B^2.
     c = _THETA_STAR[1]
     t = 0.5 * (-c + math.sqrt(2.0 * theta_bound**2 - 3.0 * c**2))
-    return t / _width(math.exp(_LARGEST), lam, 0)
+    # Its width for n to infinity: the largest t of theta = (t, 0, -t) with |theta|_Sigma = 1.
+    return t * math.sqrt(1.0 + 2.0 * lam)
 
 
 def chi_squared(

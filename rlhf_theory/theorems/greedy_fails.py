@@ -1,0 +1,343 @@
+"""Theorem ``greedy-fails``: the greedy policy of the MLE fails at every n, pessimism does not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+
+from rlhf_theory.algorithms.offline_pessimistic import LowerBound
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.bounds import curvature, pessimistic_mle_radius
+from rlhf_theory.core import RewardModel
+from rlhf_theory.data import PreferenceData
+from rlhf_theory.estimators.confidence import ellipsoid
+from rlhf_theory.estimators.mle import bradley_terry_mle
+from rlhf_theory.evaluation.statistics import clopper_pearson
+from rlhf_theory.planners.argmax import argmax_log_probs
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.policies import TablePolicy
+from rlhf_theory.randomness import Key
+from rlhf_theory.rewards import LinearReward
+from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.worlds.hard_instances import (
+    greedy_failure,
+    greedy_failure_data,
+    greedy_failure_escape,
+    greedy_failure_outcomes,
+    greedy_failure_switch,
+)
+from rlhf_theory.worlds.world import World
+
+__all__ = ["THEOREM"]
+
+_LIMIT = 1.0 / (1.0 + math.e)  # sigma(-1): the single comparison is won by the worse action
+_BEST, _REFERENCE = 3, 2  # a4 and a3
+_REWARDS = np.array([-0.9, -1.0, 0.0, 0.1])
+_LOSSES = _REWARDS.max() - _REWARDS
+# Estimates are accurate to about 1e-8: rewards that close are ties.
+_TIE = 1e-7
+_BOUND = 2.0
+# Norms of the paper: L = max |phi| in three dimensions; its curvature is at L B.
+_GAMMA = curvature(math.sqrt(2.0) * _BOUND)
+_PAPER_DIM = 3
+# How far the switch may be from its predicted n: the estimate is noisy where multipliers are small.
+_SWITCH_SLACK = 1.25
+
+
+# --------------------------------------------------------------------------- learners
+
+
+def _radius(sweep: Sweep) -> float:
+    """Return the radius of the paper, unnormalised."""
+    return pessimistic_mle_radius(_PAPER_DIM, _GAMMA, sweep["lam"], _BOUND, sweep["delta"])
+
+
+def _switch(c: float, sweep: Sweep) -> float:
+    """Return the predicted n of the switch from the reference action to the best one."""
+    return greedy_failure_switch(c * _radius(sweep), sweep["lam"])
+
+
+def _critical(sweep: Sweep) -> float:
+    """Return the multiplier below which pessimism fails like greed, in the limit of large n."""
+    return greedy_failure_escape(sweep["lam"], _BOUND) / _radius(sweep)
+
+
+def _name(c: float) -> str:
+    return f"c = {c:g}"
+
+
+def _models(data: PreferenceData, sweep: Sweep) -> dict[str, RewardModel]:
+    """Return what each learner plans with: the estimate, and its lower bound per multiplier.
+
+    As `OfflineGreedy` and `OfflinePessimistic` do with ``theta_bound``, from one fit for all.
+    """
+    theta_hat = bradley_terry_mle(data, bound=_BOUND).require()
+    certain = TablePolicy(np.where(np.arange(4) == _REFERENCE, 0.0, -np.inf)[None, None])
+    models: dict[str, RewardModel] = {"greedy": LinearReward(theta_hat)}
+    for c in sweep["multipliers"]:
+        beta = c * _radius(sweep)
+        models[_name(c)] = LowerBound(ellipsoid(theta_hat, data, sweep["lam"], beta), certain)
+    return models
+
+
+# --------------------------------------------------------------------------- measure
+
+
+def _shares(model: RewardModel, world: World, mass: np.ndarray) -> np.ndarray:
+    """Return how often each action is played, shape ``(A,)``, if replicas count by ``mass``."""
+    x, _ = world.population
+    log_pi = argmax_log_probs(model.rewards(x), x.log_pi0, tie=_TIE)
+    return np.asarray(mass @ np.exp(to_numpy(log_pi)[:, 0]))
+
+
+def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+    """Return how often each action is played: columns ``kind, learner, n, action, share``.
+
+    ``kind`` is "exact", over all outcomes of the labels, or "sample", over replicas with drawn
+    labels.
+    """
+    rows = []
+    replicas = sweep["replicas"]
+    world = greedy_failure(replicas=replicas)
+    for n in sweep["n"]:
+        drawn = greedy_failure_data(world, key.child("data", n), n)
+        for kind, (where, data, mass) in (
+            ("exact", greedy_failure_outcomes(n)),
+            ("sample", (world, drawn, np.full(replicas, 1.0 / replicas))),
+        ):
+            for learner, model in _models(data, sweep).items():
+                shares = _shares(model, where, mass)
+                rows += [(kind, learner, n, a + 1, share) for a, share in enumerate(shares)]
+        progress.advance(f"n = {n:,}")
+    return pd.DataFrame(rows, columns=["kind", "learner", "n", "action", "share"])
+
+
+# --------------------------------------------------------------------------- judge
+
+
+def _table(frame: pd.DataFrame, kind: str, learner: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return sample sizes ``(T,)`` and shares of the actions ``(T, A)``."""
+    part = frame[(frame["kind"] == kind) & (frame["learner"] == learner)]
+    wide = part.pivot_table(index="n", columns="action", values="share")
+    return wide.index.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+
+
+def _losses(shares: np.ndarray) -> np.ndarray:
+    """Return expected losses, shape ``(T,)``."""
+    return np.asarray(shares @ _LOSSES)
+
+
+def _crossing(n: np.ndarray, best: np.ndarray) -> float:
+    """Return the n at which the probability of the best action passes 1/2, read off in log n."""
+    above = np.flatnonzero(best >= 0.5)
+    if above.size == 0 or above[0] == 0:
+        return math.inf if above.size == 0 else float(n[0])
+    k = int(above[0])
+    share = (0.5 - best[k - 1]) / (best[k] - best[k - 1])
+    return float(np.exp(np.log(n[k - 1]) + share * np.log(n[k] / n[k - 1])))
+
+
+def _worst_p_value(frame: pd.DataFrame, replicas: int) -> tuple[float, int]:
+    """Return the smallest binomial p-value of samples against exact shares, and how many."""
+    wide = frame.pivot_table(index=["learner", "n", "action"], columns="kind", values="share")
+    values = [
+        binomtest(round(sample * replicas), replicas, min(1.0, exact)).pvalue
+        for exact, sample in zip(wide["exact"], wide["sample"], strict=True)
+    ]
+    return float(min(values)), len(values)
+
+
+def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
+    n, shares = _table(frame, "exact", "greedy")
+    greedy = _losses(shares)
+    p_value, cells = _worst_p_value(frame, sweep["replicas"])
+    checks = [
+        Check(
+            name="greedy: smallest exact expected loss over n",
+            measured=float(greedy.min()),
+            interval=None,
+            required="above 0.1 at every n ≥ 2",
+            passed=bool(np.all(greedy > 0.1)),
+        ),
+        Check(
+            name=f"greedy: exact expected loss at n = {n[-1]:,.0f}, minus σ(−1)",
+            measured=float(greedy[-1] - _LIMIT),
+            interval=None,
+            required="within 1e-6 of 0",
+            passed=bool(abs(greedy[-1] - _LIMIT) <= 1e-6),
+        ),
+        Check(
+            name=f"samples against enumeration: smallest of {cells} binomial p-values",
+            measured=p_value,
+            interval=None,
+            required=f"at least 0.001/{cells}",
+            passed=p_value >= 1e-3 / cells,
+        ),
+    ]
+    return checks + [_pessimist(frame, sweep, c) for c in sweep["multipliers"]]
+
+
+def _pessimist(frame: pd.DataFrame, sweep: Sweep, c: float) -> Check:
+    """Return whether a pessimist switches to the best action where it is predicted to."""
+    n, shares = _table(frame, "exact", _name(c))
+    loss = _losses(shares)
+    critical = _critical(sweep)
+    if c < critical:
+        return Check(
+            name=f"pessimist, c = {c:g}: exact expected loss at n = {n[-1]:,.0f}",
+            measured=float(loss[-1]),
+            interval=None,
+            required=f"σ(−1) = {_LIMIT:.4f} as for greed: c is below {critical:.3f}",
+            passed=bool(abs(loss[-1] - _LIMIT) <= 1e-3),
+        )
+    predicted = _switch(c, sweep)
+    at = _crossing(n, shares[:, _BEST])
+    return Check(
+        name=f"pessimist, c = {c:g}: n of the switch to the best action over its prediction",
+        measured=at / predicted,
+        interval=None,
+        required=f"1 up to a factor of {_SWITCH_SLACK:g} (prediction {predicted:,.0f}); loss 0 at "
+        f"the largest n (it is {loss[-1]:.1e})",
+        passed=bool(1 / _SWITCH_SLACK <= at / predicted <= _SWITCH_SLACK and loss[-1] <= 1e-4),
+    )
+
+
+# --------------------------------------------------------------------------- draw
+
+
+def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
+    fig, (left, right) = style.figure(2, 1, aspect=0.72)
+    for ax in (left, right):
+        axes.log_axes(ax, "x")
+    _curve(left, frame, sweep, "greedy", "greedy", style.series(1))
+    curves.level(left, _LIMIT, "limit σ(−1)", color="muted")
+    curves.bound(left, [sweep["n"][0], sweep["n"][-1]], [0.1, 0.1], "bound 0.1")
+    left.set_ylim(0.0, 0.42)
+    left.set(title="Greedy", xlabel="comparisons n", ylabel="expected loss")
+    for index, c in enumerate(sweep["multipliers"]):
+        look = style.series((0, 2, 3, 4, 5)[index % 5])
+        _curve(right, frame, sweep, _name(c), f"pessimist, c = {c:g}", look)
+        if c >= _critical(sweep):
+            at = _switch(c, sweep)
+            right.axvline(at, color=look.color, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=0)
+    right.set_ylim(-0.012, 0.42)
+    right.set(title="Pessimistic", xlabel="comparisons n", ylabel="expected loss")
+    axes.legend(fig)
+    return fig
+
+
+def _curve(ax: Any, frame: pd.DataFrame, sweep: Sweep, learner: str, label: str, look: Any) -> None:
+    n, shares = _table(frame, "exact", learner)
+    curves.curve(ax, n, _losses(shares), label=label, color=look.color, style=look.line)
+    n, shares = _table(frame, "sample", learner)
+    mean = _losses(shares)
+    spread = np.maximum(shares @ _LOSSES**2 - mean**2, 0.0)
+    reach = 1.96 * np.sqrt(spread / sweep["replicas"])
+    curves.points(ax, n, mean, mean - reach, mean + reach, color=look.color, size=2.6)
+
+
+def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
+    return (
+        "Expected loss (best reward minus reward of the action played) on the instance with four "
+        "actions: n − 1 comparisons of the two bad ones, a single one of a bad action with the "
+        "reference. Lines: exact expectation by enumerating all outcomes of the labels. Points: "
+        f"means over {sweep['replicas']:,} replicas with drawn labels; bars: 95 % normal "
+        "intervals over replicas. Left: the greedy policy of the maximum-likelihood "
+        "estimate. Right: pessimism with c times the radius of the paper; dotted, the predicted n "
+        "of the switch from the reference action (loss 0.1) to the best one (loss 0). A "
+        "multiplier that is too small fails like greed."
+    )
+
+
+def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
+    n, shares = _table(frame, "exact", "greedy")
+    replicas = sweep["replicas"]
+    numbers: dict[str, float | str] = {
+        "σ(−1), probability of the misleading label": _LIMIT,
+        f"greedy: exact loss at n = {n[0]:,.0f}": float(_losses(shares)[0]),
+        "curvature γ = 1/(2 + e^{LB} + e^{−LB}), L = √2, B = 2": _GAMMA,
+        "radius β (c = 1, unnormalised)": _radius(sweep),
+        "critical multiplier": _critical(sweep),
+    }
+    for c in sweep["multipliers"]:
+        if c >= _critical(sweep):
+            n, shares = _table(frame, "exact", _name(c))
+            numbers[f"switch at c = {c:g}: measured, predicted"] = (
+                f"{_crossing(n, shares[:, _BEST]):,.0f}, {_switch(c, sweep):,.0f}"
+            )
+    n, shares = _table(frame, "sample", "greedy")
+    bad = clopper_pearson(round(replicas * shares[-1, :2].sum()), replicas)
+    numbers[f"greedy: share of replicas that play a bad action at n = {n[-1]:,.0f}"] = (
+        f"{bad.value:.3f} (95 % Clopper–Pearson {bad.lower:.3f} to {bad.upper:.3f})"
+    )
+    return numbers
+
+
+_FULL = {
+    "replicas": 4000,
+    "n": [
+        2,
+        3,
+        5,
+        10,
+        20,
+        50,
+        100,
+        200,
+        350,
+        500,
+        750,
+        1000,
+        2000,
+        5000,
+        7500,
+        10_000,
+        20_000,
+        50_000,
+        100_000,
+        150_000,
+        200_000,
+        300_000,
+        1_000_000,
+    ],
+    "multipliers": [0.02, 0.05, 0.2, 1.0],
+    "lam": 0.1,
+    "delta": 0.05,
+}
+
+THEOREM = Theorem(
+    name="greedy-fails",
+    title="The greedy policy of the MLE fails at every n; pessimism does not",
+    claim=(
+        "There is a problem with four actions and |θ*| ≤ B = 2 on which the greedy policy of the "
+        "maximum-likelihood estimate over {⟨1, θ⟩ = 0, |θ| ≤ B} has E[loss] ≥ 0.1 for every n > 1, "
+        "while the pessimistic policy converges to the best action."
+    ),
+    source="[2301.11270], Theorem 3.9; exact numbers from the theory sheet, 3.2",
+    assumptions=(
+        "One context, no KL term: policies play the action of largest (lower bound of the) reward.",
+        "n − 1 comparisons of (a1, a2), one of (a2, a3), fixed in advance; Bradley–Terry labels.",
+        "λ = 0.1 is fixed in the unnormalised scale, i.e. λ/n in the paper's: held fixed there, "
+        "the switch would never come for large multipliers.",
+    ),
+    departures=(
+        "The bonus form of the pessimistic policy: the set is the ellipsoid, without the paper's "
+        "intersection with the ball.",
+        "θ and φ are written in a basis of the plane ⟨1, θ⟩ = 0, so Σ is a 2 × 2 matrix; the "
+        "radius keeps the paper's d = 3, and C = 1 for its unstated constant.",
+        "The reference vector is v = φ(a3) = 0.",
+    ),
+    quick={**_FULL, "replicas": 1000},
+    full=_FULL,
+    cost=0.5,
+    measure=_measure,
+    judge=_judge,
+    draw=_draw,
+    caption=_caption,
+    constants=_constants,
+)

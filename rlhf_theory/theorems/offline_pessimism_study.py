@@ -1,0 +1,269 @@
+"""What the theorem ``offline-pessimism`` measures: losses, bounds and events per replica."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlhf_theory import worlds
+from rlhf_theory.algorithms.offline_ensemble import EnsembleMinimum, UncertaintyWeighted
+from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePessimistic
+from rlhf_theory.arrays import Array, expand_rows, inner, to_numpy
+from rlhf_theory.core import ConfidenceSet, OfflineAlgorithm, Policy, Problem, Solution
+from rlhf_theory.data import Design, PreferenceData
+from rlhf_theory.estimators.confidence import (
+    R4,
+    R5,
+    ConfidenceRule,
+    Ellipsoid,
+    R1Prime,
+    R2Prime,
+    Scalable,
+    Scaled,
+)
+from rlhf_theory.evaluation.coverage import (
+    coverage_coefficient,
+    fast_rate_constant,
+    fisher_of_sampling,
+)
+from rlhf_theory.evaluation.pessimism import (
+    comparator_excess,
+    comparator_loss,
+    expected_bound,
+    pointwise_bound,
+    reward_interval,
+)
+from rlhf_theory.features import centred
+from rlhf_theory.randomness import Key
+from rlhf_theory.theorems.card import Progress, Sweep
+from rlhf_theory.worlds.world import World
+
+__all__ = [
+    "COLUMNS",
+    "Cell",
+    "against_coverage",
+    "base_cell",
+    "cells",
+    "limit_constant",
+    "measure",
+    "rule",
+    "select",
+    "table",
+    "world_of",
+]
+
+COLUMNS = ["study", "setting", "learner", "n", "replica", "gap", "left", "right", "excess"]
+COLUMNS += ["event", "coverage"]
+"""``left`` and ``right`` are the two sides of the theorem for the comparator pi*, ``excess`` the
+largest difference over the comparators that are checked, ``event`` whether the confidence set
+contains theta*, ``coverage`` the coefficient C*; NaN where a learner has no bound."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One world and behaviour with the learners that meet it."""
+
+    study: str
+    setting: str
+    world: dict[str, Any]
+    n: list[int]
+    learners: tuple[str, ...]
+    behaviour: float = 0.0
+    rules: tuple[str, ...] = field(default=("R1'",))
+
+
+def cells(sweep: Sweep) -> Iterator[Cell]:
+    """Return all cells of a sweep."""
+    base, few = dict(sweep["world"]), sweep["n_few"]
+    both = ("Option I", "Option II")
+    every = ("greedy", *both, "Option I, β/10", "Option II, β/10", "ensemble minimum", "UWO")
+    yield Cell("learners", "", base, sweep["n"], every)
+    for dim in sweep["dims"]:
+        yield Cell("dimension", f"{dim}", {**base, "dim": dim}, few, ("greedy", *both))
+    away = {**base, "reference": "peaked"}
+    for k in sweep["coverages"]:
+        world = {**away, "peak": sweep["peak"]}
+        yield Cell("coverage", f"{k:g}", world, few, ("greedy", *both), behaviour=k)
+    for peak in sweep["peaks"]:
+        world = {**away, "peak": peak}
+        yield Cell("coefficient", f"{peak:g}", world, [sweep["n_fixed"]], ("greedy", *both))
+    for name in sweep["rules"]:
+        yield Cell("rules", name, base, sweep["n_rules"], both, rules=(name,))
+    small = {**base, **sweep["small"]}
+    yield Cell("likelihood", "R4", small, sweep["n_likelihood"], ("likelihood set",))
+
+
+def rule(name: str, sweep: Sweep) -> ConfidenceRule:
+    """Return a rule of the theory sheet by its name."""
+    bound, delta = sweep["theta_bound"], sweep["delta"]
+    known: dict[str, ConfidenceRule] = {
+        "R1'": R1Prime(theta_bound=bound, delta=delta),
+        "R2'": R2Prime(theta_bound=bound, delta=delta),
+        "R4": R4(theta_bound=bound, delta=delta),
+        "R5": R5(theta_bound=bound, delta=delta),
+        "R4 set": R4(theta_bound=bound, delta=delta, form="likelihood"),
+    }
+    return known[name]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A rule with the estimate of the data at hand, which all rules here share."""
+
+    rule: ConfidenceRule
+    solution: Solution[Array]
+
+    def __call__(self, data: PreferenceData, problem: Problem) -> Array:
+        return self.rule(data, problem)
+
+    def fit(
+        self,
+        data: PreferenceData,  # noqa: ARG002
+        design: Design | None = None,  # noqa: ARG002
+        start: Solution[Array] | None = None,  # noqa: ARG002
+    ) -> Solution[Array]:
+        return self.solution
+
+    def confidence_set(
+        self,
+        fit: Solution[Array],
+        data: PreferenceData,
+        problem: Problem | None = None,
+        design: Design | None = None,
+    ) -> Scalable:
+        return self.rule.confidence_set(fit, data, problem, design)
+
+
+def world_of(cell: Cell, sweep: Sweep) -> World:
+    """Return the world of a cell with all replicas."""
+    return worlds.linear(**cell.world, replicas=sweep["replicas"])
+
+
+def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+    """Run the sweep; see `COLUMNS`."""
+    frames = []
+    for cell in cells(sweep):
+        world = world_of(cell, sweep)
+        for first in range(0, sweep["replicas"], sweep["block"]):
+            part = world.block(first, min(first + sweep["block"], sweep["replicas"]))
+            here = key.block(first).child(cell.study, cell.setting)
+            frames += _block(cell, part, sweep, here, first)
+        progress.advance(f"{cell.study} {cell.setting}".strip())
+    return pd.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _block(cell: Cell, world: World, sweep: Sweep, key: Key, first: int) -> list[pd.DataFrame]:
+    """Fit nested data of increasing size with every learner of a cell."""
+    frames = []
+    behaviour = world.behaviour(cell.behaviour)
+    data, drawn = world.problem.empty_data(), 0
+    for n in cell.n:
+        data = world.offline_data(key.child("pairs", n), n - drawn, behaviour, onto=data)
+        drawn = n
+        fit = rule(cell.rules[0], sweep).fit(data)
+        for name in cell.learners:
+            learner, radius = _learner(name, cell, sweep, fit)
+            plan = learner(world.problem, data, key.child("learner", name, n))
+            values = _outcome(world, plan)
+            if radius is not None:
+                confidence = radius.confidence_set(fit, data, world.problem)
+                values |= _sides(name, world, confidence, plan, n)
+            frame = pd.DataFrame({k: to_numpy(v) for k, v in values.items()})
+            frame["replica"] = np.arange(first, first + len(frame))
+            frames.append(frame.assign(study=cell.study, setting=cell.setting, learner=name, n=n))
+    return frames
+
+
+def _learner(
+    name: str, cell: Cell, sweep: Sweep, fit: Solution[Array]
+) -> tuple[OfflineAlgorithm, ConfidenceRule | None]:
+    """Return a learner by its name, and the rule of its bound if it has one."""
+    bound = sweep["theta_bound"]
+    if name == "greedy":
+        return OfflineGreedy(theta_bound=bound), None
+    if name == "ensemble minimum":
+        return EnsembleMinimum(theta_bound=bound), None
+    if name == "UWO":
+        return UncertaintyWeighted(theta_bound=bound), None
+    base: ConfidenceRule = _Fitted(
+        rule("R4 set" if name == "likelihood set" else cell.rules[0], sweep), fit
+    )
+    radius = Scaled(base, 0.1) if name.endswith("β/10") else base
+    option: Any = "I" if name.startswith("Option I,") or name == "Option I" else "II"
+    return OfflinePessimistic(radius=radius, option=option), radius
+
+
+def _outcome(world: World, plan: Solution[Policy]) -> dict[str, Array]:
+    """Return the columns that every learner has, each of shape ``(R,)``."""
+    metrics = world.evaluate(plan.value)
+    nothing = np.full(world.n_replicas, np.nan)
+    missing = dict.fromkeys(("right", "excess", "event", "coverage"), nothing)
+    return {"gap": metrics["gap"], "left": metrics["jeffreys"], **missing}
+
+
+def _sides(
+    name: str, world: World, confidence: ConfidenceSet, plan: Solution[Policy], n: int
+) -> dict[str, Array]:
+    """Return bound, excess, event and coverage of a pessimistic policy."""
+    x, weights = world.population
+    star, log_pi = world.log_pi_star, plan.value.log_probs(x)
+    theta = world.theta_star
+    if name.startswith("Option I,") or name == "Option I":
+        right = expected_bound(confidence, x, weights, star)
+        # The reward that Option I plans with is that of its dual parameter; the comparator pi0 has
+        # the bound 0: the policy is never worse than pi0.
+        error = inner(centred(x), theta - plan.warm)
+        losses = [comparator_loss(pi, log_pi, error, weights) for pi in (star, x.log_pi0)]
+        excess = np.maximum(to_numpy(losses[0]) - to_numpy(right), to_numpy(losses[1]))
+    else:
+        lower, upper = reward_interval(confidence, x)
+        right = pointwise_bound(lower, upper, weights, star)
+        truth = inner(centred(x), theta)
+        excess = comparator_excess(lower, upper, truth, weights, log_pi, x.log_pi0)
+    r = world.n_replicas
+    values = {"right": expand_rows(right, r), "excess": excess, "event": confidence.contains(theta)}
+    if isinstance(confidence, Ellipsoid):
+        values["coverage"] = coverage_coefficient(x, weights, star, confidence.sigma, float(n))
+    return values
+
+
+# --------------------------------------------------------------------------- curves
+
+
+def select(frame: pd.DataFrame, study: str, learner: str, setting: str = "") -> pd.DataFrame:
+    """Return the rows of one learner in one cell."""
+    part = frame[(frame["study"] == study) & (frame["learner"] == learner)]
+    return part[part["setting"] == setting]
+
+
+def table(part: pd.DataFrame, column: str = "gap") -> tuple[np.ndarray, np.ndarray]:
+    """Return sample sizes ``(T,)`` and a column per replica ``(R, T)``."""
+    wide = part.pivot_table(index="replica", columns="n", values=column)
+    return wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+
+
+def base_cell(sweep: Sweep) -> Cell:
+    """Return the cell of all learners in the base world."""
+    return next(cells(sweep))
+
+
+def limit_constant(sweep: Sweep) -> float:
+    """Return ``tr(F^-1 C*) / (2 eta)`` of the base world."""
+    world = world_of(base_cell(sweep), {**sweep, "replicas": 1})
+    x, weights = world.population
+    fisher = fisher_of_sampling(x, weights, x.log_pi0, x.log_pi0, world.theta_star)
+    limit = fast_rate_constant(fisher, x, weights, world.log_pi_star, world.problem.eta)
+    return float(to_numpy(limit)[0])
+
+
+def against_coverage(frame: pd.DataFrame, learner: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients C* and left sides ``(R, worlds)`` at the fixed n, one world per peak."""
+    part = frame[(frame["study"] == "coefficient") & (frame["learner"] == learner)]
+    bounded = frame[(frame["study"] == "coefficient") & (frame["learner"] == "Option II")]
+    at = bounded.groupby("setting")["coverage"].mean().sort_values()
+    wide = part.pivot_table(index="replica", columns="setting", values="left")[list(at.index)]
+    return at.to_numpy(dtype=float), wide.to_numpy(dtype=float)

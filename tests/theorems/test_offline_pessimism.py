@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from rlhf_theory.randomness import Key
+from rlhf_theory.theorems.card import Silent
+from rlhf_theory.theorems.offline_pessimism import THEOREM
+from rlhf_theory.theorems.offline_pessimism_study import COLUMNS, cells, limit_constant
+
+pytestmark = pytest.mark.theorem
+
+SWEEP = {
+    **THEOREM.quick,
+    "replicas": 80,
+    "block": 40,
+    "world": {**THEOREM.quick["world"], "contexts": 6, "actions": 4, "dim": 3},
+    "n": [100, 10_000, 100_000, 1_000_000],
+    "n_few": [100, 10_000],
+    "dims": [2, 3],
+    "coverages": [0.0, 0.5],
+    "peaks": [0.0, 1.5],
+    "n_rules": [100, 10_000],
+    "small": {"contexts": 2, "actions": 3, "dim": 2},
+    "n_likelihood": [100],
+}
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return THEOREM.measure(SWEEP, Key(1), Silent())
+
+
+def failed(frame):
+    return [c.name for c in THEOREM.judge(frame, SWEEP) if not c.passed]
+
+
+def test_the_study_passes(frame):
+    assert failed(frame) == []
+
+
+def test_every_cell_and_replica_is_there(frame):
+    assert list(frame.columns) == COLUMNS
+    expected = sum(len(c.n) * len(c.learners) * SWEEP["replicas"] for c in cells(SWEEP))
+    assert len(frame) == expected
+    assert frame["gap"].min() >= 0.0
+    assert (frame["left"] >= frame["gap"]).all()
+    assert limit_constant(SWEEP) > 0.0
+
+
+def test_pessimists_have_bounds_and_others_have_none(frame):
+    bounded = frame["learner"].str.startswith("Option") | (frame["learner"] == "likelihood set")
+    assert frame.loc[bounded, ["right", "excess", "event"]].notna().all().all()
+    assert frame.loc[~bounded, ["right", "excess", "event"]].isna().all().all()
+
+
+def test_blocks_do_not_change_the_replicas(frame):
+    few = {**SWEEP, "dims": [], "coverages": [], "peaks": [], "rules": []}
+    other = THEOREM.measure({**few, "block": 16}, Key(1), Silent())
+    part = frame[frame["study"] == "learners"]
+    same = other[other["study"] == "learners"]
+    order = ["learner", "n", "replica"]
+    a, b = (f.sort_values(order)["gap"].to_numpy() for f in (part, same))
+    assert np.allclose(a, b, rtol=1e-5, atol=1e-10)
+
+
+def test_a_bound_that_is_broken_too_often_fails(frame):
+    new = frame.copy()
+    cell = (new["study"] == "dimension") & (new["learner"] == "Option I") & (new["n"] == 100)
+    new.loc[cell & (new["replica"] % 8 == 0), "excess"] = 0.1
+    names = failed(new)
+    assert any(name.startswith("Option I against") for name in names)
+    # Those sets contain the truth, so the deterministic part fails as well.
+    assert any(name.startswith("bounds broken") for name in names)
+
+
+def test_a_gap_that_falls_like_one_over_root_n_fails(frame):
+    slow = frame.copy()
+    rows = slow["study"] == "learners"
+    slow.loc[rows, "gap"] = 0.5 * slow.loc[rows, "n"] ** -0.45
+    assert any("greedy: slope" in name for name in failed(slow))
+    assert any("Option II: slope" in name for name in failed(slow))
+
+
+def test_a_greedy_constant_that_is_off_fails(frame):
+    new = frame.copy()
+    new.loc[new["learner"] == "greedy", "gap"] *= 3.0
+    assert any("limit" in name for name in failed(new))
+
+
+def test_losses_that_fall_with_worse_coverage_fail(frame):
+    new = frame.copy()
+    rows = new["study"] == "coefficient"
+    peak = new.loc[rows, "setting"].astype(float)
+    new.loc[rows, "left"] = 0.1 / (1.0 + peak)
+    assert any("power of C*" in name for name in failed(new))
+
+
+def test_figure_caption_and_constants(frame):
+    assert len(THEOREM.draw(frame, SWEEP).axes) == 6
+    assert "80 replicas" in THEOREM.caption(frame, SWEEP)
+    assert THEOREM.constants(frame, SWEEP)["tr(F⁻¹C*)/(2η)"] == limit_constant(SWEEP)
