@@ -129,6 +129,49 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
+class _Pairing:
+    """Where the pairs ``i < j`` of ``A`` actions stand.
+
+    Attributes
+    ----------
+    first, second
+        The actions of every pair.
+    sign
+        1 above the diagonal, -1 below, shape ``(A, A)``.
+    entry
+        For every entry of an ``(A, A)`` matrix its place in the list of all pairs followed by all
+        diagonal entries.
+    incidence
+        1 and -1 at the actions of every pair, shape ``(pairs, A)``; None where it would be large.
+    """
+
+    first: Array
+    second: Array
+    sign: Array
+    entry: Array
+    incidence: Array | None
+
+
+def _pairing(n_actions: int, like: Array) -> _Pairing:
+    i, j = np.triu_indices(n_actions, k=1)
+    entry = np.diag(i.size + np.arange(n_actions))
+    entry[i, j] = entry[j, i] = np.arange(i.size)
+    sign = np.triu(np.ones((n_actions, n_actions)), 1)
+    incidence = None
+    if i.size * n_actions <= _MAX_INCIDENCE:
+        dense = np.zeros((i.size, n_actions))
+        dense[np.arange(i.size), i], dense[np.arange(i.size), j] = 1.0, -1.0
+        incidence = as_like(dense, like)
+    return _Pairing(
+        int_like(i, like),
+        int_like(j, like),
+        as_like(sign - sign.T, like),
+        int_like(entry.ravel(), like),
+        incidence,
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class LaplacianRows:
     """Differences ``phi(x, i) - phi(x, j)`` of all pairs ``i < j``, never formed.
 
@@ -155,26 +198,8 @@ class LaplacianRows:
         return self.phi
 
     @cached_property
-    def _index(self) -> tuple[Array, Array, Array, Array, Array | None]:
-        a = self.phi.shape[2]
-        i, j = np.triu_indices(a, k=1)
-        # Where a pair stands in the list, and its sign; the diagonal takes any pair with sign 0.
-        slot, sign = np.zeros((a, a), dtype=np.int64), np.zeros((a, a))
-        slot[i, j] = slot[j, i] = np.arange(i.size)
-        sign[i, j], sign[j, i] = 1.0, -1.0
-        like = self.phi
-        incidence = None
-        if i.size * a <= _MAX_INCIDENCE:
-            dense = np.zeros((i.size, a))
-            dense[np.arange(i.size), i], dense[np.arange(i.size), j] = 1.0, -1.0
-            incidence = as_like(dense, like)
-        return (
-            int_like(i, like),
-            int_like(j, like),
-            int_like(slot.ravel(), like),
-            as_like(sign, like),
-            incidence,
-        )
+    def _index(self) -> _Pairing:
+        return _pairing(self.phi.shape[2], self.phi)
 
     @cached_property
     def _items(self) -> bool:
@@ -187,55 +212,69 @@ class LaplacianRows:
             return False
         return bool(namespace(self.phi).all(self.phi[0, 0, ...] == eye_like(d, self.phi)))
 
-    def _square(self, w: Array) -> Array:
-        """Return the weights as matrices, any value on the diagonal, shape ``(R, X, A, A)``."""
-        xp = namespace(w)
+    def _per_context(self, w: Array) -> Array:
+        """Return the weights of the pairs of every context, shape ``(R, X, A (A - 1) / 2)``."""
         x, a = self.phi.shape[1], self.phi.shape[2]
-        slot = self._index[2]
-        if a == 1:
-            return full_like((w.shape[0], x, 1, 1), 0.0, w)
-        per_context = xp.reshape(w, (w.shape[0], x, a * (a - 1) // 2))
-        return xp.reshape(xp.take(per_context, slot, axis=-1), (w.shape[0], x, a, a))
+        return namespace(w).reshape(w, (w.shape[0], x, a * (a - 1) // 2))
+
+    def _square(self, w: Array) -> Array:
+        """Return the weights as symmetric matrices, 0 on the diagonal, ``(R, X, A, A)``."""
+        xp = namespace(w)
+        a = self.phi.shape[2]
+        pairs = self._per_context(w)
+        padded = xp.concat([pairs, full_like((*pairs.shape[:2], a), 0.0, w)], axis=-1)
+        return xp.reshape(xp.take(padded, self._index.entry, axis=-1), (*pairs.shape[:2], a, a))
 
     def margins(self, theta: Array) -> Array:
         """Return ``<z_i, theta>``, shape ``(R, n)``."""
         xp = namespace(theta, self.phi)
-        i, j, _, _, incidence = self._index
         r = inner(self.phi, theta)
         n_replicas, x, a = r.shape
-        if incidence is not None:
+        index = self._index
+        if index.incidence is not None:
             flat = xp.reshape(r, (n_replicas * x, a))
-            diff = xp.matmul(flat, xp.matrix_transpose(incidence))
+            diff = xp.matmul(flat, xp.matrix_transpose(index.incidence))
         else:
-            diff = xp.take(r, i, axis=-1) - xp.take(r, j, axis=-1)
+            diff = xp.take(r, index.first, axis=-1) - xp.take(r, index.second, axis=-1)
         return xp.reshape(diff, (n_replicas, x * (a * (a - 1) // 2)))
 
     def adjoint(self, w: Array) -> Array:
         """Return ``sum_i w_i z_i``, shape ``(R, p)``."""
         xp = namespace(w, self.phi)
         x, a, d = self.phi.shape[1:]
-        _, _, _, sign, incidence = self._index
-        if incidence is not None:
-            per_action = xp.matmul(xp.reshape(w, (w.shape[0] * x, a * (a - 1) // 2)), incidence)
+        index, pairs = self._index, self._per_context(w)
+        if index.incidence is not None:
+            per_action = xp.matmul(pairs, index.incidence)
         else:
-            per_action = xp.sum(self._square(w) * sign, axis=-1)
+            per_action = xp.sum(self._square(w) * index.sign, axis=-1)
         flat = xp.reshape(per_action, (w.shape[0], 1, x * a))
         table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
         if table.shape[0] == 1:
             return xp.matmul(flat[:, 0, :], table[0, ...])
         return xp.matmul(flat, table)[:, 0, :]
 
+    def _laplacian(self, w: Array) -> Array:
+        """Return ``diag(W 1) - W`` of every context, shape ``(R, X, A, A)``."""
+        xp = namespace(w)
+        a = self.phi.shape[2]
+        index, pairs = self._index, self._per_context(w)
+        if index.incidence is not None:
+            degree = xp.matmul(pairs, xp.abs(index.incidence))
+        else:
+            degree = xp.sum(self._square(w), axis=-1)
+        entries = xp.take(xp.concat([-pairs, degree], axis=-1), index.entry, axis=-1)
+        return xp.reshape(entries, (*pairs.shape[:2], a, a))
+
     def gram(self, w: Array) -> Array:
         """Return ``sum_i w_i z_i z_i^T``, shape ``(R, p, p)``."""
         xp = namespace(w, self.phi)
         x, a, d = self.phi.shape[1:]
-        square = self._square(w) * xp.abs(self._index[3])
-        degree = xp.sum(square, axis=-1)
+        laplacian = self._laplacian(w)
         if self._items:
-            return degree[:, 0, :, None] * eye_like(d, w) - square[:, 0, ...]
-        lap = degree[..., None] * self.phi - xp.matmul(square, self.phi)
+            return laplacian[:, 0, ...]
+        lap = xp.reshape(xp.matmul(laplacian, self.phi), (w.shape[0], x * a, d))
         table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
-        full = xp.matmul(xp.matrix_transpose(table), xp.reshape(lap, (lap.shape[0], x * a, d)))
+        full = xp.matmul(xp.matrix_transpose(table), lap)
         return 0.5 * (full + xp.matrix_transpose(full))
 
     @cached_property
