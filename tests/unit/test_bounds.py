@@ -159,3 +159,13 @@ def test_delta_outside_the_unit_interval_is_refused(delta):
     ):
         with pytest.raises(ValueError, match="delta must lie strictly between 0 and 1"):
             call()
+
+
+def test_pessimistic_mle_radius_has_the_papers_form():
+    # Normalised: f = sqrt((d + log(1/delta)) / (gamma^2 n) + lambda B^2), lambda per comparison.
+    n, lam, gamma = 400, 0.3, 0.0527
+    f = math.sqrt((3 + math.log(20)) / (gamma**2 * n) + lam / n * 4.0)
+    beta = bounds.pessimistic_mle_radius(3, gamma, lam, 2.0, 0.05)
+    assert beta == pytest.approx(f * math.sqrt(n), rel=1e-12)
+    with pytest.raises(ValueError, match="delta must lie strictly between 0 and 1"):
+        bounds.pessimistic_mle_radius(3, gamma, lam, 2.0, 0.0)

@@ -54,12 +54,15 @@ def test_fit_matches_scipy_and_the_general_solver(n):
         assert ours <= answer.fun + 1e-7 * (1 + n)
 
 
-def test_separable_data_far_out_converge():
-    """Logits of 40 at the boundary: damped steps of about .7 logits have to get there."""
+def test_separable_data_far_out_converge_and_beyond_rounding_say_that_they_have_not():
+    """Damped steps of about .7 logits have to get to 24; beyond 30 doubles cannot tell."""
     data, _, _ = counted_data(np.zeros(1), n=1, replicas=6)
-    fit = ball_mle(data.differences, data.count, data.wins, bound=20.0)
+    fit = ball_mle(data.differences, data.count, data.wins, bound=12.0)
     assert np.all(fit.converged)
-    np.testing.assert_allclose(np.linalg.norm(fit.value, axis=1), 20.0, rtol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(fit.value, axis=1), 12.0, rtol=1e-9)
+    beyond = ball_mle(data.differences, data.count, data.wins, bound=1000.0)
+    assert not np.any(beyond.converged)
+    assert "lower `bound`" in beyond.message
 
 
 def test_unseen_directions_have_no_part(xp_like):

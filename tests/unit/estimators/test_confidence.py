@@ -3,8 +3,21 @@
 import numpy as np
 import pytest
 
-from rlhf_theory.arrays import to_numpy
-from rlhf_theory.estimators.confidence import R2, R4, ConfidenceRule, Constant, Scaled
+from rlhf_theory.arrays import as_like, int_like, to_numpy
+from rlhf_theory.data import Contexts, PairList
+from rlhf_theory.estimators.confidence import (
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    ConfidenceRule,
+    Constant,
+    R1Prime,
+    R2Prime,
+    R2Ridge,
+    Scaled,
+)
 from tests.helpers.labelled import counted_data
 
 D = 3
@@ -56,6 +69,34 @@ def test_a_constant_radius(xp_like):
     np.testing.assert_allclose(to_numpy(confidence.sigma), want, rtol=1e-12)
     skew = rule.confidence_set(rule.fit(data, data.skew), data, problem, data.skew)
     assert tuple(skew.sigma.shape) == (3, 6, 6)
+
+
+@pytest.mark.parametrize("n", [0, 30])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *(R1(), R1Prime(), R2(), R2Prime(), R2Ridge(), R3(), R4(), R5(), Constant(beta=1.0)),
+        *(R3(form="likelihood"), R4(form="likelihood"), R4(integral="importance", n_draws=20)),
+    ],
+    ids=lambda rule: f"{type(rule).__name__}-{getattr(rule, 'form', '')}",
+)
+def test_contexts_that_never_repeat(xp_like, rule, n):
+    """A growing list of pairs, each replica with its own rows; the first round has none."""
+    rng = np.random.default_rng(0)
+    phi = rng.normal(size=(3, max(n, 1), 4, D)) / 2
+    log_pi0 = np.full(phi.shape[:3], -np.log(4))
+    x = Contexts(as_like(phi, xp_like), as_like(log_pi0, xp_like))
+    data = PairList.empty(3, D, xp_like)
+    if n:
+        a1, a2 = (int_like(rng.integers(4, size=(3, n)), xp_like) for _ in range(2))
+        data = data.add(x, a1, a2, as_like(rng.integers(2, size=(3, n)), xp_like))
+    fit = rule.fit(data)
+    assert np.all(to_numpy(fit.converged))
+    confidence = rule.confidence_set(fit, data)
+    lower, upper = (to_numpy(f(x.phi)) for f in (confidence.lower, confidence.upper))
+    assert lower.shape == phi.shape[:3]
+    assert np.all(lower < upper)
+    assert np.all(to_numpy(confidence.contains(fit.value)))
 
 
 def test_settings_that_cannot_work_are_refused():

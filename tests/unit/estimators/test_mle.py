@@ -268,6 +268,21 @@ def test_a_replica_alone_is_the_same_replica(xp_like, options):
             )
 
 
+@pytest.mark.parametrize("options", [{"ridge": 0.1}, {"bound": 3.0}])
+def test_a_replica_that_has_converged_stays_put(xp_like, options):
+    # With a coarse tolerance the others go on for a while, and must not take it along.
+    z, count, wins = instance(replicas=6, own=True)
+    z *= np.geomspace(0.3, 10.0, 6)[:, None, None]
+    together = logistic_mle(*arrays(xp_like, z, count, wins), tol=0.3, **options)
+    steps = []
+    for r in range(6):
+        one = slice(r, r + 1)
+        alone = logistic_mle(*arrays(xp_like, z[one], count[one], wins[one]), tol=0.3, **options)
+        steps.append(alone.n_iter)
+        np.testing.assert_allclose(to_numpy(alone.value), to_numpy(together.value)[one], atol=1e-10)
+    assert min(steps) < max(steps) == together.n_iter
+
+
 def test_both_designs_give_one_fit(xp_like):
     rng = np.random.default_rng(0)
     phi = rng.normal(size=(1, 3, 4, 2))
@@ -433,6 +448,21 @@ def test_steep_features_in_a_ball_raise_no_linear_algebra_error():
         fit = logistic_mle(*arrays(np.zeros(1), z, c, 0.0 * c), bound=bound)
         assert np.isfinite(fit.value).all()
         assert fit.converged.all() or bound == 5.0  # 400 logits: beyond doubles, and it says so
+
+
+@pytest.mark.parametrize("bound", [2.0, 10.0, 20.0, 100.0])
+def test_a_separable_fit_in_a_ball_is_on_the_sphere_or_not_vouched_for(xp_like, bound):
+    # One row: the minimiser is bound z / |z|. Beyond 37 logits the gradient rounds to zero, and a
+    # solver that stops there is not at the minimum.
+    z = np.array([[[1.2, 1.6]]])
+    c = np.array([[3.0]])
+    fit = logistic_mle(*arrays(xp_like, z, c, c), bound=bound)
+    if 2.0 * bound < 30.0:
+        assert to_numpy(fit.converged).all()
+        np.testing.assert_allclose(to_numpy(fit.value), bound * z[0] / 2.0, rtol=1e-7)
+    else:
+        assert not to_numpy(fit.converged).any()
+        assert "lower `bound`" in fit.message
 
 
 def test_counts_of_soft_labels_are_fitted(xp_like):

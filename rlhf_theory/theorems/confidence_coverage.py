@@ -1,0 +1,277 @@
+"""Theorem ``confidence-coverage``: which radii keep their promise, when, and how tight they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rlhf_theory.evaluation.statistics import Interval, clopper_pearson
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.theorems.card import Check, Sweep, Theorem
+from rlhf_theory.theorems.coverage_runs import (
+    ALL,
+    IN_DESIGN,
+    ON_LIKELIHOOD,
+    coverage_world,
+    measure_coverage,
+    schedule,
+)
+from rlhf_theory.theorems.query_rules import QUERY_RULES
+
+__all__ = ["THEOREM"]
+
+_RULES = (*IN_DESIGN, *ON_LIKELIHOOD)
+_KEEP = ("R2", "R2′", "R3", "R4")
+# Radius over error as the theory sheet has it (10.8): rule, |theta*|, n -> value.
+_SHEET = {
+    "R1": {(1, 100): 12.2, (1, 1000): 10.5, (3, 100): 383.0, (3, 1000): 343.0},
+    "R2": {(1, 100): 13.9, (1, 1000): 14.5, (3, 100): 437.0, (3, 1000): 475.0},
+    "R3 in H": {(1, 100): 8.3, (1, 1000): 8.3, (3, 100): 12.4, (3, 1000): 12.9},
+    "R3": {(1, 100): 29.9, (1, 1000): 41.4, (3, 100): 35.4, (3, 1000): 46.9},
+    "R4": {(1, 100): 7.5, (1, 1000): 12.5, (3, 100): 11.1, (3, 1000): 16.6},
+}
+
+
+# --------------------------------------------------------------------------- judge
+
+
+def _situations(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the three designs of the claim: fixed, adaptive, and peeked (any rule, all times)."""
+    once = frame["look"] != ALL
+    fixed = frame["design"] == "fixed"
+    return {
+        "fixed design": frame[once & fixed],
+        "adaptive design": frame[once & ~fixed],
+        "looked at after every round": frame[~once],
+    }
+
+
+def _coverages(frame: pd.DataFrame, level: float = 0.95) -> Interval:
+    """Return the share of sets that contain the truth per (norm, design, look), exact intervals."""
+    groups = (frame["used"] <= 1.0).groupby([frame["norm"], frame["design"], frame["look"]])
+    table = groups.agg(["sum", "count"])
+    return clopper_pearson(table["sum"], table["count"], level)
+
+
+def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
+    nominal = 1.0 - sweep["delta"]
+    checks = []
+    for words, part in _situations(frame).items():
+        for rule in _KEEP:
+            mine = part[part["rule"] == rule]
+            cases = len(mine[["norm", "design", "look"]].drop_duplicates())
+            # The lowest of several coverages: all intervals hold at once with probability 95 %.
+            found = _coverages(mine, 1.0 - 0.05 / max(cases, 1))
+            worst = int(np.argmin(found.value))
+            ends = float(found.lower[worst]), float(found.upper[worst])
+            checks.append(
+                Check(
+                    name=f"{rule} keeps its coverage, {words}: lowest of {cases}",
+                    measured=float(found.value[worst]),
+                    interval=ends,
+                    required=f"exact interval (95 % for all {cases}) reaches {nominal:g}",
+                    passed=ends[1] >= nominal,
+                )
+            )
+    peeked = frame[(frame["rule"] == "R5") & (frame["look"] == ALL)]
+    found = _coverages(peeked)
+    worst = int(np.argmax(found.upper))
+    ends = float(found.lower[worst]), float(found.upper[worst])
+    checks.append(
+        Check(
+            name=f"R5 loses its coverage when looked at after every round: highest of "
+            f"{found.value.size}",
+            measured=float(found.value[worst]),
+            interval=ends,
+            required=f"exact 95 % interval ends below {nominal:g}",
+            passed=ends[1] < nominal,
+        )
+    )
+    return checks
+
+
+# --------------------------------------------------------------------------- draw
+
+
+def _tightness(frame: pd.DataFrame, rule: str, norm: float, look: int) -> float:
+    """Return radius over the 95 % quantile of the error: 1 for a set that is just wide enough.
+
+    For thresholds on the likelihood the roots are compared, so that every rule is measured by the
+    width of its set.
+    """
+    part = frame[
+        (frame["rule"] == rule)
+        & (frame["norm"] == norm)
+        & (frame["look"] == look)
+        & (frame["design"] == "fixed")
+    ]
+    power = 0.5 if rule in ON_LIKELIHOOD else 1.0
+    width = np.maximum(part["radius"], 0.0) ** power
+    error = np.where(part["radius"] > 0, part["used"] * width, 0.0)
+    return float(width.mean() / np.quantile(error, 0.95))
+
+
+_TIGHT = ("R1", "R1′", "R2", "R2′", "R3 in H", "R4 in H", "R3", "R4", "R5")
+
+
+def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
+    fig, (once, peeked, tight) = style.figure(3, 1, aspect=1.05)
+    last = max(sweep["n"])
+    for ax, look in ((once, last), (peeked, ALL)):
+        curves.level(ax, 1.0 - sweep["delta"], color="ink")
+        for k, design in enumerate(QUERY_RULES):
+            part = frame[(frame["look"] == look) & (frame["design"] == design)]
+            ends = [_lowest(part[part["rule"] == rule]) for rule in _RULES]
+            value, lower, upper = (np.array(column) for column in zip(*ends, strict=True))
+            at = np.arange(len(_RULES)) + 0.24 * (k - 1)
+            mark = style.series(k)
+            curves.points(
+                ax, at, value, lower, upper, _DESIGNS[design], mark.color, marker=mark.marker
+            )
+        ax.set_xticks(np.arange(len(_RULES)), _RULES)
+        ax.tick_params(axis="x", length=0)
+        ax.grid(visible=False, axis="x")
+    low = min(once.get_ylim()[0], peeked.get_ylim()[0])
+    for ax in (once, peeked):
+        ax.set_ylim(low, 1.012)
+    axes.log_axes(tight, "y")
+    curves.level(tight, 1.0, color="ink")
+    looks = [n for n in sweep["n"] if n >= 100] or sweep["n"]
+    for k, norm in enumerate(sweep["norms"]):
+        for j, look in enumerate(looks):
+            values = [_tightness(frame, rule, norm, look) for rule in _TIGHT]
+            at = np.arange(len(_TIGHT)) + 0.36 * (k - 0.5) + 0.16 * (j - 0.5)
+            mark = style.series(3 + k)
+            label = f"|θ*| = {norm:g}, n = {look}"
+            curves.points(
+                tight, at, values, label=label, color=mark.color, marker=mark.marker, hollow=j == 0
+            )
+    tight.set_xticks(np.arange(len(_TIGHT)), [name.replace(" in H", "\n(H)") for name in _TIGHT])
+    tight.tick_params(axis="x", length=0)
+    tight.grid(visible=False, axis="x")
+    once.set(title=f"Looked at once, n = {last}", ylabel="coverage")
+    peeked.set(title="After every round", ylabel="coverage at all times")
+    tight.set(title="Tightness", ylabel="radius / 95 % quantile of the error")
+    axes.legend(fig)
+    return fig
+
+
+_DESIGNS = {"fixed": "fixed design", "GSHF": "adaptive: GSHF", "MaxInP": "adaptive: MaxInP"}
+
+
+def _lowest(part: pd.DataFrame) -> tuple[float, float, float]:
+    """Return the lower of the coverages over the norms, with its interval."""
+    found = _coverages(part)
+    worst = int(np.argmin(found.value))
+    return float(found.value[worst]), float(found.lower[worst]), float(found.upper[worst])
+
+
+def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
+    replicas = frame["replica"].nunique()
+    rounds = len(schedule(sweep))
+    return (
+        f"Share of {replicas} replicas whose confidence set contains θ*; the lower of the shares "
+        f"for |θ*| = {' and '.join(f'{norm:g}' for norm in sweep['norms'])}, with θ* on the "
+        f"boundary of the ball, δ = {sweep['delta']:g} (dotted: 1 − δ). Left: at one n fixed in "
+        f"advance. Middle: at the ends of all {rounds} rounds up to n = {max(sweep['n'])} at once. "
+        "Bars: exact (Clopper–Pearson) 95 % intervals over replicas. Right: mean radius over the "
+        "95 % quantile of the error over replicas, in the metric of the radius (fixed design); 1 "
+        "would be just wide enough. For R3 to R5 the roots of threshold and likelihood excess, for "
+        "(H) the ellipsoids that they imply."
+    )
+
+
+def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
+    numbers: dict[str, float | str] = {}
+    fixed = frame[(frame["design"] == "fixed") & (frame["look"] != ALL)]
+    mean = (
+        fixed.assign(error=fixed["radius"] * fixed["used"])
+        .groupby(["rule", "norm", "look"])[["radius", "error"]]
+        .mean()
+    )
+    for rule, sheet in _SHEET.items():
+        found, wanted, where = [], [], []
+        for (norm, n), value in sheet.items():
+            if (rule, norm, n) in mean.index:
+                radius, error = mean.loc[(rule, float(norm), n), :].to_numpy(dtype=float)
+                found.append(radius if rule in ON_LIKELIHOOD else radius / error)
+                wanted.append(value)
+                where.append(f"({norm:g}, {n})")
+        what = "threshold on L" if rule in ON_LIKELIHOOD else "radius / error"
+        if found:
+            numbers[f"{rule}, {what} at (|θ*|, n) = {', '.join(where)}; sheet 10.8 in brackets"] = (
+                ", ".join(f"{a:.3g} [{b:.3g}]" for a, b in zip(found, wanted, strict=True))
+            )
+    for rule in ("R1", "R5"):
+        for words, part in _situations(frame).items():
+            found_coverage = _coverages(part[part["rule"] == rule])
+            numbers[f"{rule}: lowest coverage, {words}"] = float(found_coverage.value.min())
+    checked = frame.dropna(subset="laplace").groupby("look")["laplace"]
+    for (look, low), high in zip(checked.min().items(), checked.max(), strict=True):
+        numbers[f"R4: threshold by Laplace minus exact, n = {look}, nats"] = (
+            f"{low:+.3f} to {high:+.3f}"
+        )
+    for norm in sweep["norms"]:
+        facts = coverage_world({**sweep, "replicas": 1}, norm).summary()
+        low, middle, high = facts["win_probability_quantiles"]
+        numbers[f"win probabilities (5 %, 50 %, 95 %) at |θ*| = {norm:g}"] = (
+            f"{low:.2f}, {middle:.2f}, {high:.2f}"
+        )
+    return numbers
+
+
+_FULL = {
+    "replicas": 1024,
+    "block": 256,
+    "instance": 0,
+    "contexts": 8,
+    "actions": 6,
+    "dim": 5,
+    "eta": 0.3,
+    "norms": [1.0, 3.0],
+    "n": [10, 100, 1000],
+    "growth": 0.015,
+    "delta": 0.05,
+    "lam": 1.0,
+}
+
+THEOREM = Theorem(
+    name="confidence-coverage",
+    title="Which confidence sets hold, when the data are chosen and looked at as one goes along",
+    claim=(
+        "With probability at least 1 − δ the sets R2, R3 and R4 contain θ* at all times at once, "
+        "for any rule that chooses the comparisons: |θ̂ − θ*|_V ≤ G/γ + √(G²/γ² + 4λB²) with "
+        "G² = (2 log(1/δ) + log det V − d log λ)/4 (R2); L(θ*) − L(θ̂) ≤ log(1/δ) + "
+        "d log max(e, 2eBn·max|z|/d) (R3); L(θ*) ≤ −log ∫ e^{−L} dQ + log(1/δ) (R4). R1 holds at "
+        "one n for a fixed design. R5, L(θ*) − L(θ̂) ≤ χ²_{d,1−δ}/2, is asymptotic and for one n: "
+        "looked at all the time, it fails."
+    ),
+    source="Theory sheet 10.2, 10.3, 10.5, 10.6 (derived there); R3: Lee, Yun and Jun (2024), "
+    "unified confidence sequences; the form of R1: [2301.11270], Lemma 3.1",
+    assumptions=(
+        "Linear rewards, Bradley–Terry labels; |θ*| ≤ B, here with equality; θ̂ is the maximum "
+        "likelihood estimate over the ball |θ| ≤ B without ridge.",
+        "Queries depend on the past only. λ and the prior Q = N(0, (B²/d) I) are fixed in advance.",
+        "R2 to R4: nothing else. R1: the design does not depend on labels, one n. R5: n large too.",
+    ),
+    departures=(
+        "The integral of R4 is Laplace's approximation; what that does to the threshold, against "
+        "importance sampling with 400 draws, is on the card.",
+        "max |z| is that of the table of pairs, so M = B max |z| and not 2B.",
+        "Rounds have one label at first and later a fixed share of those so far; “at all times” "
+        "means at the end of every round.",
+        "GSHF chooses its second action per context, by the width relative to the first; MaxInP "
+        "drops actions by 95 % Wald intervals rather than by its theoretical radius.",
+        "R1 is reported, not judged, outside the fixed design: it has no guarantee there, but is "
+        "so wide that it holds.",
+    ),
+    quick={**_FULL, "replicas": 200, "growth": 0.06},
+    full=_FULL,
+    cost=4.0,
+    measure=measure_coverage,
+    judge=_judge,
+    draw=_draw,
+    caption=_caption,
+    constants=_constants,
+)

@@ -1,0 +1,187 @@
+"""Runs of the study of confidence sets: labels by several rules, looked at after every round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlhf_theory import worlds
+from rlhf_theory.core import Solution
+from rlhf_theory.data import PreferenceData
+from rlhf_theory.estimators.ball_mle import ball_mle
+from rlhf_theory.estimators.confidence import R1, R2, R3, R4, R5, R1Prime, R2Prime
+from rlhf_theory.estimators.ellipsoid import design_matrix
+from rlhf_theory.estimators.mle import fisher_information, neg_log_likelihood
+from rlhf_theory.oracles import feedback_from
+from rlhf_theory.problems import FiniteProblem
+from rlhf_theory.randomness import Key
+from rlhf_theory.theorems.card import Progress, Sweep
+from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
+from rlhf_theory.worlds.world import World
+
+__all__ = ["ALL", "IN_DESIGN", "ON_LIKELIHOOD", "coverage_world", "measure_coverage", "schedule"]
+
+IN_DESIGN = {"R1": R1, "R1′": R1Prime, "R2": R2, "R2′": R2Prime}
+"""Rules with a radius in ``V``."""
+
+ON_LIKELIHOOD = {"R3": R3, "R4": R4, "R5": R5}
+"""Rules with a threshold on the likelihood."""
+
+ALL = 0
+"""The look at the ends of all rounds at once."""
+
+
+def coverage_world(sweep: Sweep, norm: float) -> World:
+    """Return the linear world with ``|theta*| = norm``, which is also the bound of the sets."""
+    return worlds.linear(
+        contexts=sweep["contexts"],
+        actions=sweep["actions"],
+        dim=sweep["dim"],
+        eta=sweep["eta"],
+        theta_norm=norm,
+        replicas=sweep["replicas"],
+        seed=sweep["instance"],
+    )
+
+
+def schedule(sweep: Sweep) -> list[int]:
+    """Return the labels of every round: one at first, later a fixed share of those so far."""
+    total, rounds, stops = 0, [], sorted(sweep["n"])
+    while total < stops[-1]:
+        step = max(1, int(sweep["growth"] * total))
+        # Rounds end exactly where the fixed-time looks are.
+        step = min(step, next(n for n in stops if n > total) - total)
+        rounds.append(step)
+        total += step
+    return rounds
+
+
+def measure_coverage(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+    """Return how much of each radius is used, per replica.
+
+    Columns: norm (of theta*, and bound), design, look (the number of labels, or 0 for all times at
+    once), rule, replica, radius (at a look; for all times at the end), used (error over radius; for
+    a threshold on the likelihood, the root of excess over threshold; at most 1 where the set
+    contains the truth; for all times the largest), laplace (threshold by Laplace's integral minus
+    that by importance sampling, in nats, where it was checked).
+    """
+    frames = []
+    for norm in sweep["norms"]:
+        world = coverage_world(sweep, norm)
+        for design in QUERY_RULES:
+            for first in range(0, sweep["replicas"], sweep["block"]):
+                stop = min(first + sweep["block"], sweep["replicas"])
+                part = _run(
+                    sweep, norm, design, world.block(first, stop), key.block(first), first == 0
+                )
+                frames.append(part.assign(replica=part["replica"] + first))
+            progress.advance(f"|theta*| = {norm:g}, {design}")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _run(
+    sweep: Sweep, norm: float, design: str, world: World, key: Key, first: bool
+) -> pd.DataFrame:
+    """Collect labels by one rule, look at every round, and keep the fixed-time looks."""
+    problem = world.problem
+    if not isinstance(problem, FiniteProblem) or world.theta_star is None:
+        message = "The study needs a finite world with a known theta."
+        raise TypeError(message)
+    ask = QUERY_RULES[design]
+    feedback = feedback_from(world.oracle)
+    data, key = problem.empty_data(), key.child(design)
+    fit = _fit(data, norm, None)
+    peak: dict[str, np.ndarray] = {}
+    rows: list[pd.DataFrame] = []
+    total = 0
+    for t, m in enumerate(schedule(sweep)):
+        at = key.child(t)
+        x = problem.sample_contexts(at.child("contexts"), m)
+        a1, a2 = ask(Query(problem, data, fit.value, x.ids, at.child("query")))
+        data = data.add(x, a1, a2, feedback(x, a1, a2, at.child("labels")))
+        fit = _fit(data, norm, fit)
+        total += m
+        found = _used(sweep, norm, data, fit, world.theta_star)
+        for rule, (_, used) in found.items():
+            peak[rule] = np.maximum(peak.get(rule, 0.0), used)
+        if total in sweep["n"]:
+            found |= _used_in_hessian(sweep, norm, data, fit, world.theta_star)
+            check = first and design == "fixed"
+            error = _laplace_error(sweep, norm, data, fit) if check else np.nan
+            rows += [
+                _row(total, rule, *pair, error if rule == "R4" else np.nan)
+                for rule, pair in found.items()
+            ]
+    rows += [_row(ALL, rule, found[rule][0], used, np.nan) for rule, used in peak.items()]
+    frame = pd.concat(rows, ignore_index=True)
+    return frame.assign(norm=norm, design=design)
+
+
+def _row(
+    look: int, rule: str, radius: np.ndarray, used: np.ndarray, laplace: np.ndarray | float
+) -> pd.DataFrame:
+    columns = {"look": look, "rule": rule, "replica": np.arange(used.size)}
+    return pd.DataFrame({**columns, "radius": radius, "used": used, "laplace": laplace})
+
+
+def _fit(data: PreferenceData, norm: float, start: Solution[Any] | None) -> Solution[Any]:
+    # The excess is flat at the estimate: an error of 1e-6 there costs n times its square.
+    args = (data.differences, data.count, data.wins)
+    return ball_mle(*args, bound=norm, start=start, tol=1e-6)
+
+
+def _settings(sweep: Sweep, norm: float) -> dict[str, Any]:
+    return {"theta_bound": norm, "delta": sweep["delta"], "lam": sweep["lam"]}
+
+
+def _used(
+    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any], theta: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return radius and its used share for every rule, each of shape ``(R,)``."""
+    settings = _settings(sweep, norm)
+    error = theta - fit.value
+    sigma = design_matrix(data.differences, data.count, sweep["lam"])
+    in_v = _norm(error, sigma)
+    found = {}
+    for name, rule in IN_DESIGN.items():
+        beta = rule(**settings).beta(data)
+        found[name] = (beta, in_v / beta)
+    truth = np.broadcast_to(theta, fit.value.shape)
+    args = (data.differences, data.count, data.wins)
+    # The estimate is not exact, so the excess may come out a little below 0.
+    excess = np.maximum(neg_log_likelihood(truth, *args) - neg_log_likelihood(fit.value, *args), 0)
+    for name, likelihood in ON_LIKELIHOOD.items():
+        tau = likelihood(**settings).threshold(data, fit=fit)
+        # An empty set (a threshold below 0) has lost the truth.
+        share = np.sqrt(excess / np.where(tau > 0, tau, 1.0))
+        found[name] = (tau, np.where(tau > 0, share, np.inf))
+    return found
+
+
+def _used_in_hessian(
+    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any], theta: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the same for the ellipsoids in ``H(theta_hat) + lambda I`` that R3 and R4 imply."""
+    sigma = fisher_information(fit.value, data.differences, data.count, sweep["lam"])
+    error = _norm(theta - fit.value, sigma)
+    found = {}
+    for name in ("R3", "R4"):
+        beta = ON_LIKELIHOOD[name](**_settings(sweep, norm)).beta(data, fit=fit)
+        found[f"{name} in H"] = (beta, error / beta)
+    return found
+
+
+def _norm(v: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.einsum("ri,rij,rj->r", v, sigma, v)))
+
+
+def _laplace_error(
+    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any]
+) -> np.ndarray:
+    """Return how much longer the threshold is by Laplace than by importance sampling, nats."""
+    laplace = R4(**_settings(sweep, norm))
+    exact = replace(laplace, integral="importance")
+    return np.asarray(laplace.threshold(data, fit=fit) - exact.threshold(data, fit=fit))

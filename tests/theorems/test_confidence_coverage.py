@@ -1,0 +1,173 @@
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from rlhf_theory.plots import figures
+from rlhf_theory.randomness import Key
+from rlhf_theory.theorems.card import Silent
+from rlhf_theory.theorems.confidence_coverage import THEOREM
+from rlhf_theory.theorems.coverage_runs import ALL, schedule
+
+pytestmark = pytest.mark.theorem
+
+TINY = {
+    **THEOREM.quick,
+    "replicas": 6,
+    "block": 3,
+    "contexts": 3,
+    "actions": 4,
+    "dim": 2,
+    "norms": [1.0],
+    "n": [10, 60],
+    "growth": 0.2,
+}
+RULES = {"R1", "R1′", "R2", "R2′", "R3", "R4", "R5"}
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return THEOREM.measure(TINY, Key(0), Silent())
+
+
+def ideal(replicas=1000):
+    """Curves as the claim has them: the used share of every radius, drawn from a known law."""
+    rng = np.random.Generator(np.random.Philox(1))
+    miss = {"R1": 1e-6, "R1′": 1e-6, "R2": 1e-6, "R2′": 1e-6, "R3": 1e-6, "R4": 0.03, "R5": 0.05}
+    parts = []
+    for design in ("fixed", "GSHF", "MaxInP"):
+        for look in (10, 60, ALL):
+            for rule, chance in miss.items():
+                share = 0.3 if (rule, look) == ("R5", ALL) else chance
+                u = rng.uniform(size=replicas)
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "norm": 1.0,
+                            "design": design,
+                            "look": look,
+                            "rule": rule,
+                            "replica": np.arange(replicas),
+                            "radius": 5.0,
+                            "used": np.where(u < share, 1.1, 0.5),
+                            "laplace": np.nan,
+                        }
+                    )
+                )
+                if look != ALL and rule in ("R3", "R4"):
+                    parts.append(parts[-1].assign(rule=f"{rule} in H"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_curves_are_tidy_and_complete(frame):
+    order = ["norm", "design", "look", "rule", "replica"]
+    assert not frame.duplicated(order).any()
+    assert set(frame["design"]) == {"fixed", "GSHF", "MaxInP"}
+    for look, rules in ((ALL, RULES), (10, RULES | {"R3 in H", "R4 in H"})):
+        part = frame[frame["look"] == look]
+        assert set(part["rule"]) == rules
+        assert len(part) == 3 * 6 * len(rules)
+    assert np.isfinite(frame[["radius", "used"]]).all().all()
+    assert (frame["used"] >= 0).all()
+    checked = frame.dropna(subset="laplace")
+    assert set(checked["rule"]) == {"R4"}
+    assert (checked["laplace"].abs() < 0.5).all()
+
+
+def test_the_largest_share_over_time_is_at_least_that_of_every_look(frame):
+    table = frame.pivot_table(
+        index=["norm", "design", "rule", "replica"], columns="look", values="used"
+    )
+    table = table[table[ALL].notna()]
+    assert (table[ALL] >= table[10] - 1e-12).all()
+    assert (table[ALL] >= table[60] - 1e-12).all()
+
+
+def test_replicas_do_not_depend_on_their_block(frame):
+    other = THEOREM.measure({**TINY, "block": 6}, Key(0), Silent())
+    order = ["norm", "design", "look", "rule", "replica"]
+    a, b = (f.sort_values(order)["used"].to_numpy() for f in (frame, other))
+    assert_allclose(a, b, atol=1e-6)
+
+
+def test_rounds_have_one_label_first_and_end_at_the_looks():
+    rounds = schedule(TINY)
+    ends = np.cumsum(rounds)
+    assert rounds[0] == 1
+    assert {10, 60} <= set(ends)
+    assert ends[-1] == 60
+    assert max(rounds) > 1
+    assert set(schedule({**TINY, "growth": 0.0})) == {1}
+
+
+def test_order_of_the_radii(frame):
+    """The short forms are about half the long ones; R4 is below R3; ellipsoids come on top."""
+    mean = frame[frame["look"] == 60].groupby("rule")["radius"].mean()
+    assert mean["R1′"] < 0.75 * mean["R1"]
+    assert mean["R2′"] < 0.75 * mean["R2"]
+    assert mean["R4"] < mean["R3"]
+    assert mean["R4 in H"] < mean["R3 in H"]
+    used = frame[frame["look"] == 60].groupby("rule")["used"].mean()
+    assert used["R3 in H"] < used["R3"]
+
+
+def test_verdict_is_passed_by_curves_that_behave_as_claimed():
+    checks = THEOREM.judge(ideal(), TINY)
+    assert len(checks) == 13
+    assert all(check.passed for check in checks)
+    for check in checks:
+        low, high = check.interval
+        assert low <= check.measured <= high
+
+
+@pytest.mark.parametrize("rule", ["R2", "R2′", "R3", "R4"])
+@pytest.mark.parametrize(
+    ("design", "look", "words"),
+    [("fixed", 60, "fixed"), ("MaxInP", 10, "adaptive"), ("GSHF", ALL, "every round")],
+)
+def test_verdict_fails_where_a_set_loses_its_coverage(rule, design, look, words):
+    frame = ideal()
+    mine = (frame["rule"] == rule) & (frame["design"] == design) & (frame["look"] == look)
+    frame.loc[mine & (frame["replica"] < 90), "used"] = 1.5
+    failed = [check for check in THEOREM.judge(frame, TINY) if not check.passed]
+    assert [rule in check.name and words in check.name for check in failed] == [True]
+    assert failed[0].measured < 0.95
+
+
+def test_verdict_fails_where_the_asymptotic_set_survives():
+    frame = ideal()
+    mine = (frame["rule"] == "R5") & (frame["design"] == "fixed") & (frame["look"] == ALL)
+    frame.loc[mine, "used"] = 0.9
+    failed = [check for check in THEOREM.judge(frame, TINY) if not check.passed]
+    assert [check.name.startswith("R5") for check in failed] == [True]
+
+
+def test_an_empty_set_counts_as_lost():
+    frame = ideal()
+    mine = (frame["rule"] == "R4") & (frame["look"] == ALL) & (frame["replica"] < 200)
+    frame.loc[mine, ["used", "radius"]] = np.inf, -0.1
+    failed = [check for check in THEOREM.judge(frame, TINY) if not check.passed]
+    assert len(failed) == 1
+    assert "R4" in failed[0].name
+    THEOREM.draw(frame, TINY)
+
+
+def test_figure_and_numbers(frame):
+    fig = THEOREM.draw(frame, TINY)
+    assert len(fig.axes) == 3
+    numbers = figures.plotted_numbers(fig)
+    assert {"x", "y", "lower", "upper"} <= set(numbers.columns)
+    assert figures.figure_bytes(fig, "svg")
+    caption = THEOREM.caption(frame, TINY)
+    assert "6 replicas" in caption
+    assert "intervals over replicas" in caption
+    constants = THEOREM.constants(frame, TINY)
+    assert constants["R1: lowest coverage, fixed design"] == 1.0
+    assert any("Laplace" in name for name in constants)
+
+
+def test_constants_compare_with_the_sheet():
+    frame = ideal().replace({"look": {10: 100, 60: 1000}})
+    text = THEOREM.constants(frame, {**TINY, "n": [100, 1000]})
+    name = next(n for n in text if n.startswith("R3, threshold"))
+    assert text[name] == "5 [29.9], 5 [41.4]"
