@@ -272,7 +272,8 @@ class LaplacianRows:
         laplacian = self._laplacian(w)
         if self._items:
             return laplacian[:, 0, ...]
-        lap = xp.reshape(xp.matmul(laplacian, self.phi), (w.shape[0], x * a, d))
+        lap = xp.matmul(laplacian, self.phi)
+        lap = xp.reshape(lap, (lap.shape[0], x * a, d))
         table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
         full = xp.matmul(xp.matrix_transpose(table), lap)
         return 0.5 * (full + xp.matrix_transpose(full))

@@ -122,7 +122,7 @@ def categorical(log_probs: Array, u: Array) -> Array:
     xp = namespace(log_probs, u)
     cumulative = xp.cumulative_sum(xp.exp(log_probs), axis=-1)
     # Measured against the last sum, not 1, so that rounding never selects an absent action; and
-    # strictly below it, because u times the sum may round up to the sum.
+    # strictly below it, in case u has been rounded to 1.
     total = cumulative[..., -1:]
     level = u[..., None] * total
     below = xp.astype((cumulative <= level) & (cumulative < total), xp.int64)

@@ -1,6 +1,8 @@
 """Learners: offline, online-iterative and hybrid, and of preference games."""
 
+from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.algorithms.catalogue import CATALOGUE
+from rlhf_theory.algorithms.certificates import best_round, online_bound
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
 from rlhf_theory.algorithms.game_enhancers import InformationRatio
 from rlhf_theory.algorithms.nash_game import NashGame
@@ -21,6 +23,9 @@ __all__ = [
     "OnPolicy",
     "OnlineIterative",
     "Optimistic",
+    "SameLawPairs",
     "UncertaintyWeighted",
     "Uniform",
+    "best_round",
+    "online_bound",
 ]

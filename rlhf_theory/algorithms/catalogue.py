@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
 from rlhf_theory.algorithms.game_enhancers import InformationRatio
 from rlhf_theory.algorithms.nash_game import NashGame
@@ -27,6 +28,10 @@ CATALOGUE: dict[str, tuple[type, str]] = {
     "online-iterative": (
         OnlineIterative,
         "main agent and enhancer, with offline data the hybrid (2312.11456, Algorithm 2)",
+    ),
+    "same-law-pairs": (
+        SameLawPairs,
+        "both actions from a policy that is not deployed, such as uniform pairs; a baseline",
     ),
     "nash-game": (NashGame, "equilibrium of a learnt preference, enhancer (2402.07314, online)"),
     "enhancer: optimistic": (Optimistic, "most uncertain policy that may be optimal (2405.07863)"),

@@ -61,7 +61,7 @@ class OnlineIterative:
     Departures from the paper: ``Sigma`` is unnormalised and sums the observed pairs, offline ones
     included, where the paper writes the population covariance of the past policy pairs; the radius
     has explicit constants, or is any multiple of them; every main agent is deployed, and the
-    choice of the round ``t0`` is left to the caller (`enhancers.best_round`).
+    choice of the round ``t0`` is left to the caller (`certificates.best_round`).
 
     Attributes
     ----------

@@ -223,6 +223,9 @@ def _online(
     result = {name: _columns([v[name] for v in values]) for name in values[0]}
     last = {} if not reports else reports[-1]
     for name in last:
+        if name in result:
+            message = f"The learner reports {name!r}, which is the name of a metric of the world."
+            raise ValueError(message)
         columns = _columns([r[name] for r in reports])
         result[name] = np.concatenate([columns, np.full((columns.shape[0], 1), np.nan)], axis=1)
     return result

@@ -11,7 +11,7 @@ from rlhf_theory.policies import kl
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.worlds import intransitive, linear
-from tests.helpers.factories import ONLINE, SLACK, Slack
+from tests.helpers.factories import BATCH, ONLINE, SLACK, Slack
 from tests.helpers.snapshots import assert_unchanged, snapshot
 from tests.helpers.toy import ToyPrompts, toy_data, toy_evaluate, toy_feedback
 
@@ -55,7 +55,7 @@ def test_it_runs_from_empty_data_and_from_offline_data(learner, kind):
         # Labels so far never fall, and grow by at most the batch.
         grown = np.diff(trace["labels"][:, :-1], axis=1)
         assert (grown >= 0).all()
-        assert (grown <= learner.batch_size).all()
+        assert (grown <= BATCH).all()
     assert (trace["labels"][:, 0] > 0).all()
 
 

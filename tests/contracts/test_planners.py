@@ -91,8 +91,6 @@ def test_toy_prompts_are_planned_for(name, xp_like):
 
 
 def test_a_model_that_knows_nothing_gives_the_reference(name, xp_like):
-    if name == "argmax":
-        pytest.skip("ties are shared in proportion to pi0 too, but among all actions")
     problem = finite_problem(xp_like, absent=ABSENT)
     planner, model = planner_and_model(name, xp_like)
     plan = planner(type(model)(0.0 * model.theta), problem, Key(0), None)

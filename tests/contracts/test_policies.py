@@ -35,9 +35,9 @@ def stored(like):
 
 
 POLICIES = {
-    "reference": lambda like: ReferencePolicy(),  # noqa: ARG005
+    "reference": lambda like: ReferencePolicy(),
     "table": stored,
-    "uniform": lambda like: FunctionPolicy(lambda c: uniform_log_probs(c.log_pi0)),  # noqa: ARG005
+    "uniform": lambda like: FunctionPolicy(lambda c: uniform_log_probs(c.log_pi0)),
     "mixture": lambda like: MixturePolicy((ReferencePolicy(), stored(like)), (0.3, 0.7)),
     "gibbs": lambda like: GibbsPolicy(reward(like), 0.2),
     "best-of-n": lambda like: BestOfNPolicy(reward(like), 3),
@@ -90,10 +90,10 @@ def test_draws_never_hit_an_absent_action(build, xp_like):
     policy = build(xp_like)
     _, rows, _ = contexts(xp_like)
     log_pi0 = np.broadcast_to(to_numpy(rows.log_pi0), (3, 6, 4))
+    log_pi = policy.log_probs(rows)
     for k in range(20):
-        a = to_numpy(categorical(policy.log_probs(rows), Key(k).uniform(3, 6, like=xp_like)))
-        chosen = np.take_along_axis(log_pi0, a[..., None], axis=-1)
-        assert np.isfinite(chosen).all()
+        a = to_numpy(categorical(log_pi, Key(k).uniform(3, 6, like=xp_like)))
+        assert np.isfinite(np.take_along_axis(log_pi0, a[..., None], axis=-1)).all()
 
 
 def test_contexts_without_ids_are_enough_unless_there_is_a_table(build, xp_like):

@@ -72,7 +72,7 @@ class Given:
     def __init__(self, log_probs):
         self.values = log_probs
 
-    def log_probs(self, contexts):  # noqa: ARG002
+    def log_probs(self, contexts):
         return self.values
 
 
@@ -83,7 +83,7 @@ def test_a_world_is_a_problem_a_law_and_a_truth(world):
     assert world.reward is None or isinstance(world.reward, RewardModel)
     assert world.reward is not None or world.game is not None
     assert world.n_replicas == world.problem.n_replicas == 4
-    x, w = world.population
+    _, w = world.population
     np.testing.assert_allclose(to_numpy(w).sum(axis=-1), 1.0, rtol=1e-12)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
 from rlhf_theory.algorithms.game_enhancers import InformationRatio
 from rlhf_theory.algorithms.nash_game import NashGame
@@ -12,29 +13,33 @@ from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.estimators.confidence import R3, R4, Constant, Scaled
 
 SMALL_SET = Constant(beta=0.5)
+BATCH = 5
 
 ONLINE = {
     "online-reference": lambda: OnlineIterative(
-        enhancer=FromReference(), radius=SMALL_SET, batch_size=5
+        enhancer=FromReference(), radius=SMALL_SET, batch_size=BATCH
     ),
     "online-on-policy": lambda: OnlineIterative(
-        enhancer=OnPolicy(), radius=SMALL_SET, batch_size=5
+        enhancer=OnPolicy(), radius=SMALL_SET, batch_size=BATCH
     ),
-    "online-uniform": lambda: OnlineIterative(enhancer=Uniform(), batch_size=5),
+    "online-uniform": lambda: OnlineIterative(enhancer=Uniform(), batch_size=BATCH),
     "online-optimistic": lambda: OnlineIterative(
-        enhancer=Optimistic(n_random=1, contexts=16), radius=SMALL_SET, batch_size=5
+        enhancer=Optimistic(n_random=1, contexts=16), radius=SMALL_SET, batch_size=BATCH
     ),
     "online-penalised": lambda: OnlineIterative(
         enhancer=Optimistic(form="penalised", n_random=1, contexts=16),
         radius=SMALL_SET,
-        batch_size=5,
+        batch_size=BATCH,
+    ),
+    "same-law-uniform": lambda: SameLawPairs(
+        learner=OnlineIterative(enhancer=FromReference(), radius=SMALL_SET, batch_size=BATCH)
     ),
     "nash-information-ratio": lambda: NashGame(
-        enhancer=InformationRatio(n_random=1, contexts=16), batch_size=5
+        enhancer=InformationRatio(n_random=1, contexts=16), batch_size=BATCH
     ),
-    "nash-self-play": lambda: NashGame(enhancer=OnPolicy(), batch_size=5),
+    "nash-self-play": lambda: NashGame(enhancer=OnPolicy(), batch_size=BATCH),
     "nash-probability": lambda: NashGame(
-        enhancer=FromReference(), game="probability", batch_size=5
+        enhancer=FromReference(), game="probability", batch_size=BATCH
     ),
 }
 """Online learners; settings small, so that a run takes a fraction of a second."""

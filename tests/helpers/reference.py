@@ -28,7 +28,9 @@ def difference_rows(phi):
 def margins(z, theta):
     r = max(len(z), len(theta))
     z, theta = np.broadcast_to(z, (r, *z.shape[1:])), np.broadcast_to(theta, (r, theta.shape[1]))
-    return np.array([[float(np.dot(row, t)) for row in rows] for rows, t in zip(z, theta)])
+    return np.array(
+        [[float(np.dot(row, t)) for row in rows] for rows, t in zip(z, theta, strict=True)]
+    )
 
 
 def adjoint(z, w):

@@ -7,7 +7,7 @@ ALARM = 1e-6
 
 
 def assert_frequency(hits, n, p, alarm=ALARM):
-    """Fail if ``hits`` of ``n`` is not what probability ``p`` gives; false alarm below ``alarm``."""
+    """Fail if ``hits`` of ``n`` are not what probability ``p`` gives, up to ``alarm``."""
     low, high = stats.binom.ppf([alarm / 2, 1 - alarm / 2], n, p)
     assert low <= hits <= high, f"{hits} of {n}, expected {low:.0f} to {high:.0f} at p = {p}"
 

@@ -1,15 +1,16 @@
-"""A toy prompt problem: one replica, no ids, pools of different sizes; as a bridge would make it."""
+"""A toy prompt problem, as a bridge would make it: one replica, no ids, pools of all sizes."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlhf_theory.arrays import as_like, int_like, namespace
+from rlhf_theory.arrays import as_like, int_like
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.data import PairList
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
 from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.planners.gibbs import gibbs_log_probs
+from rlhf_theory.randomness import categorical
 from rlhf_theory.rewards import LinearReward
 
 THETA = (1.0, -0.5, 0.3)
@@ -50,7 +51,7 @@ class ToyPrompts:
         u = key.uniform_numpy(1, n)[0]
         return self._contexts(np.floor(12 * u).astype(int))
 
-    def population(self, key, n):  # noqa: ARG002
+    def population(self, key, n):
         x = self._contexts(np.arange(12))
         return x, as_like(np.full((1, 12), 1 / 12), self.like)
 
@@ -97,10 +98,7 @@ def toy_evaluate(problem):
 
 def toy_data(problem, key, n):
     """``n`` offline comparisons of two draws from pi0."""
-    from rlhf_theory.randomness import categorical  # noqa: PLC0415
-
     x = problem.sample_contexts(key.child("x"), n)
     a1, a2 = (categorical(x.log_pi0, key.child(k).uniform(1, n, like=problem.like)) for k in "ab")
     y = toy_feedback(problem.like)(x, a1, a2, key.child("y"))
-    assert namespace(y).all(y >= 0)
     return problem.empty_data().add(x, int_like(a1, problem.like), int_like(a2, problem.like), y)

@@ -63,6 +63,32 @@ def test_one_direction_of_theta_serves_all_replicas(xp_like, monkeypatch):
         np.testing.assert_allclose(got, reference.margins(z, theta), rtol=1e-12, atol=1e-13)
 
 
+def test_one_row_of_weights_serves_all_replicas(xp_like, monkeypatch):
+    # As when a design is asked what it could see at all: weight 1 everywhere.
+    phi = np.random.default_rng(1).normal(size=(3, 2, 4, 2))
+    w = np.random.default_rng(2).normal(size=(1, 12))
+    wide = np.broadcast_to(w, (3, 12))
+    for design, z in forms(phi, xp_like, monkeypatch):
+        gram = to_numpy(design.gram(as_like(w, xp_like)))
+        np.testing.assert_allclose(gram, reference.gram(z, wide), rtol=1e-12, atol=1e-12)
+        adjoint = to_numpy(design.adjoint(as_like(w, xp_like)))
+        np.testing.assert_allclose(adjoint, reference.adjoint(z, wide), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (1, 2, 4, 4), (2, 1, 4, 4)])
+def test_one_hot_items_are_no_special_case(xp_like, shape, monkeypatch):
+    phi = np.broadcast_to(np.eye(4), shape)
+    w = np.random.default_rng(3).normal(size=(2, shape[1] * 6))
+    theta = np.random.default_rng(4).normal(size=(2, 4))
+    for design, z in forms(phi, xp_like, monkeypatch):
+        gram = to_numpy(design.gram(as_like(w, xp_like)))
+        np.testing.assert_allclose(gram, reference.gram(z, w), rtol=1e-12, atol=1e-12)
+        adjoint = to_numpy(design.adjoint(as_like(w, xp_like)))
+        np.testing.assert_allclose(adjoint, reference.adjoint(z, w), rtol=1e-12, atol=1e-12)
+        margins = to_numpy(design.margins(as_like(theta, xp_like)))
+        np.testing.assert_allclose(margins, reference.margins(z, theta), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_one_action_makes_an_empty_design(xp_like, rows, monkeypatch):
     phi = np.ones((rows, 4, 1, 3))

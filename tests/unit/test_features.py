@@ -17,9 +17,10 @@ def make(like, rows=2):
 
 def test_mean_feature_is_the_sum(xp_like):
     x, phi, pi0 = make(xp_like)
-    want = np.array(
-        [[sum(p * f for p, f in zip(ps, fs)) for ps, fs in zip(*r)] for r in zip(pi0, phi)]
-    )
+    want = np.zeros((2, 3, 2))
+    for r in range(2):
+        for b in range(3):
+            want[r, b] = sum(pi0[r, b, a] * phi[r, b, a] for a in range(4))
     np.testing.assert_allclose(to_numpy(reference_feature(x)), want, rtol=1e-13)
     # A policy per replica over shared contexts.
     shared = Contexts(x.phi[:1, ...], x.log_pi0[:1, ...])

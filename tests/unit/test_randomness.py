@@ -143,9 +143,9 @@ def test_absent_actions_are_never_drawn(xp_like, absent):
     rng = np.random.default_rng(len(absent))
     log_p = np.log(rng.dirichlet(np.ones(5), size=(1, 400)))
     log_p[..., absent] = -np.inf
-    # Both ends, which rounding would push over: u = 0 and the largest double below 1.
+    # Both ends, which rounding would push over: u = 0, the largest double below 1, and 1 itself.
     u = rng.random((1, 400))
-    u[0, :100], u[0, 100:200] = 0.0, 1.0 - 2.0**-53
+    u[0, :100], u[0, 100:200], u[0, 200:250] = 0.0, 1.0 - 2.0**-53, 1.0
     total = np.exp(log_p).sum(axis=-1, keepdims=True)
     for lp in (log_p, log_p - np.log(total)):  # normalised or not
         a = to_numpy(categorical(as_like(lp, xp_like), as_like(u, xp_like)))

@@ -283,9 +283,10 @@ def test_a_replica_that_has_converged_stays_put(xp_like, options):
     assert min(steps) < max(steps) == together.n_iter
 
 
-def test_both_designs_give_one_fit(xp_like):
+@pytest.mark.parametrize("rows", [1, 2])
+def test_both_designs_give_one_fit(xp_like, rows):
     rng = np.random.default_rng(0)
-    phi = rng.normal(size=(1, 3, 4, 2))
+    phi = rng.normal(size=(rows, 3, 4, 2))
     count = rng.integers(1, 5, size=(2, 18)).astype(float)
     wins = as_like(0.5 * count + 0.4 * count * np.sin(np.arange(18)), xp_like)
     z = Rows(as_like(reference.difference_rows(phi), xp_like))

@@ -6,6 +6,7 @@ from rlhf_theory.evaluation.gaps import (
     mean_kl,
     objective,
     over_contexts,
+    regret,
     suboptimality,
 )
 from tests.helpers import reference
@@ -55,3 +56,13 @@ def test_a_context_of_weight_zero_counts_nothing_even_if_infinite(xp_like):
     np.testing.assert_allclose(to_numpy(over_contexts(values, weights)), [-0.25, 1.75])
     shared = over_contexts(as_like([[1.0, 2.0, 3.0]], xp_like), as_like(np.eye(3), xp_like))
     np.testing.assert_array_equal(to_numpy(shared), [1.0, 2.0, 3.0])
+
+
+def test_regret_is_measured_from_the_best_present_action(xp_like):
+    p, p0, r, w, _ = instance()
+    p0[:, :, 1] = 0.0
+    p[:, :, 1] = 0.0
+    best = np.delete(r, 1, axis=-1).max(axis=-1)
+    expected = np.einsum("x,rx->r", w[0], best * p.sum(axis=-1) - np.sum(p * r, axis=-1))
+    arrays = (as_like(v, xp_like) for v in (log(p), r, log(p0), w))
+    np.testing.assert_allclose(to_numpy(regret(*arrays)), expected, rtol=1e-12, atol=1e-14)

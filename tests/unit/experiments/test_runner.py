@@ -153,7 +153,7 @@ def test_a_bare_problem_runs_with_feedback_and_evaluation():
     assert trace.settings["world"] == "ToyPrompts"
 
 
-def all_first(contexts, a1, a2, key):  # noqa: ARG001
+def all_first(contexts, a1, a2, key):
     return np.ones(a1.shape)
 
 
@@ -161,7 +161,7 @@ def all_first(contexts, a1, a2, key):  # noqa: ARG001
 class Silent(Counting):
     """Plays nothing, so that absent actions are no concern."""
 
-    def step(self, state, problem, feedback, key):  # noqa: ARG002
+    def step(self, state, problem, feedback, key):
         self.seen.append(("step", key, problem.seed, state[0]))
         return (state[0] + 1, state[1]), {}
 
@@ -223,6 +223,19 @@ def test_settings_tell_what_was_run():
 def test_options_that_cannot_work_raise(learner, options, match):
     with pytest.raises(ValueError, match=match):
         run(learner(), linear(**SMALL, replicas=2), **options)
+
+
+class Shadow(Counting):
+    """Reports under the name of a metric."""
+
+    def step(self, state, problem, feedback, key):
+        state, report = super().step(state, problem, feedback, key)
+        return state, {"gap": report["labels"]}
+
+
+def test_a_report_cannot_replace_a_metric():
+    with pytest.raises(ValueError, match="The learner reports 'gap'"):
+        run(Shadow(), linear(**SMALL, replicas=2), n_rounds=1)
 
 
 def test_a_bare_problem_needs_its_parts():
