@@ -1,4 +1,4 @@
-"""Quadratics over a ball: the small exact subproblems of solvers that stay inside one."""
+"""Quadratics over a ball and a level set: the exact subproblem of likelihood sets."""
 
 from __future__ import annotations
 
@@ -6,50 +6,11 @@ import math
 from dataclasses import dataclass
 
 from rlhf_theory.arrays import Array, full_like, namespace
+from rlhf_theory.trust_region import minimise_in_ball
 
-__all__ = ["QuadraticModel", "least_linear", "minimise_in_ball"]
+__all__ = ["QuadraticModel", "least_linear"]
 
-# Secular steps approach the multiplier from one side and at least double the digits near it.
-_SECULAR_STEPS = 60
 _LEVEL_STEPS = 60
-
-
-def minimise_in_ball(values: Array, b: Array, bound: float) -> tuple[Array, Array]:
-    r"""Minimise ``1/2 x^T diag(values) x - <b, x>`` over ``|x| <= bound``.
-
-    Parameters
-    ----------
-    values
-        Diagonal, not negative (a matrix in its eigenbasis), shape ``(..., d)``.
-    b
-        Shape ``(..., d)``.
-    bound
-        Radius of the ball, positive.
-
-    Returns
-    -------
-    The minimiser (the shortest one), and the multiplier ``kappa >= 0`` with
-    ``x = b / (values + kappa)``, shape ``(...)``.
-    """
-    xp = namespace(values, b)
-    tiny = float(xp.finfo(b.dtype).smallest_normal)
-    # |x(kappa)| >= |b_i| / (values_i + kappa) for each i: a start on the left of the root, from
-    # where Newton on 1 / |x(kappa)|, which is concave, never passes it.
-    kappa = xp.max(xp.abs(b) / bound - values, axis=-1)
-    kappa = xp.where(kappa > 0, kappa, xp.zeros_like(kappa))
-    for _ in range(_SECULAR_STEPS):
-        shifted = values + kappa[..., None]
-        shifted = xp.where(shifted > tiny, shifted, full_like((1,), tiny, b))
-        x = b / shifted
-        square = xp.sum(x * x, axis=-1)
-        norm = xp.sqrt(square)
-        outside = norm > bound * (1.0 + 1e-13)
-        if not bool(xp.any(outside)):
-            break
-        slope = xp.sum(x * x / shifted, axis=-1)
-        move = square / xp.where(slope > 0, slope, xp.ones_like(slope)) * (norm / bound - 1.0)
-        kappa = xp.where(outside, kappa + move, kappa)
-    return x, kappa
 
 
 @dataclass(frozen=True, eq=False)

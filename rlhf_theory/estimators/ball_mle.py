@@ -8,8 +8,8 @@ from rlhf_theory.arrays import Array, check_finite, eye_like, full_like, namespa
 from rlhf_theory.core import Solution
 from rlhf_theory.data import Design
 from rlhf_theory.errors import check_nonnegative, check_positive, check_shape
-from rlhf_theory.estimators.ball import minimise_in_ball
 from rlhf_theory.estimators.scaling import scaled
+from rlhf_theory.trust_region import minimise_in_ball
 
 __all__ = ["ball_mle"]
 

@@ -29,11 +29,11 @@ from rlhf_theory.core import Policy, Problem, Solution
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 from rlhf_theory.features import mean_feature
-from rlhf_theory.planners.ball import ball_minimum
 from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.trust_region import ball_minimum
 
 __all__ = ["ConfidenceEllipsoid", "ExpectedLowerBound", "OptionOne"]
 

@@ -37,8 +37,9 @@ def many(frame, copies=30):
 
 
 def test_curves_are_tidy_and_complete(frame):
-    names = ["round", "replica", "labels", "gap", "left", "bound R2′", "bound R4", "learner", "dim"]
-    assert set(frame.columns) == {*names, "uncertainty"}
+    names = ["round", "replica", "labels", "gap", "left", "learner", "dim", "uncertainty"]
+    bounds = [f"{kind} {rule}" for kind in ("bound", "closed") for rule in ("R2′", "R4")]
+    assert set(frame.columns) == {*names, *bounds}
     learners = frame[frame["learner"] != "population"]
     assert len(learners) == 6 * 6 * 5
     assert not learners.duplicated(["learner", "round", "replica"]).any()
@@ -46,6 +47,9 @@ def test_curves_are_tidy_and_complete(frame):
     played = learners[learners["round"] < 4]
     assert played[["bound R2′", "bound R4", "labels"]].notna().all().all()
     assert (played.loc[played["round"] == 0, "labels"] == 0).all()
+    for rule in ("R2′", "R4"):
+        # Bound (c) lies above bound (a).
+        assert (played[f"closed {rule}"] >= played[f"bound {rule}"] * (1 - 1e-9)).all()
     labels = table(learners[learners["learner"] == "uniform pairs"], "labels")
     assert (np.diff(labels, axis=1) > 0).all()
     assert (labels[:, -1] <= 4 * 16).all()
@@ -131,4 +135,4 @@ def test_figure_caption_and_constants_come_from_the_curves(frame):
     assert len(fig.axes) == 4
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
     assert "over 6 replicas" in THEOREM.caption(frame, TINY)
-    assert len(THEOREM.constants(frame, TINY)) == 4 + 12 + 2 + 1
+    assert len(THEOREM.constants(frame, TINY)) == 6 + 12 + 2 + 1

@@ -5,7 +5,8 @@ import pytest
 from scipy.optimize import minimize
 
 from rlhf_theory.arrays import as_like, to_numpy
-from rlhf_theory.estimators.ball import QuadraticModel, least_linear, minimise_in_ball
+from rlhf_theory.estimators.ball import QuadraticModel, least_linear
+from rlhf_theory.trust_region import minimise_in_ball
 
 
 def instance(seed=0, rows=40, d=4, rank=None):

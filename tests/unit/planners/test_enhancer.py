@@ -270,7 +270,9 @@ def test_extreme_settings_stay_feasible(eta: float, scale: float) -> None:
     assert np.isfinite(value.gamma).all()
     # A divergence is known to 1e-15, which eta multiplies.
     assert (eta * value.kl <= value.gamma * (1 + 1e-9) + 1e-13 + 1e-15 * eta).all()
-    assert (value.gamma > 0).all()
+    assert (value.gamma >= 0).all()
+    # Below that, even the square of a tilt is lost to rounding.
+    assert (value.gamma > 0).all() or scale < 1e-8
 
 
 def test_the_policy_on_other_contexts_is_the_same_function() -> None:
@@ -322,9 +324,10 @@ def test_shared_features_equal_repeated_ones() -> None:
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_all_array_libraries_agree(form: str, xp_like: Any) -> None:
     args = instance(21, 3, 4, 3, 2, 0.1)
-    want = FORMS[form](*args, 0.1, key=KEY).value
+    start = np.ones((3, 2))
+    want = FORMS[form](*args, 0.1, key=KEY, start=start).value
     put = partial(as_like, like=xp_like)
-    found = FORMS[form](*(put(x) for x in args), 0.1, key=KEY, start=put(want.direction))
+    found = FORMS[form](*(put(x) for x in args), 0.1, key=KEY, start=put(start))
     np.testing.assert_allclose(to_numpy(found.value.gamma), want.gamma, rtol=1e-9)
     np.testing.assert_allclose(to_numpy(found.value.log_probs), want.log_probs, atol=1e-7)
     other = found.value.on(put(args[0]), put(args[1]))

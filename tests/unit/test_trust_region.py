@@ -1,7 +1,7 @@
 import numpy as np
 
 from rlhf_theory.arrays import as_like, to_numpy
-from rlhf_theory.planners.ball import ball_minimum
+from rlhf_theory.trust_region import ball_minimum
 
 
 def test_ball_minimum_satisfies_its_optimality_conditions(xp_like):
