@@ -19,6 +19,7 @@ _HINT = "Raise `max_iter`; the bonus found is a lower bound of a local maximum."
 # is found on the way: coarser, starts that differ by less than that are told apart by chance.
 _STAGES = ((4, 4), (1, 8))
 _LOOSE = 1e-4
+_ROUGH = 2
 _EXACT = 1e-13
 # Steps that an extrapolation replaces: at most 1 / (1 - this).
 _FURTHEST = 0.97
@@ -132,7 +133,7 @@ def _advance(
 ) -> _State:
     """Follow the directions ``u``, a step from ``last``, to the best policies along them."""
     xp = namespace(u)
-    new = respond(space, u, tau, eta, form, aim.tilt)
+    new = respond(space, u, tau, eta, form, aim.tilt, aim.rough)
     gamma = xp.sqrt(xp.sum(new.g * new.g, axis=-1))
     value = gamma - eta * new.kl if form == "penalised" else gamma
     moved = gamma > 0
@@ -171,11 +172,15 @@ class _Aim:
         Tolerance of the tilt, shape ``(R, S)``.
     jump
         Whether the step extrapolates, and may fail.
+    rough
+        Evaluations of the tilt after which a step of a start that is still to be chosen ends; 0
+        for no such end.
     """
 
     tol: float
     tilt: Array
     jump: bool = False
+    rough: int = 0
 
 
 def _polish(
@@ -236,8 +241,11 @@ def search(
     for keep, rounds in _STAGES:
         if u.shape[1] <= keep:
             continue
-        for _ in range(rounds):
-            state = _advance(space, form, eta, None, u, tau, _Aim(tol, xp.full_like(tau, _LOOSE)))
+        for k in range(rounds):
+            # Only what the starts are ranked by has to be exact.
+            rough = _ROUGH if k < rounds - 1 else 0
+            aim = _Aim(tol, xp.full_like(tau, _LOOSE), rough=rough)
+            state = _advance(space, form, eta, None, u, tau, aim)
             u, tau = _unit(state.response.g), state.response.tau
         order = xp.argsort(state.objective, axis=-1, descending=True, stable=True)
         u, tau = take_rows(u, order[:, :keep]), take_rows(tau, order[:, :keep])

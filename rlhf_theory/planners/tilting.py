@@ -209,7 +209,7 @@ def _tilted(space: Space, logits: Array, gap: Array, tau: Array | None) -> _Tilt
 
 
 def respond(
-    space: Space, u: Array, tau: Array, eta: float, form: Form, tol: float, max_iter: int = 60
+    space: Space, u: Array, tau: Array, eta: float, form: Form, tol: Array, rough: int = 0
 ) -> Response:
     """Return the best policy along each direction, a tilt of ``pi1``.
 
@@ -227,9 +227,9 @@ def respond(
         ``"penalised"``: maximises ``<u, E v> - eta KL``, by ``tau = 1 / eta``; ``"constrained"``:
         maximises ``<u, E v>`` where ``eta KL <= <u, E v>``; ``"free"``: maximises ``<u, E v>``.
     tol
-        The constraint holds, and ``eta KL`` falls short of it by at most ``2 tol`` of it.
-    max_iter
-        Evaluations of the tilt.
+        Shape ``(R, S)``: the constraint holds, and ``eta KL`` uses all but ``2 tol`` of it.
+    rough
+        If positive, stop after so many evaluations, on either side of the constraint.
 
     Notes
     -----
@@ -254,7 +254,7 @@ def respond(
     if bool(xp.all(free)):
         return Response(infinity, space.mean(end.p, end.z), top, end.kl)
 
-    tau, now = _largest_feasible(space, gap, top, tau, free, eta, tol, max_iter)
+    tau, now = _largest_feasible(space, gap, top, tau, free, eta, tol, rough)
     chosen = free[..., None]
     p = xp.where(chosen[..., None], end.p, now.p)
     return Response(
@@ -272,8 +272,8 @@ def _largest_feasible(
     tau: Array,
     done: Array,
     eta: float,
-    tol: float,
-    max_iter: int,
+    tol: Array,
+    rough: int,
 ) -> tuple[Array, _Tilted]:
     """Return the largest tilt with ``eta KL <= <u, E v>`` where not ``done``, and its policy."""
     xp = namespace(tau)
@@ -281,6 +281,7 @@ def _largest_feasible(
     high = xp.full_like(low, math.inf)
     safe = xp.isfinite(tau) & (tau * eta > 1.0)
     t = xp.log(xp.where(safe, tau, xp.full_like(tau, 2.0 / eta)))
+    max_iter = rough or 60
     for k in range(max_iter):
         tau = xp.exp(t)
         now = _tilted(space, space.log_pi1 + tau[..., None, None] * gap, gap, tau)
@@ -294,8 +295,8 @@ def _largest_feasible(
         step = t + xp.clip(-(ratio + tol) / slope, -2.0, 2.0)
         middle = xp.where(xp.isfinite(high), 0.5 * (low + high), low + 2.0)
         step = xp.where((step > low) & (step < high), step, middle)
-        # The last evaluation is of a tilt that is known to be feasible.
-        t = xp.where(done, t, step if k < max_iter - 2 else low)
+        # Unless rough, the last evaluation is of a tilt that is known to be feasible.
+        t = xp.where(done, t, step if rough or k < max_iter - 2 else low)
     return tau, now
 
 
