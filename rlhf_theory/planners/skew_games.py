@@ -147,7 +147,11 @@ def newton_step(games: SkewGames, at: Point, eta: Array) -> Array:
     root = xp.sqrt(xp.reshape(at.p, (g, n)))
     # The unknown is u = D dlogp.
     scaled = root / xp.sqrt(eta)[:, None]
-    matrix = eye_like(n, root) - scaled[:, :, None] * games.skew * scaled[:, None, :]
+    skew = scaled[:, :, None] * games.skew * scaled[:, None, :]
+    # Beyond double precision the identity is lost beside the skew part, and with it the guarantee.
+    top = xp.max(xp.abs(skew), axis=(-2, -1), keepdims=True)
+    lost = 8.0 * xp.finfo(root.dtype).eps * top
+    matrix = xp.where(lost > 1.0, lost, xp.ones_like(lost)) * eye_like(n, root) - skew
     gap = xp.reshape(at.reply - at.log_p, (g, n, 1))
     # One border per player keeps sum p dlogp = 0.
     players = as_like(np.kron(np.eye(k), np.ones((a, 1))), root)

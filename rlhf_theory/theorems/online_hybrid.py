@@ -258,8 +258,8 @@ def _draw_added(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
 def _draw_bounds(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     part = _part(frame, _HYBRID, "poor", sweep["shown"])
     terms = table(part, "enhancer") + table(part, "coverage_term")
-    lines = {"two terms, R2′": (terms[:, :-1], 4)}
-    for rule, above in (("R2′", 4), ("R4", -10)):
+    lines = {"two terms, R2′": (terms[:, :-1], 8)}
+    for rule, above in (("R2′", 8), ("R4", -11)):
         lines[f"bound (a), {rule}"] = (table(part, f"bound {rule}")[:, :-1], above)
     draw_bounds(panel, table(part, "left")[:, :-1], lines)
     panel.set_title(f"Bounds after {sweep['shown']} offline pairs")

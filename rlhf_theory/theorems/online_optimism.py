@@ -191,7 +191,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
             look.line,
         )
     part = _part(frame, _MAIN)
-    above = {"R2′": 5, "R4": -11}
+    above = {"R2′": 7, "R4": -11}
     lines = {
         f"bound, {rule}": (table(part, f"bound {rule}")[:, :-1], above[rule])
         for rule in certificates(sweep)

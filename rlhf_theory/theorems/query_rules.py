@@ -97,7 +97,8 @@ def _max_inp(query: Query) -> tuple[np.ndarray, np.ndarray]:
     # Where one action is left, it meets the action that is the least certain against it.
     either = plausible[..., :, None] | plausible[..., None, :]
     alone = plausible.sum(axis=-1)[..., None, None] < 2
-    allowed = np.where(alone, either, both) & ~np.eye(n_actions, dtype=bool)
+    # Every pair in one order: the width of (b, a) may differ from that of (a, b) in the last bit.
+    allowed = np.where(alone, either, both) & np.triu(np.ones((n_actions, n_actions), bool), k=1)
     score = query.at(np.where(allowed, width, -1.0))
     best = score.reshape(*score.shape[:2], -1).argmax(axis=-1)
     return best // n_actions, best % n_actions

@@ -98,7 +98,7 @@ def test_a_multiplier_changes_the_bound_and_not_the_play():
         for s in (plain, scaled)
     ]
     assert np.all(bounds[0] > 0.0)
-    np.testing.assert_array_equal(bounds[1], 0.0)
+    np.testing.assert_allclose(bounds[1], 0.0, rtol=0, atol=1e-15)
 
 
 # --------------------------------------------------------------------------- edges
