@@ -16,7 +16,7 @@ from rlhf_theory.core import (
 )
 from rlhf_theory.data import Contexts, PreferenceData
 from rlhf_theory.errors import check_choice, check_nonnegative
-from rlhf_theory.estimators.confidence import ConfidenceRule, R2Prime
+from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.features import mean_feature
 from rlhf_theory.planners.gibbs import Gibbs
@@ -146,7 +146,7 @@ class OfflinePessimistic:
     Source: [2312.11456], Algorithm 1, Options I and II.
     """
 
-    radius: ConfidenceRule = field(default_factory=R2Prime)
+    radius: ConfidenceRule = field(default_factory=lambda: Constant(beta=1.0))
     option: Literal["I", "II"] = "II"
     reference: Policy = field(default_factory=ReferencePolicy)
     planner: Planner[Any] | None = None

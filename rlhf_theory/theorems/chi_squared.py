@@ -19,6 +19,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.hard_instances import chi_squared
 
 __all__ = ["THEOREM"]
@@ -284,7 +285,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             numbers["KL: regret × log n, smallest and largest"] = (
                 f"{scaled.min():.3f}, {scaled.max():.3f}"
             )
-    return numbers
+    return numbers | label_spread(chi_squared(n=last, replicas=1))
 
 
 _FULL = {

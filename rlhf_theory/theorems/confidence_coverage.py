@@ -18,6 +18,7 @@ from rlhf_theory.theorems.coverage_runs import (
     schedule,
 )
 from rlhf_theory.theorems.query_rules import QUERY_RULES
+from rlhf_theory.theorems.spread import label_spread
 
 __all__ = ["THEOREM"]
 
@@ -213,11 +214,8 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             f"{low:+.3f} to {high:+.3f}"
         )
     for norm in sweep["norms"]:
-        facts = coverage_world({**sweep, "replicas": 1}, norm).summary()
-        low, middle, high = facts["win_probability_quantiles"]
-        numbers[f"win probabilities (5 %, 50 %, 95 %) at |θ*| = {norm:g}"] = (
-            f"{low:.2f}, {middle:.2f}, {high:.2f}"
-        )
+        world = coverage_world({**sweep, "replicas": 1}, norm)
+        numbers |= label_spread(world, f" at |θ*| = {norm:g}")
     return numbers
 
 

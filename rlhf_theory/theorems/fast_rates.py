@@ -21,6 +21,7 @@ from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.world import World
 
 __all__ = ["THEOREM"]
@@ -266,10 +267,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             curve.constants[-1]
         )
         numbers[f"crossover tr(F⁻¹C*)/η² at η = {eta:g}, worst norm"] = curve.crossover
-    facts = _world({**sweep, "replicas": 1}, sweep["norms"][-1]).summary()
-    low, middle, high = facts["win_probability_quantiles"]
-    numbers["win probabilities (5 %, 50 %, 95 %)"] = f"{low:.2f}, {middle:.2f}, {high:.2f}"
-    return numbers
+    return numbers | label_spread(_world({**sweep, "replicas": 1}, sweep["norms"][-1]))
 
 
 _FULL = {

@@ -24,6 +24,7 @@ from rlhf_theory.policies import TablePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.hard_instances import (
     greedy_failure,
     greedy_failure_data,
@@ -275,7 +276,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     numbers[f"greedy: share of replicas that play a bad action at n = {n[-1]:,.0f}"] = (
         f"{bad.value:.3f} (95 % Clopper–Pearson {bad.lower:.3f} to {bad.upper:.3f})"
     )
-    return numbers
+    return numbers | label_spread(greedy_failure(replicas=1))
 
 
 _FULL = {

@@ -28,6 +28,7 @@ from rlhf_theory.theorems.nash_general_preference_study import (
     table,
     world_of,
 )
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.world import Game
 
 __all__ = ["THEOREM"]
@@ -279,11 +280,9 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             f"{v:.1e} ({e:g})" for e, v in zip(eta, distance[0], strict=True)
         )
     for game in GAMES:
-        facts = world_of({**sweep, "replicas": 1}, game).summary()
-        low, middle, high = facts["win_probability_quantiles"]
-        numbers[f"{game} world: win probabilities (5 %, 50 %, 95 %), intransitivity index"] = (
-            f"{low:.2f}, {middle:.2f}, {high:.2f}; {facts['intransitivity']:.2f}"
-        )
+        world = world_of({**sweep, "replicas": 1}, game)
+        numbers |= label_spread(world, f", {game} world")
+        numbers[f"intransitivity index, {game} world"] = world.summary()["intransitivity"]
     return numbers
 
 

@@ -24,6 +24,7 @@ from rlhf_theory.theorems.offline_pessimism_study import (
     table,
     world_of,
 )
+from rlhf_theory.theorems.spread import label_spread
 
 __all__ = ["THEOREM"]
 
@@ -162,10 +163,8 @@ def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
 
 
 def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
-    facts = world_of(base_cell(sweep), {**sweep, "replicas": 1}).summary()
-    low, middle, high = facts["win_probability_quantiles"]
-    numbers: dict[str, float | str] = {
-        "win probabilities (5 %, 50 %, 95 %)": f"{low:.2f}, {middle:.2f}, {high:.2f}",
+    world = world_of(base_cell(sweep), {**sweep, "replicas": 1})
+    numbers: dict[str, float | str] = label_spread(world) | {
         "tr(F⁻¹C*)/(2η)": limit_constant(sweep),
     }
     for learner in _BOTH:

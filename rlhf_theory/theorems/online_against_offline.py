@@ -22,6 +22,7 @@ from rlhf_theory.experiments.runner import run
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.world import World
 
 __all__ = ["THEOREM"]
@@ -340,6 +341,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
                 prediction.constant / prediction.share
             )
             numbers[f"P(a¹ ≠ a²), {arm}, {words}"] = prediction.share
+        numbers |= label_spread(_world(sweep, kind, 1), f", {words}")
     return numbers
 
 

@@ -29,6 +29,7 @@ from rlhf_theory.theorems.online_runs import (
     held_check,
     table,
 )
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.world import World
 
 __all__ = ["THEOREM"]
@@ -298,9 +299,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
         numbers[f"bound (a) / left side at the last round, median, {rule}"] = float(
             np.median(ratio[:, -1])
         )
-    low, middle, high = _world(sweep, 1).summary()["win_probability_quantiles"]
-    numbers["win probabilities (5 %, 50 %, 95 %)"] = f"{low:.2f}, {middle:.2f}, {high:.2f}"
-    return numbers
+    return numbers | label_spread(_world(sweep, 1))
 
 
 _FULL: dict[str, Any] = {

@@ -29,6 +29,7 @@ from rlhf_theory.theorems.online_runs import (
     held_check,
     table,
 )
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.uncertain_rounds import PopulationCovariance
 from rlhf_theory.worlds.world import World
 
@@ -273,9 +274,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
         numbers[f"rounds with |v| > 1 at d = {dim}, largest; bound"] = (
             f"{_counts(frame, dim).max()}; {_count_bound(sweep, dim):.0f}"
         )
-    low, middle, high = _world(sweep, sweep["dim"], 1).summary()["win_probability_quantiles"]
-    numbers["win probabilities (5 %, 50 %, 95 %)"] = f"{low:.2f}, {middle:.2f}, {high:.2f}"
-    return numbers
+    return numbers | label_spread(_world(sweep, sweep["dim"], 1))
 
 
 _FULL: dict[str, Any] = {

@@ -32,6 +32,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.world import World
 
 __all__ = ["THEOREM"]
@@ -316,9 +317,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             numbers[f"{path}: √KL at the peak, {labels:g} labels"] = _text(peak, 0)
             fit = _fit(plain, count, law)
             numbers[f"{path}: α, β, {labels:g} labels"] = f"{_text(fit, 0)}; {_text(fit, 1)}"
-    low, middle, high = _world(sweep, 1).summary()["win_probability_quantiles"]
-    numbers["win probabilities (5 %, 50 %, 95 %)"] = f"{low:.2f}, {middle:.2f}, {high:.2f}"
-    return numbers
+    return numbers | label_spread(_world(sweep, 1))
 
 
 def _text(interval: Interval, k: int) -> str:
