@@ -18,7 +18,18 @@ import pytest
 
 from rlhf_theory.randomness import Key
 
-LIBRARIES = ("numpy", "strict", "strict-device1", "torch")
+
+def _cuda() -> bool:
+    """Return whether torch is installed and sees a CUDA device."""
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())
+
+
+# On CUDA too where there is a device; listed only then, so that nobody reads a thousand skips.
+LIBRARIES = ("numpy", "strict", "strict-device1", "torch", *(("cuda",) if _cuda() else ()))
 
 
 def library_array(name: str) -> Any:
@@ -33,7 +44,7 @@ def library_array(name: str) -> Any:
         return array_api_strict.asarray([0.0], dtype=array_api_strict.float64, device=device)
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    return torch.zeros(1, dtype=torch.float64)
+    return torch.zeros(1, dtype=torch.float64, device="cuda" if name == "cuda" else "cpu")
 
 
 @pytest.fixture(params=LIBRARIES)
