@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 Model_contra = TypeVar("Model_contra", contravariant=True)
 
