@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from rlhf_theory.algorithms.enhancers import Enhancer, OnPolicy, Uniform
+from rlhf_theory.algorithms.enhancers import OnPolicy, Uniform
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.arrays import Array
-from rlhf_theory.core import Feedback, Policy, Problem
+from rlhf_theory.core import Enhancer, Feedback, Policy, Problem
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.randomness import Key
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
@@ -23,7 +23,6 @@ from rlhf_theory.policies import (
 from rlhf_theory.randomness import Key
 
 __all__ = [
-    "Enhancer",
     "FromReference",
     "OnPolicy",
     "Optimistic",
@@ -33,16 +32,6 @@ __all__ = [
 ]
 
 Form = Literal["constrained", "penalised", "free"]
-
-
-class Enhancer(Protocol):
-    """Chooses the policy that explores around the main agent."""
-
-    def __call__(
-        self, problem: Problem, pi1: Policy, confidence: ConfidenceSet, key: Key
-    ) -> Policy:
-        """Return the policy of the second action."""
-        ...
 
 
 def require_ellipsoid(confidence: ConfidenceSet) -> ConfidenceEllipsoid:

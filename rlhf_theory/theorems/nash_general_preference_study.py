@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from rlhf_theory import worlds
-from rlhf_theory.algorithms.enhancers import Enhancer, FromReference, OnPolicy
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy
 from rlhf_theory.algorithms.game_enhancers import InformationRatio, exploitability_bound
 from rlhf_theory.algorithms.nash_game import NashGame
 from rlhf_theory.algorithms.offline_nash import OfflinePessimisticNash, PessimisticPreference
 from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import Array, inner, to_numpy
-from rlhf_theory.core import ConfidenceSet, OfflineAlgorithm, Policy, Solution
+from rlhf_theory.core import ConfidenceSet, Enhancer, OfflineAlgorithm, Policy, Solution
 from rlhf_theory.estimators.confidence import Ellipsoid, R2Prime, Scaled
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.gaps import mean_kl, over_contexts

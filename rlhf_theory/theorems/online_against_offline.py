@@ -11,10 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_theory import worlds
-from rlhf_theory.algorithms.enhancers import Enhancer, FromReference, OnPolicy
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy
 from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import Array, to_numpy
+from rlhf_theory.core import Enhancer
 from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
 from rlhf_theory.evaluation.statistics import Interval, mean_interval, ratio_interval

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.algorithms.certificates import best_round, online_bound
 from rlhf_theory.algorithms.enhancers import (
-    Enhancer,
     FromReference,
     OnPolicy,
     Optimistic,
@@ -21,7 +20,7 @@ from rlhf_theory.algorithms.enhancers import (
 )
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.arrays import Array, expand_rows, namespace, solve, to_numpy
-from rlhf_theory.core import Feedback, OnlineAlgorithm, Policy, Problem
+from rlhf_theory.core import Enhancer, Feedback, OnlineAlgorithm, Policy, Problem
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.confidence import R4, ConfidenceRule, R2Prime, Scaled
 from rlhf_theory.evaluation.statistics import Interval, clopper_pearson

@@ -6,7 +6,6 @@ from typing import Any
 
 from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.algorithms.enhancers import (
-    Enhancer,
     FromReference,
     OnPolicy,
     Optimistic,
@@ -25,6 +24,7 @@ from rlhf_theory.algorithms.offline_pessimistic import (
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.core import (
     ConfidenceSet,
+    Enhancer,
     Feedback,
     OfflineAlgorithm,
     OnlineAlgorithm,
