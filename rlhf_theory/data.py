@@ -32,6 +32,7 @@ __all__ = [
     "Contexts",
     "Design",
     "LaplacianRows",
+    "PairFrame",
     "PairList",
     "PairTable",
     "Pairs",
@@ -148,14 +149,35 @@ def check_counts(count: Array, wins: Array) -> None:
         raise ValueError(message)
 
 
-class _Frame:
-    """What does not change with the counts of a `PairTable`; computed once per problem."""
+class PairFrame:
+    """The (context, pair ``i < j``) cells of a finite problem; computed once per problem."""
 
     def __init__(self, table: Contexts) -> None:
         self.table = table
         _, self.n_contexts, self.n_actions, _ = table.shape
         self.n_pairs = self.n_actions * (self.n_actions - 1) // 2
+        self.n_cells = self.n_contexts * self.n_pairs
         self.first, self.second, self.slot = pair_slots(self.n_actions, table.like)
+
+    def cells(
+        self, contexts: Contexts, a1: Array, a2: Array, y: Array
+    ) -> tuple[Array, Array, Array]:
+        """Return where comparisons ``(R, B)`` stand, which count, and those the first action won.
+
+        Cell ``x A (A - 1) / 2 + pair`` for context ``x``; 1 where ``a1 != a2``, else 0; the label
+        of the pair in ascending order of actions, 0 where ``a1 = a2``.
+        """
+        check_labels(contexts, a1, a2, y)
+        if contexts.ids is None:
+            message = "This problem has finitely many contexts: contexts need ids; got None."
+            raise ValueError(message)
+        xp = namespace(a1, y)
+        valid = xp.astype(a1 != a2, self.table.like.dtype)
+        won = xp.where(a1 < a2, y, 1.0 - y) * valid
+        if self.n_pairs == 0:
+            return xp.zeros_like(a1), valid, won
+        pair = xp.take(self.slot, xp.reshape(a1 * self.n_actions + a2, (-1,)))
+        return contexts.ids * self.n_pairs + xp.reshape(pair, a1.shape), valid, won
 
     def _select(self, values: Array, index: Array) -> Array:
         xp = namespace(values)
@@ -164,6 +186,7 @@ class _Frame:
 
     @cached_property
     def pairs(self) -> Pairs:
+        """The compared actions of all cells."""
         xp = namespace(self.table.phi)
         phi, lp = self.table.phi, self.table.log_pi0
         return Pairs(
@@ -185,6 +208,7 @@ class _Frame:
 
     @cached_property
     def differences(self) -> Design:
+        """The design of ``z = phi(x, a1) - phi(x, a2)``."""
         phi = self.phi
         a, d = self.n_actions, phi.shape[-1]
         # Rows are one matrix product over replicas where they are shared and small; the Laplacian
@@ -197,6 +221,7 @@ class _Frame:
 
     @cached_property
     def skew(self) -> Design:
+        """The design of the bilinear preference."""
         sides = [self._select(self.phi, self.first), self._select(self.phi, self.second)]
         return Rows(skew_rows(namespace(self.phi).stack(sides, axis=2)), complete=True)
 
@@ -215,14 +240,14 @@ class PairTable:
         Shape ``(R, n)`` with ``n = X A (A - 1) / 2``.
     """
 
-    frame: _Frame
+    frame: PairFrame
     count: Array
     wins: Array
 
     @classmethod
     def empty(cls, table: Contexts, n_replicas: int) -> PairTable:
         """Return the table without comparisons."""
-        frame = _Frame(table)
+        frame = PairFrame(table)
         zero = full_like((n_replicas, frame.n_contexts * frame.n_pairs), 0.0, table.like)
         return cls(frame, zero, zero)
 
@@ -248,20 +273,11 @@ class PairTable:
 
     def add(self, contexts: Contexts, a1: Array, a2: Array, y: Array) -> PairTable:
         """Return the data with comparisons ``(R, B)`` added; ``y = 1`` where ``a1`` won."""
-        check_labels(contexts, a1, a2, y)
-        if contexts.ids is None:
-            message = "This problem has finitely many contexts: contexts need ids; got None."
-            raise ValueError(message)
-        xp = namespace(self.count, y)
         f = self.frame
+        index, valid, won = f.cells(contexts, a1, a2, y)
         if f.n_pairs == 0:
             return self
-        slot = xp.reshape(xp.take(f.slot, xp.reshape(a1 * f.n_actions + a2, (-1,))), a1.shape)
-        index = contexts.ids * f.n_pairs + slot
-        valid = xp.astype(a1 != a2, self.count.dtype)
-        won = xp.where(a1 < a2, y, 1.0 - y) * valid
-        size = f.n_contexts * f.n_pairs
-        r = self.count.shape[0]
+        size, r = f.n_cells, self.count.shape[0]
         return replace(
             self,
             count=self.count + tally(index, size, expand_rows(valid, r)),

@@ -15,7 +15,7 @@ from rlhf_theory.arrays import (
     tally,
 )
 from rlhf_theory.contexts import Contexts
-from rlhf_theory.data import Pairs, PairTable, check_counts, check_labels, pair_slots
+from rlhf_theory.data import PairFrame, Pairs, PairTable, check_counts
 from rlhf_theory.designs import Design, Rows, skew_rows
 from rlhf_theory.errors import check_shape
 
@@ -31,15 +31,15 @@ class VisitedPairs:
 
     Attributes
     ----------
-    table
-        All contexts.
+    frame
+        The cells; as for a `PairTable`.
     cell
         Numbers of the visited cells, ascending, shape ``(R, n)``; the number of cells itself pads.
     count, wins
         Shape ``(R, n)``; padding has count 0.
     """
 
-    table: Contexts
+    frame: PairFrame
     cell: Array
     count: Array
     wins: Array
@@ -50,14 +50,7 @@ class VisitedPairs:
         zero = full_like((n_replicas, 0), 0.0, table.like)
         index = arange_like(0, table.like)
         cell = namespace(index).broadcast_to(index[None, :], (n_replicas, 0))
-        return cls(table, cell, zero, zero)
-
-    @property
-    def _sizes(self) -> tuple[int, int, int]:
-        """Actions, pairs per context, and cells."""
-        _, x, a, _ = self.table.shape
-        pairs = a * (a - 1) // 2
-        return a, pairs, x * pairs
+        return cls(PairFrame(table), cell, zero, zero)
 
     @property
     def n_labels(self) -> Array:
@@ -68,16 +61,15 @@ class VisitedPairs:
     def pairs(self) -> Pairs:
         """The compared actions; padding repeats the first cell."""
         xp = namespace(self.count)
-        a, n_pairs, n_cells = self._sizes
-        cell = xp.where(self.cell < n_cells, self.cell, xp.zeros_like(self.cell))
-        first, second, _ = pair_slots(a, self.table.like)
-        context, pair = cell // max(n_pairs, 1), cell % max(n_pairs, 1)
+        f, n_pairs = self.frame, max(self.frame.n_pairs, 1)
+        cell = xp.where(self.cell < f.n_cells, self.cell, xp.zeros_like(self.cell))
+        context, pair = cell // n_pairs, cell % n_pairs
         flat = xp.reshape(pair, (-1,))
         parts_phi, parts_lp = [], []
-        for side in (first, second):
-            index = context * a + xp.reshape(xp.take(side, flat), pair.shape)
-            parts_phi.append(take_rows(_flat(self.table.phi), index))
-            parts_lp.append(take_rows(_flat(self.table.log_pi0), index))
+        for side in (f.first, f.second):
+            index = context * f.n_actions + xp.reshape(xp.take(side, flat), pair.shape)
+            parts_phi.append(take_rows(_flat(f.table.phi), index))
+            parts_lp.append(take_rows(_flat(f.table.log_pi0), index))
         return Pairs(xp.stack(parts_phi, axis=2), xp.stack(parts_lp, axis=2))
 
     @cached_property
@@ -92,20 +84,13 @@ class VisitedPairs:
 
     def add(self, contexts: Contexts, a1: Array, a2: Array, y: Array) -> VisitedPairs:
         """Return the data with comparisons ``(R, B)`` added; ``y = 1`` where ``a1`` won."""
-        check_labels(contexts, a1, a2, y)
-        if contexts.ids is None:
-            message = "This problem has finitely many contexts: contexts need ids; got None."
-            raise ValueError(message)
-        xp = namespace(self.count, y)
-        a, n_pairs, n_cells = self._sizes
-        if n_pairs == 0:
+        f = self.frame
+        cell, valid, won = f.cells(contexts, a1, a2, y)
+        if f.n_pairs == 0:
             return self
-        r = self.count.shape[0]
-        _, _, slot = pair_slots(a, self.table.like)
-        pair = xp.reshape(xp.take(slot, xp.reshape(a1 * a + a2, (-1,))), a1.shape)
-        cell = xp.where(a1 != a2, contexts.ids * n_pairs + pair, n_cells * xp.ones_like(pair))
-        valid = xp.astype(a1 != a2, self.count.dtype)
-        won = xp.where(a1 < a2, y, 1.0 - y) * valid
+        xp = namespace(self.count, cell)
+        r, n_cells = self.count.shape[0], f.n_cells
+        cell = xp.where(a1 != a2, cell, n_cells * xp.ones_like(cell))
         # Merge by sorting: equal neighbours share a place.
         everything = xp.concat([self.cell, expand_rows(cell, r)], axis=1)
         count = xp.concat([self.count, expand_rows(valid, r)], axis=1)
@@ -139,8 +124,8 @@ class VisitedPairs:
 
     def tabulated(self) -> PairTable:
         """Return the same comparisons as a full table."""
-        _, _, n_cells = self._sizes
-        full = PairTable.empty(self.table, self.count.shape[0])
+        n_cells = self.frame.n_cells
+        full = PairTable.empty(self.frame.table, self.count.shape[0])
         return full.reweighted(
             tally(self.cell, n_cells + 1, self.count)[:, :n_cells],
             tally(self.cell, n_cells + 1, self.wins)[:, :n_cells],

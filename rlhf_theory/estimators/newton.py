@@ -37,8 +37,7 @@ def newton(
     """Return theta, residual, Hessian and iterations; ``ridge`` has shape ``(R,)``.
 
     The loss is generalised self-concordant, so steps damped by log(1 + m) / m, with m the largest
-    change of a margin, decrease it from any start (Bach 2010, EJS 4, Proposition 1): no line
-    search, and one product with the rows serves both the step length and the next margins.
+    change of a logit, decrease it from any start (Bach 2010, EJS 4, Proposition 1): no line search.
     """
     xp = namespace(count)
     n_replicas, p = count.shape[0], design.n_params
