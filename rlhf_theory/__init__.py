@@ -9,7 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_theory import algorithms, estimators, evaluation, planners, theorems, worlds
+    from rlhf_theory import (
+        algorithms,
+        estimators,
+        evaluation,
+        losses,
+        planners,
+        theorems,
+        worlds,
+    )
     from rlhf_theory.algorithms import (
         EnsembleMinimum,
         NashGame,
@@ -41,6 +49,7 @@ __all__ = [
     "estimators",
     "evaluation",
     "feedback_from",
+    "losses",
     "planners",
     "run",
     "theorems",

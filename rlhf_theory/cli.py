@@ -26,7 +26,8 @@ __all__ = ["application", "main"]
 PLUGINS = "rlhf_theory.commands"
 """Entry-point group of further commands; each entry is a ``typer.Typer`` or a function."""
 
-_KINDS = ("theorems", "algorithms", "worlds")
+_KINDS = {"theorems": "theorem", "algorithms": "algorithm", "worlds": "world", "losses": "loss"}
+"""What can be listed: plural to singular."""
 
 
 def reproduce(
@@ -115,19 +116,20 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def list_known(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[theorems|algorithms|worlds]", help="What to list.")
+        str | None,
+        typer.Argument(metavar="[theorems|algorithms|worlds|losses]", help="What to list."),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="One of them, to read more about it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """List theorems, algorithms and worlds."""
+    """List theorems, algorithms, worlds and losses."""
     if kind is not None:
         check_choice("kind", kind, _KINDS)
-    kinds = _KINDS if kind is None else (kind,)
+    kinds = tuple(_KINDS) if kind is None else (kind,)
     known = {k: _known(k) for k in kinds}
     if name is not None:
         (entries,) = known.values()
-        check_choice(kinds[0].removesuffix("s"), name, [entry["name"] for entry in entries])
+        check_choice(_KINDS[kinds[0]], name, [entry["name"] for entry in entries])
         known = {kinds[0]: [entry for entry in entries if entry["name"] == name]}
     if as_json:
         plain = {k: [_without_details(e) for e in v] for k, v in known.items()}

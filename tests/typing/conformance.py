@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlhf_theory import losses
 from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.algorithms.enhancers import (
     FromReference,
@@ -68,7 +69,13 @@ from rlhf_theory.planners.matrix_game import UnregularisedNash
 from rlhf_theory.planners.nash import Nash, NashPolicy
 from rlhf_theory.planners.option_one import ExpectedLowerBound, OptionOne
 from rlhf_theory.planners.saddle import PessimisticNash
-from rlhf_theory.policies import FunctionPolicy, MixturePolicy, ReferencePolicy, TablePolicy
+from rlhf_theory.policies import (
+    FunctionPolicy,
+    MixturePolicy,
+    ReferencePolicy,
+    SolvedPolicy,
+    TablePolicy,
+)
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.rewards import (
     LinearReward,
@@ -134,8 +141,9 @@ def policies(
     gibbs: GibbsPolicy,
     best_of_n: BestOfNPolicy,
     nash: NashPolicy,
+    solved: SolvedPolicy,
 ) -> list[Policy]:
-    return [table, function, reference, mixture, gibbs, best_of_n, nash]
+    return [table, function, reference, mixture, gibbs, best_of_n, nash, solved]
 
 
 def confidence_sets(ellipsoid: Ellipsoid, likelihood: LikelihoodSet) -> list[ConfidenceSet]:
@@ -200,3 +208,37 @@ def offline_algorithms() -> list[OfflineAlgorithm]:
 
 def any_online() -> list[OnlineAlgorithm[Any]]:
     return [OnlineIterative(), NashGame(), SameLawPairs()]
+
+
+def pair_losses() -> list[losses.PairLoss]:
+    return [
+        losses.DPO(1.0),
+        losses.CDPO(1.0),
+        losses.RobustDPO(1.0),
+        losses.RDPO(1.0, 0.0),
+        losses.FDPO(1.0, "js"),
+        losses.ChiPO(1.0, 1.0),
+        losses.XPO(1.0, 0.0),
+        losses.VPO(1.0, 0.0, "online"),
+        losses.IPO(1.0),
+        losses.IPOPerToken(1.0),
+        losses.INPO(1.0, 1.0),
+        losses.Hinge(1.0),
+        losses.SquaredHinge(1.0),
+        losses.Exponential(1.0),
+        losses.Savage(1.0),
+        losses.EXO(1.0),
+        losses.NCAPair(1.0),
+        losses.BCO(1.0),
+        losses.SPPO(1.0),
+        losses.SPPOHard(1.0),
+        losses.KTO(1.0),
+        losses.CPO(1.0),
+        losses.SimPO(1.0),
+        losses.ORPO(),
+        losses.SLiC(),
+    ]
+
+
+def group_losses() -> list[losses.GroupLoss]:
+    return [losses.InfoNCA(1.0), losses.NCA(1.0), losses.RRHF()]

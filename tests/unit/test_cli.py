@@ -79,6 +79,7 @@ def test_results_go_to_a_folder_of_the_mode(command, fakes, tmp_path, monkeypatc
         (["reproduce", "--outt", "x"], "--out"),
         (["repoduce"], "reproduce"),
         (["list", "world"], "Did you mean 'worlds'?"),
+        (["list", "losses", "dppo"], "loss must be one of dpo,"),
         (["list", "theorems", "thrid"], "Did you mean 'third'?"),
         (["report", "nowhere"], "it holds no verdict"),
     ],
@@ -130,7 +131,7 @@ def catalogues(monkeypatch):
     class Linear:
         """A linear world."""
 
-    for kind in ("algorithms", "worlds"):
+    for kind in ("algorithms", "worlds", "losses"):
         stand_in = types.ModuleType(f"rlhf_theory.{kind}")
         stand_in.CATALOGUE = {"linear": (Linear, f"a line about linear {kind}")}
         monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
@@ -142,6 +143,7 @@ def test_everything_is_listed(command, fakes, catalogues):
     assert "third" in said
     assert "a line about linear worlds" in said
     assert "a line about linear algorithms" in said
+    assert "a line about linear losses" in said
 
 
 def test_lists_are_json_for_programs(command, fakes, catalogues):
@@ -153,7 +155,7 @@ def test_lists_are_json_for_programs(command, fakes, catalogues):
     ]
     assert set(json.loads(said)[0]) == {"name", "description", "source"}
     _, said, _ = command("list", "--json")
-    assert set(json.loads(said)) == {"theorems", "algorithms", "worlds"}
+    assert set(json.loads(said)) == {"theorems", "algorithms", "worlds", "losses"}
     _, said, _ = command("list", "worlds", "linear", "--json")
     assert json.loads(said) == [{"name": "linear", "description": "a line about linear worlds"}]
 

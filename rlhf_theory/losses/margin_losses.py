@@ -1,0 +1,188 @@
+"""Other losses of one logit, ``rho = beta h``: hinge, exponential, Savage and EXO.
+
+``h = log (pi / pi_ref)(w) - log (pi / pi_ref)(l)``, of sums of log-probabilities; ``p`` is the
+probability that the first of two responses wins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from rlhf_theory.arrays import Array, namespace
+from rlhf_theory.errors import check_positive
+from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.logistic import check_smoothing, with_margin
+from rlhf_theory.losses.scalars import log_sigmoid, softplus, square, tame_exp
+
+__all__ = ["EXO", "Exponential", "Hinge", "Savage", "SquaredHinge"]
+
+
+@dataclass(frozen=True)
+class Hinge:
+    r"""Hinge loss on the log-ratio, :math:`\max(0, 1 - \beta h)` (normalised SLiC).
+
+    Population minimiser: with two actions :math:`|h| = 1/\beta` with the sign of ``p - 1/2``, so
+    the size of the reward is lost; with more the solution of a linear programme. No margin.
+
+    Attributes
+    ----------
+    beta
+        Positive; sets the log-ratio of winners to losers, not a weight of the KL.
+
+    Source: [2309.06657], hinge-norm.
+    """
+
+    beta: float
+
+    name: ClassVar[str] = "hinge"
+    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    accepts: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+
+    def __call__(self, c: Comparisons) -> Array:
+        """Return the loss of each comparison."""
+        return _positive_part(1.0 - self.beta * checked(self, c).h)
+
+
+@dataclass(frozen=True)
+class SquaredHinge:
+    r"""Truncated square, :math:`\max(0, 1 - \beta h)^2`.
+
+    Population minimiser: with two actions :math:`\beta h = 2p - 1`, as IPO with
+    ``tau = beta / 2``; with more, no closed form.
+
+    Attributes
+    ----------
+    beta
+        Positive; to first order in a Bradley-Terry reward ``eta = 2 beta``.
+
+    Source: [2402.05749], convex losses of GPO.
+    """
+
+    beta: float
+
+    name: ClassVar[str] = "squared-hinge"
+    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    accepts: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+
+    def __call__(self, c: Comparisons) -> Array:
+        """Return the loss of each comparison."""
+        return square(_positive_part(1.0 - self.beta * checked(self, c).h))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    r"""Exponential loss, :math:`e^{-\beta h}`, continued by a tangent before it overflows.
+
+    Population minimiser: :math:`h = \mathrm{logit}(p)/(2\beta)`, so under Bradley-Terry labels the
+    Gibbs policy of ``eta = 2 beta``, exactly.
+
+    Attributes
+    ----------
+    beta
+        Positive; half of ``eta``.
+
+    Source: [2402.05749], convex losses of GPO.
+    """
+
+    beta: float
+
+    name: ClassVar[str] = "exponential"
+    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    accepts: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+
+    def __call__(self, c: Comparisons) -> Array:
+        """Return the loss of each comparison."""
+        return tame_exp(-self.beta * checked(self, c).h)
+
+
+@dataclass(frozen=True)
+class Savage:
+    r"""Savage loss, :math:`\sigma(-\beta h - m)^2`: bounded, not convex.
+
+    Population minimiser: under Bradley-Terry labels the Gibbs policy of ``eta = beta``, as DPO.
+
+    Attributes
+    ----------
+    beta
+        Positive; equals ``eta``.
+
+    Source: [2402.05749], losses of GPO.
+    """
+
+    beta: float
+
+    name: ClassVar[str] = "savage"
+    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+
+    def __call__(self, c: Comparisons) -> Array:
+        """Return the loss of each comparison."""
+        c = checked(self, c)
+        rho = with_margin(self.beta * c.h, c)
+        return namespace(rho).exp(-2.0 * softplus(rho))
+
+
+@dataclass(frozen=True)
+class EXO:
+    r"""Efficient exact optimisation on pairs: the reverse KL of the policy's preference.
+
+    .. math:: \mathrm{KL}\bigl((s, 1-s) \,\Vert\, (1-\epsilon, \epsilon)\bigr),
+              \qquad s = \sigma(\beta h)
+
+    Population minimiser: with two actions :math:`\beta h = (2p-1)\log((1-\epsilon)/\epsilon)`,
+    linear in ``p`` as IPO. Bounded; not convex.
+
+    Attributes
+    ----------
+    beta
+        Positive; to first order in a Bradley-Terry reward
+        ``eta = 2 beta / log((1 - smoothing) / smoothing)``.
+    smoothing
+        ``epsilon`` in (0, 1/2).
+
+    Source: [2402.00856], equation 16.
+    """
+
+    beta: float
+    smoothing: float = 0.1
+
+    name: ClassVar[str] = "exo"
+    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    accepts: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+        check_smoothing(self.smoothing, positive=True)
+
+    def __call__(self, c: Comparisons) -> Array:
+        """Return the loss of each comparison."""
+        rho = self.beta * checked(self, c).h
+        xp = namespace(rho)
+        log_s, log_not_s = log_sigmoid(rho), log_sigmoid(-rho)
+        win = xp.exp(log_s) * (log_s - math.log1p(-self.smoothing))
+        lose = xp.exp(log_not_s) * (log_not_s - math.log(self.smoothing))
+        return win + lose
+
+
+def _positive_part(u: Array) -> Array:
+    xp = namespace(u)
+    return xp.where(u > 0.0, u, xp.zeros_like(u))
