@@ -15,6 +15,7 @@ __all__ = [
     "FunctionPolicy",
     "MixturePolicy",
     "ReferencePolicy",
+    "SolvedPolicy",
     "TablePolicy",
     "entropy",
     "expectation",
@@ -49,6 +50,35 @@ class FunctionPolicy:
     def log_probs(self, contexts: Contexts) -> Array:
         """Return log-probabilities, shape ``(R, B, A)``."""
         return contexts.lookup(self.function)
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedPolicy:
+    """A policy that has been solved on all contexts of one table, and is computed on others.
+
+    What a planner returns that solves on the population: `Problem.tabulate` makes a table of it
+    where contexts are finite for good, and leaves it as it is where pools of actions change.
+
+    Attributes
+    ----------
+    contexts
+        The table, all of its contexts.
+    table
+        Log-probabilities there, shape ``(R, X, A)`` or ``(1, X, A)``.
+    elsewhere
+        The same policy on any contexts.
+    """
+
+    contexts: Contexts
+    table: Array
+    elsewhere: Policy
+
+    def log_probs(self, contexts: Contexts) -> Array:
+        """Return log-probabilities, shape ``(R, B, A)``."""
+        here = contexts is self.contexts or contexts.table is self.contexts
+        if here and contexts.ids is not None:
+            return contexts.from_table(self.table)
+        return self.elsewhere.log_probs(contexts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,8 @@ class FiniteProblem:
                 )
                 raise ShapeError(message)
         total = xp.sum(self.weights, axis=-1)
-        if not bool(xp.all(self.weights >= 0)) or not bool(xp.all(xp.abs(total - 1.0) < 1e-9)):
+        slack = max(1e-9, 100.0 * float(xp.finfo(self.weights.dtype).eps))
+        if not bool(xp.all(self.weights >= 0)) or not bool(xp.all(xp.abs(total - 1.0) < slack)):
             message = "weights must be probabilities of the contexts that sum to one."
             raise ValueError(message)
         object.__setattr__(self, "table", table)

@@ -9,8 +9,7 @@ from rlhf_theory.arrays import Array, full_like, log_softmax, namespace
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
-from rlhf_theory.policies import FunctionPolicy, TablePolicy
-from rlhf_theory.problems import FiniteProblem
+from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 
 __all__ = ["ChiSquared", "chi_squared_log_probs", "log_omega"]
@@ -140,7 +139,6 @@ class ChiSquared:
         log_pi, off = plan(x)
         xp = namespace(off)
         residual = xp.broadcast_to(xp.max(off, axis=-1), (problem.n_replicas,))
-        policy: Policy = FunctionPolicy(lambda c: plan(c)[0])
-        if isinstance(problem, FiniteProblem):
-            policy = TablePolicy(log_pi)
+        anywhere = FunctionPolicy(lambda c: plan(c)[0])
+        policy = problem.tabulate(SolvedPolicy(x, log_pi, anywhere))
         return Solution(policy, residual, residual <= self.tol, 0, _HINT)

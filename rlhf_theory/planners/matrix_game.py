@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
 
 from rlhf_theory.arrays import Array, as_like, check_finite, to_numpy
 from rlhf_theory.core import Policy, PreferenceModel, Problem, Solution
+from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_shape
 from rlhf_theory.planners.nash import spread
-from rlhf_theory.policies import TablePolicy
+from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 
 __all__ = ["MatrixEquilibrium", "UnregularisedNash", "matrix_game"]
@@ -133,8 +134,13 @@ class UnregularisedNash:
         if contexts.ids is None:
             message = "UnregularisedNash needs finitely many contexts, with ids; use Nash here."
             raise ValueError(message)
-        found = matrix_game(model.payoff(contexts), present=contexts.log_pi0 > -math.inf)
-        row = to_numpy(found.value.row)
-        logs = np.log(np.where(row > 0, row, 1.0))
-        table = as_like(np.where(row > 0, logs, -math.inf), contexts.like)
-        return spread(found, TablePolicy(table), problem.n_replicas)
+
+        def solve(c: Contexts) -> tuple[Solution[Any], Array]:
+            found = matrix_game(model.payoff(c), present=c.log_pi0 > -math.inf)
+            row = to_numpy(found.value.row)
+            logs = np.log(np.where(row > 0, row, 1.0))
+            return found, as_like(np.where(row > 0, logs, -math.inf), c.like)
+
+        found, table = solve(contexts)
+        solved = SolvedPolicy(contexts, table, FunctionPolicy(lambda c: solve(c)[1]))
+        return spread(found, problem.tabulate(solved), problem.n_replicas)

@@ -19,7 +19,7 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.errors import ShapeError, check_positive, check_shape
 from rlhf_theory.planners.equilibrium import solve_skew_games
 from rlhf_theory.planners.skew_games import SkewGames
-from rlhf_theory.policies import TablePolicy
+from rlhf_theory.policies import SolvedPolicy
 from rlhf_theory.randomness import Key
 
 __all__ = ["Nash", "NashPolicy", "best_reply", "nash_policy"]
@@ -235,9 +235,9 @@ class Nash:
     ) -> Solution[Policy]:
         """Return the equilibrium policy; ``start`` saves steps if it solves a similar game."""
         contexts, _ = problem.population(key.child("population"), 1)
+        anywhere = NashPolicy(model, problem.eta, self.tol)
         if contexts.ids is None:
-            policy = NashPolicy(model, problem.eta, self.tol)
-            return closed_form(policy, problem.n_replicas, contexts.like)
+            return closed_form(anywhere, problem.n_replicas, contexts.like)
         found = nash_policy(
             model.payoff(contexts),
             contexts.log_pi0,
@@ -246,7 +246,8 @@ class Nash:
             max_iter=self.max_iter,
             start=None if start is None else start.log_probs(contexts),
         )
-        return spread(found, TablePolicy(found.value), problem.n_replicas)
+        solved = problem.tabulate(SolvedPolicy(contexts, found.value, anywhere))
+        return spread(found, solved, problem.n_replicas)
 
 
 def spread(found: Solution[Any], value: T, n_replicas: int) -> Solution[T]:

@@ -19,7 +19,7 @@ from rlhf_theory.planners.nash import (
     starting_point,
 )
 from rlhf_theory.planners.skew_games import SkewGames
-from rlhf_theory.policies import FunctionPolicy, TablePolicy
+from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 
 __all__ = ["PessimisticNash", "two_player_saddle"]
@@ -142,14 +142,17 @@ class PessimisticNash:
     ) -> Solution[tuple[Policy, Policy]]:
         """Return the max player and the min player; ``start`` is a max player of a similar game."""
         contexts, _ = problem.population(key.child("population"), 1)
+        lazy = self._lazy(model, problem.eta, 0), self._lazy(model, problem.eta, 1)
         if contexts.ids is None:
-            lazy = self._lazy(model, problem.eta, 0), self._lazy(model, problem.eta, 1)
             return closed_form(lazy, problem.n_replicas, contexts.like)
         payoff = model.payoff(contexts)
         first = None if start is None else start.log_probs(contexts)
         found = self._solve(payoff, contexts.log_pi0, problem.eta, first)
-        best, worst = found.value
-        return spread(found, (TablePolicy(best), TablePolicy(worst)), problem.n_replicas)
+        best, worst = (
+            problem.tabulate(SolvedPolicy(contexts, value, player))
+            for value, player in zip(found.value, lazy, strict=True)
+        )
+        return spread(found, (best, worst), problem.n_replicas)
 
     def _lazy(self, model: PreferenceModel, eta: float, player: int) -> Policy:
         """Return a policy that solves the games of the contexts it meets."""

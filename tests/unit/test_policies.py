@@ -9,6 +9,7 @@ from rlhf_theory.policies import (
     FunctionPolicy,
     MixturePolicy,
     ReferencePolicy,
+    SolvedPolicy,
     TablePolicy,
     entropy,
     expectation,
@@ -170,3 +171,17 @@ def test_kl_far_apart_neither_overflows_nor_warns(xp_like):
     gone = np.array([[[0.0, -np.inf]]])
     got = to_numpy(kl(as_like(log_p, xp_like), as_like(gone, xp_like)))[0, 0]
     assert got == 0.0  # mass that underflows counts as none
+
+
+def test_a_solved_policy_is_a_table_on_its_contexts_and_computed_elsewhere(xp_like):
+    contexts, p = make(xp_like)
+    same, _ = make(xp_like)
+    marked = as_like(log(np.roll(p, 1, axis=-1)), xp_like)  # what only the table can answer
+    policy = SolvedPolicy(contexts, marked, ReferencePolicy())
+    assert policy.log_probs(contexts) is marked
+    rows, ids = sampled(contexts, xp_like)
+    np.testing.assert_array_equal(to_numpy(policy.log_probs(rows)), to_numpy(marked)[0][ids])
+    # Equal numbers of another table are other actions: pools that were drawn again.
+    np.testing.assert_array_equal(to_numpy(policy.log_probs(same)), to_numpy(same.log_pi0))
+    rows, ids = sampled(same, xp_like)
+    np.testing.assert_array_equal(to_numpy(policy.log_probs(rows)), log(p)[0][ids])

@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rlhf_theory import problems
-from rlhf_theory.arrays import as_like, to_numpy
+from rlhf_theory.arrays import as_like, namespace, to_numpy
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.data import PairList, PairTable
 from rlhf_theory.errors import ShapeError
@@ -30,6 +31,22 @@ def arguments(**changes):
 
 
 # ------------------------------------------------------------------ finite
+
+
+def test_single_precision_weights_sum_to_one_up_to_rounding(xp_like):
+    # 11 times 1/11 is off by more than 1e-9 there.
+    wide = finite_problem(xp_like, x=11)
+    single = namespace(xp_like).astype(xp_like, namespace(xp_like).float32)
+    narrow = FiniteProblem(
+        as_like(wide.phi, single),
+        as_like(wide.log_pi0, single),
+        as_like(np.full((1, 11), 1 / 11), single),
+        0.3,
+        2,
+    )
+    assert narrow.weights.dtype == single.dtype
+    with pytest.raises(ValueError, match="weights must be probabilities"):
+        replace(narrow, weights=narrow.weights * 1.001)
 
 
 def test_population_is_all_contexts_with_their_law(xp_like):
