@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlhf_theory.experiments.store import folder_study, write_atomic
-from rlhf_theory.report.svg import inline_svg
-from rlhf_theory.report.words import duration, formula, interval, pretty
+from rlhf_theory.experiments.store import folder_study
+from rlhf_theory.report.parts import downloads, figure_svg, render
+from rlhf_theory.report.words import duration, pretty
 from rlhf_theory.theorems import NAMES
 from rlhf_theory.theorems.card import Verdict
 from rlhf_theory.theorems.stored import read_verdict
 
 __all__ = ["read_verdicts", "write_report"]
-
-_DOWNLOADS = (("pdf", "application/pdf"), ("svg", "image/svg+xml"), ("csv", "text/csv"))
 
 
 @dataclass(frozen=True)
@@ -55,18 +51,8 @@ def read_verdicts(out: Path) -> list[Verdict]:
 
 
 def _card(verdict: Verdict, folder: Path) -> _Card:
-    try:
-        svg = (folder / "figure.svg").read_text(encoding="utf-8")
-        figure = Markup(inline_svg(svg, verdict.name, f"Figure: {verdict.title}"))
-    except (OSError, ValueError):
-        figure = None
-    downloads = []
-    for kind, media in _DOWNLOADS:
-        path = folder / f"figure.{kind}"
-        if figure is not None and path.is_file():
-            content = base64.b64encode(path.read_bytes()).decode()
-            downloads.append((kind, f"data:{media};base64,{content}"))
-    return _Card(verdict, figure, tuple(downloads))
+    figure = figure_svg(folder, verdict.name, verdict.title)
+    return _Card(verdict, figure, downloads(folder) if figure is not None else ())
 
 
 def _facts(verdicts: Sequence[Verdict], study: dict[str, Any]) -> list[tuple[str, str]]:
@@ -103,22 +89,12 @@ def write_report(out: Path) -> Path:
         If the folder holds no verdict.
     """
     verdicts = read_verdicts(out)
-    environment = Environment(
-        loader=PackageLoader("rlhf_theory.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(pretty=pretty, interval=interval, duration=duration, formula=formula)
-    style = environment.get_template("page.css").render()
-    page = environment.get_template("page.html").render(
+    return render(
+        out / "report.html",
+        "page.html",
+        title="Theorems of RLHF, reproduced",
         cards=[_card(v, out / v.name) for v in verdicts],
         facts=_facts(verdicts, folder_study(out) or {}),
         n_held=sum(v.passed for v in verdicts),
         quick=any(v.mode == "quick" for v in verdicts),
-        style=Markup(style),
     )
-    path = out / "report.html"
-    write_atomic(path, page.encode())
-    return path
