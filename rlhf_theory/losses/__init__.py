@@ -5,7 +5,7 @@ with rewards); it works on every array library, and gradients flow where the lib
 """
 
 from rlhf_theory.losses.catalogue import CATALOGUE, make, planning
-from rlhf_theory.losses.comparisons import Comparisons, GroupLoss, Groups, PairLoss, soft
+from rlhf_theory.losses.comparisons import Comparisons, GroupLoss, Groups, Law, PairLoss, soft
 from rlhf_theory.losses.divergences import FDPO, ChiPO
 from rlhf_theory.losses.group_losses import NCA, RRHF, InfoNCA
 from rlhf_theory.losses.logistic import CDPO, DPO, RDPO, VPO, XPO, RobustDPO
@@ -40,6 +40,7 @@ __all__ = [
     "Hinge",
     "IPOPerToken",
     "InfoNCA",
+    "Law",
     "NCAPair",
     "PairLoss",
     "RobustDPO",

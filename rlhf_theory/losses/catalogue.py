@@ -120,8 +120,9 @@ def planning(name: str, eta: float, **settings: Any) -> PairLoss | GroupLoss:
     actions. Exact are ``dpo``, ``cdpo``, ``robust-dpo``, ``r-dpo`` (``alpha`` is 0 unless given),
     ``f-dpo`` with ``reverse-kl``, ``exponential``, ``savage`` and ``infonca``; ``xpo`` and ``vpo``
     up to their bonus. The others agree with the Gibbs policy to first order in the reward: those
-    that pin each log-ratio (``bco``, ``nca-pair``, ``sppo``) for pairs from the reference, ``nca``
-    up to a factor ``1 - 1/K``. ``hinge`` keeps no size of the reward and takes it to be 1.
+    that pin each log-ratio (``bco``, ``nca-pair``, ``sppo``) for pairs from the reference, those of
+    a response with itself included, ``nca`` up to a factor ``1 - 1/K``. ``hinge`` keeps no size of
+    the reward and takes it to be 1.
 
     Parameters
     ----------

@@ -15,11 +15,15 @@ __all__ = [
     "Comparisons",
     "GroupLoss",
     "Groups",
+    "Law",
     "PairLoss",
     "checked",
     "checked_group",
     "soft",
 ]
+
+Law = Literal["any", "distinct", "full"]
+"""What a loss's minimiser takes from the law of the pairs, see `PairLoss`."""
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "reference": ("log_ref_w", "log_ref_l"),
@@ -201,12 +205,22 @@ class PairLoss(Protocol):
         What must and what may be given besides the policy's log-probabilities: ``"reference"``,
         ``"lengths"``, ``"margin"``, ``"wins"``, ``"z0"``, ``"sample"``. The rest is refused, but
         for reference and lengths, which may be known without being used.
+    law
+        What the minimiser under Bradley-Terry labels takes from the law of the pairs. ``"any"``:
+        nothing, all laws that reach every response have the same. ``"distinct"``: how often two
+        responses that differ meet. ``"full"``: also how often a response meets itself; such a
+        pair is a constant for the others, but not where each log-probability counts by itself.
     """
 
     name: ClassVar[str]
     takes: ClassVar[Literal["pairs", "groups"]]
     needs: ClassVar[frozenset[str]]
     accepts: ClassVar[frozenset[str]]
+
+    @property
+    def law(self) -> Law:
+        """What the minimiser takes from the law of the pairs."""
+        ...
 
     def __call__(self, c: Comparisons) -> Array:
         """Return the loss of each comparison, in the shape of its arrays."""
@@ -218,14 +232,19 @@ class GroupLoss(Protocol):
 
     Attributes
     ----------
-    name, takes, needs, accepts
-        As in `PairLoss`; ``takes`` is ``"groups"``.
+    name, takes, needs, accepts, law
+        As in `PairLoss`; ``takes`` is ``"groups"``, and ``law`` is about the members of a group.
     """
 
     name: ClassVar[str]
     takes: ClassVar[Literal["pairs", "groups"]]
     needs: ClassVar[frozenset[str]]
     accepts: ClassVar[frozenset[str]]
+
+    @property
+    def law(self) -> Law:
+        """What the minimiser takes from the law of the members."""
+        ...
 
     def __call__(self, g: Groups) -> Array:
         """Return the loss of each group, shape ``(n,)``."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import check_choice, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, checked
 from rlhf_theory.losses.logistic import with_margin
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, tame_exp
 
@@ -60,6 +60,7 @@ class FDPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -129,6 +130,7 @@ class ChiPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, log_softmax, namespace
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Groups, checked_group
+from rlhf_theory.losses.comparisons import Groups, Law, checked_group
 from rlhf_theory.losses.scalars import softplus
 
 __all__ = ["NCA", "RRHF", "InfoNCA"]
@@ -38,6 +38,7 @@ class InfoNCA:
     takes: ClassVar[Literal["pairs", "groups"]] = "groups"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -79,6 +80,7 @@ class NCA:
     takes: ClassVar[Literal["pairs", "groups"]] = "groups"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -118,6 +120,7 @@ class RRHF:
     takes: ClassVar[Literal["pairs", "groups"]] = "groups"
     needs: ClassVar[frozenset[str]] = frozenset({"lengths"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("lam", self.lam)

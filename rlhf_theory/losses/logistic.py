@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, checked
 from rlhf_theory.losses.scalars import softplus
 
 __all__ = ["CDPO", "DPO", "RDPO", "VPO", "XPO", "RobustDPO", "check_smoothing", "with_margin"]
@@ -53,6 +53,7 @@ class DPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -95,6 +96,11 @@ class CDPO:
         check_positive("beta", self.beta)
         check_smoothing(self.smoothing)
 
+    @property
+    def law(self) -> Law:
+        """``"any"`` where this is DPO; no reward explains smoothed labels."""
+        return "any" if self.smoothing == 0.0 else "distinct"
+
     def __call__(self, c: Comparisons) -> Array:
         """Return the loss of each comparison."""
         c = checked(self, c)
@@ -135,6 +141,11 @@ class RobustDPO:
         check_positive("beta", self.beta)
         check_smoothing(self.smoothing)
 
+    @property
+    def law(self) -> Law:
+        """``"any"`` where this is DPO; labels that are not flipped have no reward here."""
+        return "any" if self.smoothing == 0.0 else "distinct"
+
     def __call__(self, c: Comparisons) -> Array:
         """Return the loss of each comparison."""
         c = checked(self, c)
@@ -167,6 +178,7 @@ class RDPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "lengths"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -208,6 +220,7 @@ class XPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "sample"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -252,6 +265,7 @@ class VPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "sample"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, checked
 from rlhf_theory.losses.logistic import check_smoothing, with_margin
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, square, tame_exp
 
@@ -40,6 +40,7 @@ class Hinge:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -70,6 +71,7 @@ class SquaredHinge:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -100,6 +102,7 @@ class Exponential:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -129,6 +132,7 @@ class Savage:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
+    law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -168,6 +172,7 @@ class EXO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)

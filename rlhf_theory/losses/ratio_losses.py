@@ -3,7 +3,8 @@
 They pin every log-ratio, so their minimisers are exact where the log-ratios are free numbers
 (marked *free*); a normalised policy has another minimiser, unless the free one happens to sum to
 one. All take sums of log-probabilities. ``q(a)`` is the probability that ``a`` beats a draw of the
-law of the pairs (own 1/2 included).
+law of the pairs (own 1/2 included): a response against itself is no constant and belongs to the
+pairs. Without such pairs ``q - 1/2`` is too large by the factor ``1 / (1 - mu(a))``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace, sigmoid
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, checked
 from rlhf_theory.losses.scalars import softplus, square
 
 __all__ = ["BCO", "KTO", "SPPO", "NCAPair", "SPPOHard", "mismatched_kl"]
@@ -42,6 +43,7 @@ class NCAPair:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -75,6 +77,7 @@ class BCO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -114,6 +117,7 @@ class SPPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "wins"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -147,6 +151,7 @@ class SPPOHard:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -188,6 +193,7 @@ class KTO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "z0"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)

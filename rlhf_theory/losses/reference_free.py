@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import check_nonnegative, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, checked
 from rlhf_theory.losses.scalars import log_one_minus_exp, softplus
 
 __all__ = ["CPO", "ORPO", "SLiC", "SimPO"]
@@ -47,6 +47,7 @@ class CPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -87,6 +88,7 @@ class SimPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"lengths"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("beta", self.beta)
@@ -125,6 +127,7 @@ class ORPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"lengths"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_nonnegative("lam", self.lam)
@@ -164,6 +167,7 @@ class SLiC:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"sample"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("delta", self.delta)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, checked
 from rlhf_theory.losses.scalars import square
 
 __all__ = ["INPO", "IPO", "IPOPerToken", "mixed_reference"]
@@ -39,6 +39,7 @@ class IPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
@@ -72,6 +73,7 @@ class IPOPerToken:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "lengths"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
@@ -133,6 +135,7 @@ class INPO:
     takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset()
+    law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
