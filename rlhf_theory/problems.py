@@ -35,7 +35,8 @@ def check_contexts(contexts: Contexts) -> None:
     check_finite("phi", contexts.phi)
     xp = namespace(contexts.log_pi0)
     total = logsumexp(contexts.log_pi0, axis=-1)
-    if bool(xp.any(xp.isnan(contexts.log_pi0))) or not bool(xp.all(xp.abs(total) < 1e-6)):
+    slack = max(1e-6, 100.0 * float(xp.finfo(contexts.log_pi0.dtype).eps))
+    if bool(xp.any(xp.isnan(contexts.log_pi0))) or not bool(xp.all(xp.abs(total) < slack)):
         worst = float(xp.max(xp.abs(xp.exp(total) - 1.0)))
         message = (
             "log_pi0 must be log-probabilities that sum to one in every context; the sums are off "

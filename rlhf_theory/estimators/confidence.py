@@ -8,7 +8,7 @@ hold for the MLE over the ball ``|theta| <= B`` without ridge, which a rule's ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_theory.arrays import Array, full_like
 from rlhf_theory.core import ConfidenceSet, Problem, Solution
@@ -37,6 +37,7 @@ __all__ = [
     "Scaled",
     "ellipsoid",
     "hessian_ellipsoid",
+    "label_scale",
 ]
 
 
@@ -183,3 +184,11 @@ class Scaled:
     ) -> Scalable:
         """Return the rule's set around the estimate, with its width multiplied."""
         return self.rule.confidence_set(fit, data, problem, design).rescaled(self.multiplier)
+
+
+def label_scale(rule: ConfidenceRule) -> float:
+    """Return the scale ``s`` of the labels that a rule knows; 1 where it knows of none."""
+    inner: Any = rule
+    while isinstance(inner, Scaled):
+        inner = inner.rule
+    return float(getattr(inner, "scale", 1.0))

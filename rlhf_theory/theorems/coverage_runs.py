@@ -22,7 +22,15 @@ from rlhf_theory.theorems.card import Progress, Sweep
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
 from rlhf_theory.worlds.world import World
 
-__all__ = ["ALL", "IN_DESIGN", "ON_LIKELIHOOD", "coverage_world", "measure_coverage", "schedule"]
+__all__ = [
+    "ALL",
+    "IN_DESIGN",
+    "ON_LIKELIHOOD",
+    "coverage_world",
+    "measure_coverage",
+    "schedule",
+    "used_shares",
+]
 
 IN_DESIGN = {"R1": R1, "R1′": R1Prime, "R2": R2, "R2′": R2Prime}
 """Rules with a radius in ``V``."""
@@ -104,7 +112,7 @@ def _run(
         data = data.add(x, a1, a2, feedback(x, a1, a2, at.child("labels")))
         fit = _fit(data, norm, fit)
         total += m
-        found = _used(sweep, norm, data, fit, world.theta_star)
+        found = used_shares(sweep, norm, data, fit, world.theta_star)
         for rule, (_, used) in found.items():
             peak[rule] = np.maximum(peak.get(rule, 0.0), used)
         if total in sweep["n"]:
@@ -137,10 +145,26 @@ def _settings(sweep: Sweep, norm: float) -> dict[str, Any]:
     return {"theta_bound": norm, "delta": sweep["delta"], "lam": sweep["lam"]}
 
 
-def _used(
+def used_shares(
     sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any], theta: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return radius and its used share for every rule, each of shape ``(R,)``."""
+    """Return radius and its used share for every rule, each of shape ``(R,)``.
+
+    The set contains the truth where the share is at most 1.
+
+    Parameters
+    ----------
+    sweep
+        Has ``delta`` and ``lam``.
+    norm
+        Bound on ``|theta*|``.
+    data
+        Comparisons.
+    fit
+        The maximum likelihood estimate over the ball of that radius.
+    theta
+        The truth, shape ``(1, d)`` or ``(R, d)``.
+    """
     settings = _settings(sweep, norm)
     error = theta - fit.value
     sigma = design_matrix(data.differences, data.count, sweep["lam"])

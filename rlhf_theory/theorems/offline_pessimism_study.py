@@ -49,7 +49,9 @@ __all__ = [
     "base_cell",
     "cells",
     "limit_constant",
+    "limit_of",
     "measure",
+    "measure_cell",
     "rule",
     "select",
     "table",
@@ -151,13 +153,29 @@ def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
         for first in range(0, sweep["replicas"], sweep["block"]):
             part = world.block(first, min(first + sweep["block"], sweep["replicas"]))
             here = key.block(first).child(cell.study, cell.setting)
-            frames += _block(cell, part, sweep, here, first)
+            frames += measure_cell(cell, part, sweep, here, first)
         progress.advance(f"{cell.study} {cell.setting}".strip())
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 
-def _block(cell: Cell, world: World, sweep: Sweep, key: Key, first: int) -> list[pd.DataFrame]:
-    """Fit nested data of increasing size with every learner of a cell."""
+def measure_cell(
+    cell: Cell, world: World, sweep: Sweep, key: Key, first: int = 0
+) -> list[pd.DataFrame]:
+    """Fit nested data of increasing size with every learner of a cell; see `COLUMNS`.
+
+    Parameters
+    ----------
+    cell
+        Sample sizes, learners, rules and behaviour; its world's settings are not looked at.
+    world
+        The world, or a block of its replicas.
+    sweep
+        Has ``theta_bound`` and ``delta``.
+    key
+        Address of the draws of this block.
+    first
+        Number of the block's first replica.
+    """
     frames = []
     behaviour = world.behaviour(cell.behaviour)
     data, drawn = world.problem.empty_data(), 0
@@ -253,7 +271,11 @@ def base_cell(sweep: Sweep) -> Cell:
 
 def limit_constant(sweep: Sweep) -> float:
     """Return ``tr(F^-1 C*) / (2 eta)`` of the base world."""
-    world = world_of(base_cell(sweep), {**sweep, "replicas": 1})
+    return limit_of(world_of(base_cell(sweep), {**sweep, "replicas": 1}))
+
+
+def limit_of(world: World) -> float:
+    """Return ``tr(F^-1 C*) / (2 eta)`` of a world, of its first replica, for pairs from pi0."""
     x, weights = world.population
     fisher = fisher_of_sampling(x, weights, x.log_pi0, x.log_pi0, world.theta_star)
     limit = fast_rate_constant(fisher, x, weights, world.log_pi_star, world.problem.eta)
