@@ -1,5 +1,6 @@
 # Everything that a fresh machine with Python (3.11 or later), make and git needs:
 #   make demo   install the core, reproduce all theorems in quick form, write results/demo/report.html
+#   make demo-llm  install the language-model extra too; the tiny world end to end, to a report
 #   make test   install everything with the tests; format, lint, types, import contracts, tests
 #   make bench  the speed benchmarks
 #   make clean  remove what the other targets made
@@ -8,11 +9,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test bench clean constraints
+.PHONY: demo demo-llm test bench clean constraints
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
 	$(BIN)/rlhf-theory reproduce all --quick --out results/demo
+
+demo-llm: .venv/.llm
+	$(BIN)/rlhf-theory lm demo --out results/demo-llm
 
 test: .venv/.test
 	$(BIN)/ruff format --check .
@@ -28,7 +32,7 @@ bench: .venv/.test
 	done
 
 clean:
-	rm -rf .venv results/demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv results/demo results/demo-llm dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	rm -rf .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -45,9 +49,13 @@ clean:
 	$(PIP) --no-build-isolation -e .
 	@touch $@
 
-# torch first: the theory package never imports it, but its tests run on it.
-.venv/.test: .venv/.core
+# torch first, at its pinned version: other packages would bring another build of it.
+.venv/.llm: .venv/.core
 	$(PIP) torch==2.13.0
+	$(PIP) --no-build-isolation -e '.[llm]'
+	@touch $@
+
+.venv/.test: .venv/.llm
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
@@ -58,7 +66,7 @@ constraints:
 	rm -rf .venv-pins
 	$(PYTHON) -m venv .venv-pins
 	.venv-pins/bin/python -m pip install --quiet torch==2.13.0 hatchling editables 'matplotlib<3.13'
-	.venv-pins/bin/python -m pip install --quiet 'matplotlib<3.13' -e '.[dev]'
+	.venv-pins/bin/python -m pip install --quiet 'matplotlib<3.13' -e '.[llm,dev]'
 	{ sed -n '/^#/p' constraints.txt; \
 	  .venv-pins/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 	  | grep -v -i -E '^(nvidia|cuda|triton)' | sed 's/+.*//' | sort -f; } > constraints.new

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 # Before NumPy is imported: one thread per process, so that workers do not fight over the cores,
-# and figures without a window.
+# figures without a window, and no hub of models is asked for anything.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from typing import Any
 

@@ -1,0 +1,77 @@
+"""``rlhf-theory lm train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llm_bridge.commands import options as o
+from llm_bridge.commands.guard import command, work_offline
+
+__all__ = ["train"]
+
+
+@command
+def train(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="PREFERENCES", help="JSONL or Parquet: prompt, chosen, rejected."),
+    ],
+    model: o.Model,
+    out: o.Out,
+    loss: Annotated[
+        str, typer.Option(help="A loss of `rlhf-theory list losses`, or sft (imitate the chosen).")
+    ] = "dpo",
+    settings: o.Settings = None,
+    epochs: o.Epochs = 1.0,
+    steps: o.Steps = None,
+    learning_rate: o.LearningRate = 5e-5,
+    batch_size: o.TrainingBatch = 16,
+    accumulation: o.Accumulation = 1,
+    lora_rank: o.LoRARank = None,
+    checkpoint_every: o.CheckpointEvery = 100,
+    sample: Annotated[
+        str | None,
+        typer.Option(metavar="chosen|rejected", help="The further response of XPO, VPO and SLiC."),
+    ] = None,
+    test_share: o.TestShare = 0.1,
+    seed: o.Seed = 0,
+    device: o.Device = "cpu",
+    dtype: o.Dtype = "float32",
+    revision: o.Revision = None,
+    offline: o.Offline = False,
+    pad_token: o.PadToken = None,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Train a model on preferences, by a loss of the DPO family or by imitation.
+
+    Writes OUT/model with its card, and OUT/metrics.json: how often the policy's own reward agrees
+    with comparisons of held-out prompts. Stopped, it goes on from its newest checkpoint.
+    """
+    if offline:
+        work_offline()
+    from llm_bridge.commands.make import source, training_settings
+    from llm_bridge.jobs.job import carry_out
+    from llm_bridge.jobs.sources import parse_settings
+    from llm_bridge.jobs.train import TrainJob
+    from rlhf_theory.errors import check_choice
+
+    which: Any = sample
+    if sample is not None:
+        check_choice("sample", sample, ("chosen", "rejected"))
+    job = TrainJob(
+        file=file,
+        source=source(model, revision, device, dtype, offline, pad_token),
+        loss=loss,
+        loss_settings=parse_settings(settings),
+        training=training_settings(
+            epochs, steps, learning_rate, batch_size, accumulation, lora_rank, checkpoint_every
+        ),
+        sample=which,
+        test_share=test_share,
+        seed=seed,
+        batch_size=2 * batch_size,
+    )
+    carry_out(job, out, dry_run=dry_run, say=typer.echo)

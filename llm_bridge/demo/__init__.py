@@ -1,0 +1,1 @@
+"""The tiny world end to end, to one page: what `rlhf-theory lm demo` does."""

@@ -1,0 +1,1 @@
+"""Features from the hidden states of any model, frozen and cached."""

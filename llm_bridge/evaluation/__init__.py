@@ -1,0 +1,1 @@
+"""Held-out metrics, figures, reports and model cards."""

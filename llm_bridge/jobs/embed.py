@@ -1,0 +1,206 @@
+"""Features of the rows of a file: a cache to share, and the numbers as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+
+from llm_bridge.evaluation.details import frame_bytes
+from llm_bridge.jobs.job import Say
+from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.texts import FeatureOptions, as_prompt, as_response
+from llm_bridge.labels.preference_files import read_preferences
+from llm_bridge.language.models import LanguageModel, Text
+from llm_bridge.language.sampler import BatchedSampler
+from llm_bridge.storage.jsonl import problems_with, read_jsonl
+from rlhf_theory.experiments.store import write_atomic, write_json
+from rlhf_theory.randomness import Key
+
+__all__ = ["EmbedJob"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedJob:
+    """Compute features of prompts and responses.
+
+    Attributes
+    ----------
+    file
+        Preferences (``prompt, chosen, rejected``), single responses (``prompt, response``), or
+        prompts alone, to which the model writes ``samples`` responses each.
+    source, features
+        The model that reads, and how.
+    samples
+        Responses that the model writes to every prompt of a file without responses; 0 for none.
+    transform
+        Centre, standardise, project and scale the features, fitted to these very rows; without it
+        the raw features are written.
+    max_new_tokens
+        Longest response that is written.
+    seed
+        Of the responses.
+    batch_size
+        Texts per forward pass.
+    cache
+        Folder of the feature cache; None is ``OUT/cache``.
+    """
+
+    file: Path
+    source: ModelSource
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    samples: int = 0
+    transform: bool = False
+    max_new_tokens: int = 64
+    seed: int = 0
+    batch_size: int = 32
+    cache: Path | None = None
+
+    def study(self) -> dict[str, Any]:
+        """Return what the results depend on; see `Job`."""
+        return {
+            "command": "embed",
+            "file": content_hash(self.file),
+            **self.source.identity(),
+            **self.features.identity(),
+            "samples": self.samples,
+            "transform": self.transform,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    def _rows(self) -> tuple[list[Text], list[str] | None, list[str]]:
+        """Return prompts, responses (None where they have to be written) and roles."""
+        columns = _columns(self.file)
+        if "chosen" in columns:
+            pairs = read_preferences(self.file).pairs
+            prompts = [p.prompt for p in pairs for _ in range(2)]
+            texts = [t for p in pairs for t in (p.chosen, p.rejected)]
+            return prompts, texts, ["chosen", "rejected"] * len(pairs)
+        if "response" in columns:
+            rows = _responses(self.file)
+            return [p for p, _ in rows], [r for _, r in rows], ["response"] * len(rows)
+        if self.samples < 1 or self.features.encoder:
+            message = (
+                f"{self.file} has prompts and no responses: features are of both. Let a language "
+                "model write some with --samples N, or give a column response."
+            )
+            raise ValueError(message)
+        return read_prompts(self.file), None, []
+
+    def plan(self, out: Path) -> list[str]:
+        """Return what would be done; see `Job`."""
+        prompts, responses, _ = self._rows()
+        n = len(prompts) * self.samples if responses is None else len(prompts)
+        lines = [f"{self.file}: {n} texts to read with {self.source.name}."]
+        if responses is None:
+            lines.append(f"It would first write {self.samples} responses to each prompt.")
+        cache = self.cache or out / "cache"
+        entries = sum(f.stat().st_size for f in cache.glob("*/index.bin")) // 20
+        lines.append(f"The cache {cache} holds {entries} texts, of this model or others.")
+        if (out / "features.json").is_file():
+            lines.append(f"The features in {out} are complete.")
+        return lines
+
+    def run(self, out: Path, say: Say) -> None:
+        """Read the texts and write their features; see `Job`."""
+        if (out / "features.json").is_file():
+            say(f"The features in {out} are complete.")
+            return
+        texts, given, roles = self._rows()
+        reader = self.features.reader(self.source)
+        if given is None:
+            prompts, responses, roles = self._written(reader, texts)
+        else:
+            prompts = [as_prompt(reader, text) for text in texts]
+            responses = [as_response(reader, text) for text in given]
+        raw = self.features.make(
+            reader, cache=self.cache or out / "cache", batch_size=self.batch_size
+        )
+        features = raw
+        if self.transform:
+            fitted = raw.fit(prompts, responses)
+            fitted.save(out / "transform.safetensors")
+            phi, log_probs = fitted.with_log_probs(prompts, responses)
+        else:
+            phi, log_probs = features.rows(prompts, responses)
+        frame = pd.DataFrame(
+            {
+                "prompt": [p.text for p in prompts],
+                "response": [r.text for r in responses],
+                "role": roles,
+            }
+        )
+        tensors = {"phi": phi.cpu().contiguous()}
+        if log_probs is not None:
+            frame["log_prob"] = log_probs.cpu().numpy()
+            tensors["log_prob"] = log_probs.cpu().contiguous()
+        self._write(out, frame, tensors)
+        say(f"{phi.shape[0]} texts with {phi.shape[1]} features: {out / 'features.safetensors'}")
+
+    def _written(
+        self, reader: Any, texts: Sequence[Text]
+    ) -> tuple[list[Any], list[Any], list[str]]:
+        if not isinstance(reader, LanguageModel):  # refused before; for the type
+            message = "Only a language model writes responses."
+            raise ValueError(message)
+        prompts = [reader.encode_prompt(text) for text in texts]
+        sampler = BatchedSampler(
+            max_new_tokens=self.max_new_tokens, batch_size=max(64, self.batch_size)
+        )
+        key = Key(self.seed).child("embed")
+        drawn = sampler(reader, [p.ids for p in prompts], self.samples, key)
+        rows = [(p, r) for p, row in zip(prompts, drawn, strict=True) for r in row]
+        return [p for p, _ in rows], [r for _, r in rows], ["sample"] * len(rows)
+
+    def _write(self, out: Path, frame: pd.DataFrame, tensors: dict[str, torch.Tensor]) -> None:
+        write_atomic(out / "rows.parquet", frame_bytes(frame))
+        write_atomic(out / "features.safetensors", safetensors.torch.save(tensors))
+        phi = tensors["phi"]
+        about = {"rows": phi.shape[0], "dim": phi.shape[1], "dtype": str(np.dtype("float64"))}
+        # Written last: where it is, the others are complete.
+        write_json(out / "features.json", {**self.study(), **about})
+
+
+def _columns(path: Path) -> set[str]:
+    if path.suffix == ".txt":
+        return {"prompt"}
+    if path.suffix == ".jsonl":
+        rows, _ = read_jsonl(path)
+        return {name for _, row in rows for name in row}
+    if path.suffix == ".parquet":
+        try:
+            return set(pq.read_schema(path).names)
+        except (OSError, ValueError) as error:
+            message = f"{path} is no Parquet file, or damaged ({error})."
+            raise ValueError(message) from error
+    message = f"A file of texts must end in .txt, .jsonl or .parquet; got {path}."
+    raise ValueError(message)
+
+
+def _responses(path: Path) -> list[tuple[Text, str]]:
+    """Return the rows of a file with single responses."""
+    if path.suffix == ".parquet":
+        rows = list(enumerate(pq.read_table(path).to_pylist(), start=1))
+        wrong: list[str] = []
+    else:
+        rows, wrong = read_jsonl(path)
+    found: list[tuple[Text, str]] = []
+    for number, row in rows:
+        prompt, response = row.get("prompt"), row.get("response")
+        if not prompt or not isinstance(response, str) or not response.strip():
+            got = json.dumps(row, ensure_ascii=False)[:120]
+            wrong.append(f"row {number} must have a prompt and a response with characters; {got}")
+        else:
+            found.append((prompt, response))
+    if wrong:
+        raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
+    return found

@@ -1,0 +1,228 @@
+"""Fitting a linear reward with a confidence set to a file of preferences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_bridge.embeddings.encoders import EncoderModel
+from llm_bridge.embeddings.features import FittedFeatures
+from llm_bridge.evaluation.details import frame_bytes
+from llm_bridge.jobs.heads import is_head, save_head
+from llm_bridge.jobs.job import Say
+from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.texts import FeatureOptions, unscored
+from llm_bridge.labels.preference_files import read_preferences
+from llm_bridge.language.models import LanguageModel
+from llm_bridge.pools.data import Comparison, PromptData
+from llm_bridge.rewards.calibration import Calibration, calibration
+from llm_bridge.rewards.models import HeadFit, fit_head
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.errors import check_choice
+from rlhf_theory.estimators.confidence import R4, ConfidenceRule, Constant, R2Prime, Scaled
+from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.randomness import Key
+
+__all__ = ["FitJob", "confidence_rule", "split_comparisons"]
+
+
+def confidence_rule(
+    rule: str, *, beta: float, lam: float, norm: float, delta: float
+) -> ConfidenceRule:
+    """Return a rule by name.
+
+    Parameters
+    ----------
+    rule
+        ``"constant"``: a ridge fit and the radius ``beta``, no guarantee. ``"r2"`` and ``"r4"``:
+        `R2Prime` and `R4`, whose sets cover with probability ``1 - delta`` if the reward is linear
+        with ``|theta*| <= norm``; ``beta`` multiplies their width, 1 keeps the guarantee.
+    beta, lam, norm, delta
+        Radius or multiplier, ridge, bound on the parameters, miss probability.
+    """
+    check_choice("rule", rule, ("constant", "r2", "r4"))
+    if rule == "constant":
+        return Constant(beta=beta, lam=lam)
+    kind = R2Prime if rule == "r2" else R4
+    found: ConfidenceRule = kind(theta_bound=norm, delta=delta, lam=lam)
+    return found if beta == 1.0 else Scaled(found, beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJob:
+    """Fit a linear reward.
+
+    Attributes
+    ----------
+    file
+        Preferences, JSONL or Parquet.
+    source, features
+        The model that reads, and how. The transform of the features is fitted to all responses of
+        the comparisons that are trained on, and then frozen.
+    rule, beta, lam, norm, delta
+        See `confidence_rule`.
+    test_share
+        Share of the prompts held out.
+    seed
+        Of the split.
+    batch_size
+        Texts per forward pass.
+    cache
+        Folder of the feature cache; None is ``OUT/cache``.
+    """
+
+    file: Path
+    source: ModelSource
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    rule: str = "constant"
+    beta: float = 1.0
+    lam: float = 1.0
+    norm: float = 1.0
+    delta: float = 0.05
+    test_share: float = 0.2
+    seed: int = 0
+    batch_size: int = 32
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._rule()
+
+    def _rule(self) -> ConfidenceRule:
+        return confidence_rule(
+            self.rule, beta=self.beta, lam=self.lam, norm=self.norm, delta=self.delta
+        )
+
+    def study(self) -> dict[str, Any]:
+        """Return what the results depend on; see `Job`."""
+        return {
+            "command": "fit",
+            "file": content_hash(self.file),
+            **self.source.identity(),
+            **self.features.identity(),
+            "rule": repr(self._rule()),
+            "test_share": self.test_share,
+            "seed": self.seed,
+        }
+
+    def plan(self, out: Path) -> list[str]:
+        """Return what would be done; see `Job`."""
+        pairs = read_preferences(self.file).pairs
+        held = split_held_out([p.prompt for p in pairs], self.test_share, self.seed)
+        texts = {(json.dumps(p.prompt), r) for p in pairs for r in (p.chosen, p.rejected)}
+        lines = [
+            f"{self.file}: {len(pairs)} comparisons, {sum(held)} of them held out.",
+            f"{len(texts)} texts to read with {self.source.name}, then a linear reward by "
+            f"{self._rule()!r}.",
+        ]
+        if is_head(out):
+            lines.append(f"The fit in {out} is complete.")
+        return lines
+
+    def run(self, out: Path, say: Say) -> None:
+        """Read the texts, fit, measure, write; see `Job`."""
+        if is_head(out):
+            say(f"The fit in {out} is complete.")
+            say((out / "summary.txt").read_text(encoding="utf-8").rstrip())
+            return
+        reader = self.features.reader(self.source)
+        train, held = split_comparisons(self.file, reader, self.test_share, self.seed)
+        raw = self.features.make(
+            reader, cache=self.cache or out / "cache", batch_size=self.batch_size
+        )
+        features = raw.fit(*_pieces(train))
+        fit = fit_head(data_of(train, features), rule=self._rule(), key=Key(self.seed).child("fit"))
+        if message := fit.solution.message:
+            say(f"The fit did not converge: {message}")
+        report = measured(fit, held, features) if held else None
+        self._write(out, fit, features, report, len(train))
+        say((out / "summary.txt").read_text(encoding="utf-8").rstrip())
+        say(f"Reward: {out}")
+
+    def _write(
+        self,
+        out: Path,
+        fit: HeadFit,
+        features: FittedFeatures,
+        report: Calibration | None,
+        n_train: int,
+    ) -> None:
+        lines = [
+            f"Linear reward on {features.dim} features of {self.source.name}, fitted to {n_train} "
+            f"comparisons by {self._rule()!r}.",
+        ]
+        reports = {"cross-fitted": fit.held_out, "held out": report}
+        for name, found in reports.items():
+            if found is not None:
+                lines.append(f"{name}: {found}")
+                path = out / f"calibration-{name.replace(' ', '-')}.parquet"
+                write_atomic(path, frame_bytes(found.table))
+        write_atomic(out / "summary.txt", ("\n".join(lines) + "\n").encode())
+        numbers = {
+            name: {k: v if np.isfinite(v) else None for k, v in found.summary().items()}
+            for name, found in reports.items()
+            if found is not None
+        }
+        about = {
+            **self.source.identity(),
+            **self.features.identity(),
+            "pad_token": self.source.pad_token,
+            "rule": repr(self._rule()),
+            "comparisons": n_train,
+            "converged": bool(to_numpy(fit.solution.converged).all()),
+            "calibration": numbers,
+        }
+        save_head(out, fit, features, about)
+
+
+def split_comparisons(
+    file: Path, reader: LanguageModel | EncoderModel, share: float, seed: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Return the comparisons of a file to learn from, and those of held-out prompts.
+
+    ``ValueError`` if nothing is left to learn from.
+    """
+    pairs = read_preferences(file).pairs
+    held = split_held_out([p.prompt for p in pairs], share, seed)
+    if all(held):
+        message = (
+            f"Nothing is left to fit: all {len(pairs)} comparisons are of held-out prompts. Hold "
+            "out a smaller share."
+        )
+        raise ValueError(message)
+    parts: tuple[list[Comparison], list[Comparison]] = ([], [])
+    for comparison, test in zip(unscored(reader, pairs), held, strict=True):
+        parts[test].append(comparison)
+    return parts
+
+
+def _pieces(comparisons: Sequence[Comparison]) -> tuple[list[Any], list[Any]]:
+    prompts = [c.prompt for c in comparisons for _ in range(2)]
+    return prompts, [r for c in comparisons for r in (c.first, c.second)]
+
+
+def data_of(comparisons: Sequence[Comparison], features: FittedFeatures) -> PromptData:
+    """Return comparisons as data over these features."""
+    phi = features.rows(*_pieces(comparisons)).to(torch.float64)
+    empty = PromptData.empty(1, int(phi.shape[1]), phi)
+    return empty.joined(phi.reshape(len(comparisons), 2, -1), comparisons)
+
+
+def measured(
+    fit: HeadFit, comparisons: Sequence[Comparison], features: FittedFeatures
+) -> Calibration:
+    """Return how well a fit predicts comparisons that it has not seen."""
+    data = data_of(comparisons, features)
+    logits = to_numpy(data.differences.margins(fit.reward.theta))[0]
+    prompts: dict[Any, int] = {}
+    group = [prompts.setdefault(c.prompt.ids, len(prompts)) for c in comparisons]
+    count, wins = to_numpy(data.count)[0], to_numpy(data.wins)[0]
+    kept = count > 0
+    return calibration(
+        logits[kept], wins[kept] / count[kept], weights=count[kept], prompts=np.array(group)[kept]
+    )

@@ -1,0 +1,296 @@
+"""The online loop on a language model: ask for labels, fit, train, evaluate, again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_bridge.evaluation.cards import Card, write_card
+from llm_bridge.evaluation.details import Details, frame_bytes
+from llm_bridge.evaluation.held_out import HeldOut
+from llm_bridge.evaluation.report import (
+    card_section,
+    figure_sheets,
+    pool_section,
+    results_section,
+    write_run_page,
+)
+from llm_bridge.jobs.evaluate import draw_results
+from llm_bridge.jobs.job import Say, flat
+from llm_bridge.jobs.learners import LearnerOptions
+from llm_bridge.jobs.rewards import preference_of, reward_of
+from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts, split_held_out
+from llm_bridge.jobs.texts import FeatureOptions
+from llm_bridge.labels.oracles import RewardModelOracle
+from llm_bridge.labels.people import LabelFile
+from llm_bridge.language.loading import quiet
+from llm_bridge.language.models import Text
+from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.training.settings import TrainingSettings
+from rlhf_theory.core import Policy
+from rlhf_theory.errors import check_positive
+from rlhf_theory.experiments.runner import run
+from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.experiments.trace import Trace
+from rlhf_theory.oracles import feedback_from
+from rlhf_theory.report.sections import Section
+
+__all__ = ["IterateJob"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterateJob:
+    """Train online.
+
+    Attributes
+    ----------
+    file
+        Prompts; a share of them is held out and evaluated on after every round.
+    source
+        The model pi0.
+    labels
+        ``"people"``, whose questions and answers are in ``OUT/labels``; or a reward whose
+        Bradley-Terry labels are drawn, see `llm_bridge.jobs.rewards.reward_of`.
+    preference
+        Instead of a reward: a general preference ``module:function``, for the learner ``nash``.
+    label_scale
+        What the reward is multiplied by in these labels. The learner knows it; policies are
+        planned for, and judged by, the reward itself.
+    learner
+        The learner and its named settings.
+    rounds, eta, pool_size
+        Rounds, weight of the KL, responses per prompt.
+    refresh
+        Whether pools follow the policy, half from pi0 and half from the policy of the last round.
+    features
+        Features of the model; games are learnt on a projection of them.
+    training
+        How to train, in every round.
+    test_share, samples
+        Share of the prompts held out; fresh responses per held-out prompt, none where pools are
+        only re-ranked.
+    max_new_tokens, batch_size, seed
+        Of sampling and scoring.
+    """
+
+    file: Path
+    source: ModelSource
+    labels: str | None = None
+    preference: str | None = None
+    label_scale: float = 1.0
+    learner: LearnerOptions = field(default_factory=LearnerOptions)
+    rounds: int = 3
+    eta: float = 0.1
+    pool_size: int = 8
+    refresh: bool = True
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    test_share: float = 0.2
+    samples: int = 4
+    max_new_tokens: int = 64
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("rounds", self.rounds)
+        if (self.labels is None) == (self.preference is None):
+            message = "Say who labels: --labels people, --labels REWARD, or --preference FUNCTION."
+            raise ValueError(message)
+        if self.preference is not None and self.learner.learner != "nash":
+            message = "A general preference needs the learner 'nash': others look for a reward."
+            raise ValueError(message)
+        check_positive("label_scale", self.label_scale)
+        if self.label_scale != 1.0 and self.labels in (None, "people"):
+            message = (
+                "label_scale is of labels by a reward: people and preferences would ignore it."
+            )
+            raise ValueError(message)
+        drawn = [] if self.samples in (0, IterateJob.samples) else ["samples"]
+        self.learner.check_training(self.training, drawn)
+
+    def study(self) -> dict[str, Any]:
+        """Return what the results depend on; see `Job`."""
+        names: tuple[str, ...]
+        names = ("labels", "preference", "label_scale", "rounds", "eta", "pool_size", "refresh")
+        names = (*names, "test_share", "samples", "max_new_tokens", "seed")
+        return {
+            "command": "iterate",
+            "file": content_hash(self.file),
+            **self.source.identity(),
+            **self.features.identity(),
+            **self.learner.identity(),
+            **{name: getattr(self, name) for name in names},
+            "training": self.training.identity(),
+        }
+
+    def _prompts(self) -> tuple[list[Text], list[Text]]:
+        prompts = read_prompts(self.file)
+        held = split_held_out(prompts, self.test_share, self.seed)
+        train = [p for p, test in zip(prompts, held, strict=True) if not test]
+        if not train:
+            message = f"All {len(prompts)} prompts are held out. Hold out a smaller share."
+            raise ValueError(message)
+        return train, [p for p, test in zip(prompts, held, strict=True) if test]
+
+    def plan(self, out: Path) -> list[str]:
+        """Return what would be done; see `Job`."""
+        train, test = self._prompts()
+        n = self.learner.batch_size
+        by = self.labels or self.preference
+        done = len(list(out.glob("training/*/result.json")))
+        direct = self.learner.learner == "direct"
+        steps = self.training.n_steps(n if direct else len(train))
+        return [
+            f"{self.file}: {len(train)} prompts to learn from, {len(test)} held out.",
+            f"{self.learner.method}: {self.rounds} rounds of {n} labels by {by}, "
+            f"{n * self.rounds} in all"
+            + (f"; the first training has {steps} steps." if self.learner.trains else "."),
+            f"{done} trainings are complete in {out}.",
+        ]
+
+    def run(self, out: Path, say: Say) -> None:
+        """Play the rounds, evaluate, write model, card, trace and page; see `Job`."""
+        train, test = self._prompts()
+        policy = self.source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        problem = PromptProblem(
+            train,
+            policy,
+            features=self.features.make(
+                policy.model, cache=out / "cache", batch_size=self.batch_size
+            ),
+            pool_size=self.pool_size,
+            eta=self.eta,
+            seed=self.seed,
+        )
+        say(f"Pools: {problem.report()}")
+        if self.learner.learner == "nash":
+            problem = problem.for_preferences()
+        feedback, gold, preference = self._feedback(out, policy)
+        trains = self.learner.trains
+        # Whoever holds nothing out evaluates on the prompts that were trained on, in other pools.
+        held_out = HeldOut(
+            problem.held_out(test or train),
+            gold,
+            preference=preference,
+            game="probability" if preference is not None else None,
+            n_samples=self.samples if trains else 0,
+            seed=self.seed,
+        )
+        last: list[Policy] = []
+
+        def evaluate(policy: Policy) -> dict[str, np.ndarray]:
+            last[:] = [policy]
+            found = held_out(policy)
+            say(f"Round {len(held_out.records) - 1}: {_headline(found)}")
+            return found
+
+        refresh: Any = PromptProblem.refresh if self.refresh and trains else None
+        learner = self.learner.make(
+            policy, self.training, out / "training", label_scale=self.label_scale
+        )
+        trace = run(
+            learner,
+            problem,
+            n_rounds=self.rounds,
+            seed=self.seed,
+            feedback=feedback,
+            evaluate=evaluate,
+            between=refresh,
+        )
+        self._write(out, say, trace, held_out, problem, last[0])
+
+    def _feedback(self, out: Path, policy: LanguageModelPolicy) -> tuple[Any, Any, Any]:
+        """Return who labels, and the reward or preference that policies are judged by."""
+        if self.labels == "people":
+            return LabelFile(out / "labels"), None, None
+        if self.preference is not None:
+            preference = preference_of(self.preference)
+            return feedback_from(preference), None, preference
+        reward = reward_of(str(self.labels), self.source, writer=policy.model)
+        oracle = RewardModelOracle(reward, self.label_scale)
+        return feedback_from(oracle), reward, oracle if self.learner.learner == "nash" else None
+
+    def _write(
+        self,
+        out: Path,
+        say: Say,
+        trace: Trace,
+        held_out: HeldOut,
+        problem: PromptProblem,
+        last: Policy,
+    ) -> None:
+        write_atomic(out / "trace.parquet", frame_bytes(trace.to_pandas()))
+        results = {f"round {t}": found for t, found in enumerate(held_out.records)}
+        folder = out / "rounds"
+        folder.mkdir(exist_ok=True)
+        for t, found in enumerate(held_out.records):
+            found.save(folder, f"{t:03d}")
+        final = list(results.values())[-1]
+        cards = [self._card(problem, final)] if isinstance(last, LanguageModelPolicy) else []
+        if isinstance(last, LanguageModelPolicy):
+            with quiet():
+                last.model.save(out / "model")
+            write_card(out / "model", cards[0])
+        drawings = draw_results(
+            {"reference": results["round 0"], "last round": final},
+            held_out,
+            paths={self.learner.learner: list(results.values())},
+        )
+        sections = [
+            results_section(results, figures=figure_sheets(drawings, out / "figures")),
+            pool_section({"training": problem.report(), "held out": held_out.problem.report()}),
+            Section(name="settings", title="Settings", facts=self._settings()),
+            *([card_section(cards)] if cards else []),
+        ]
+        page = write_run_page(
+            out / "report.html",
+            f"Online training: {self.learner.method}",
+            sections,
+            facts={"Model": Path(self.source.name).name, "Seed": self.seed},
+            command="rlhf-theory lm iterate",
+        )
+        say(f"Report: {page}")
+
+    def _settings(self) -> dict[str, Any]:
+        return {k: v for k, v in flat(self.study()).items() if v not in (None, [])}
+
+    def _card(self, problem: PromptProblem, final: Details) -> Card:
+        return Card(
+            name=f"{Path(self.source.name).name}-{self.learner.learner}",
+            base=self.source.name,
+            method=f"Trained online: {self.learner.method}, {self.rounds} rounds.",
+            eta=self.eta,
+            loss=self.learner.update if self.learner.learner == "nash" else self.learner.loss,
+            data={
+                "prompts": len(problem.prompts),
+                "labels": self.rounds * self.learner.batch_size,
+                "labels by": self.labels or self.preference,
+            },
+            settings=self._settings(),
+            metrics=final.summary(),
+            metrics_note="On held-out prompts; intervals: 95 % bootstrap over prompts, one run.",
+            parent=problem.policy.model.fingerprint,
+        )
+
+
+_HEADLINE = {
+    "gold reward": ("fresh_gold", "pool_gold"),
+    "KL": ("fresh_kl_k1", "pool_kl"),
+    "J": ("fresh_objective", "pool_objective"),
+    "win rate": ("fresh_win_rate", "pool_win_rate"),
+    "exploitability": ("pool_exploitability",),
+}
+
+
+def _headline(found: Mapping[str, np.ndarray]) -> str:
+    """Return the main numbers of a policy in one line."""
+    parts = []
+    for word, names in _HEADLINE.items():
+        values = [float(found[n][0]) for n in names if n in found and np.isfinite(found[n][0])]
+        parts += [f"{word} {values[0]:.3g}"] if values else []
+    return ", ".join(parts)

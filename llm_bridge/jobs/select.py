@@ -1,0 +1,226 @@
+"""Selection of the pairs that people should compare next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_bridge.embeddings.features import FittedFeatures
+from llm_bridge.jobs.heads import load_head
+from llm_bridge.jobs.job import Say
+from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.texts import FeatureOptions
+from llm_bridge.labels.people import LabelFile
+from llm_bridge.labels.preference_files import Preferences, write_preferences
+from llm_bridge.planning.pair_rules import BestWorst
+from llm_bridge.planning.selection import distinct_pairs, most_informative
+from llm_bridge.pools.problem import PromptProblem
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic
+from rlhf_theory.algorithms.rounds import compare
+from rlhf_theory.arrays import Array, full_like, int_like, to_numpy
+from rlhf_theory.core import ConfidenceSet, Enhancer, Feedback
+from rlhf_theory.data import Contexts
+from rlhf_theory.errors import check_choice, check_positive
+from rlhf_theory.estimators.confidence import Constant, Scalable
+from rlhf_theory.planners.gibbs import GibbsPolicy
+from rlhf_theory.randomness import Key
+from rlhf_theory.rewards import LinearReward
+
+__all__ = ["RULES", "SelectJob"]
+
+RULES = ("informative", "optimistic", "best-worst", "on-policy", "reference")
+"""Names of the rules that `SelectJob` knows."""
+
+_BATCHES = 20
+
+_ENHANCERS: dict[str, Enhancer] = {
+    "optimistic": Optimistic(),
+    "on-policy": OnPolicy(),
+    "reference": FromReference(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectJob:
+    """Choose pairs for people to label, no pair twice.
+
+    Attributes
+    ----------
+    file
+        Prompts.
+    source
+        The reference model, which writes the responses.
+    reward
+        Folder of ``lm fit`` with what is known so far; None where nothing is.
+    features
+        Features of the reference model, where there is no ``reward`` to bring its own.
+    rule
+        ``"informative"``: the pairs that tell most about the reward (greedy D-optimal);
+        ``"optimistic"``: the policy of the estimate against the enhancer around it;
+        ``"best-worst"``: best and worst of 4 draws of the estimate's policy by the estimate;
+        ``"on-policy"``: two draws of it; ``"reference"``: one of it and one of pi0.
+    n
+        Different pairs; fewer where there are no more, which is said. Rules that draw stop looking
+        after ``20 n`` draws.
+    pool_size, eta
+        Responses of the reference per prompt; weight of the KL of the estimate's policy.
+    max_new_tokens, batch_size, seed
+        Of sampling and scoring.
+    """
+
+    file: Path
+    source: ModelSource
+    reward: str | None = None
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    rule: str = "informative"
+    n: int = 100
+    pool_size: int = 8
+    eta: float = 0.1
+    max_new_tokens: int = 64
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("rule", self.rule, RULES)
+        check_positive("n", self.n)
+        if self.features.encoder:
+            message = "The reference model writes responses: it must be a language model."
+            raise ValueError(message)
+
+    def study(self) -> dict[str, Any]:
+        """Return what the results depend on; see `Job`."""
+        return {
+            "command": "select",
+            "file": content_hash(self.file),
+            **self.source.identity(),
+            **self.features.identity(),
+            "reward": self.reward,
+            "rule": self.rule,
+            "n": self.n,
+            "pool_size": self.pool_size,
+            "eta": self.eta,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    def plan(self, out: Path) -> list[str]:
+        """Return what would be done; see `Job`."""
+        n = len(read_prompts(self.file))
+        lines = [
+            f"{self.file}: {n} prompts, {self.pool_size} responses of {self.source.name} to each.",
+            f"{self.n} pairs by the rule {self.rule!r}, given "
+            + (f"the reward in {self.reward}." if self.reward else "no reward yet."),
+        ]
+        pending = out / "labels" / "pending.jsonl"
+        if pending.is_file():
+            waiting = sum(1 for line in pending.read_text("utf-8").split("\n") if line.strip())
+            lines.append(f"{waiting} questions are in {pending}.")
+        return lines
+
+    def run(self, out: Path, say: Say) -> None:
+        """Write the questions; once they are answered, write them as preferences; see `Job`.
+
+        Raises
+        ------
+        LabelsPending
+            When there are questions without answers; says where they are.
+        ValueError
+            If the rule finds nothing that could be compared.
+        """
+        policy = self.source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        features: Any
+        confidence: Scalable | None = None
+        if self.reward is not None:
+            head = load_head(Path(self.reward), self.source, tokens_of=policy.model)
+            features, confidence = head.features, head.confidence
+        else:
+            features = self.features.make(
+                policy.model, cache=out / "cache", batch_size=self.batch_size
+            )
+        problem = PromptProblem(
+            read_prompts(self.file),
+            policy,
+            features=features,
+            pool_size=self.pool_size,
+            eta=self.eta,
+            seed=self.seed,
+        )
+        if isinstance(problem.features, FittedFeatures) and self.reward is None:
+            problem.features.save(out / "transform.safetensors")
+        pairs = self._pairs(problem, confidence)
+        found = pairs.shape[1]
+        if found == 0:
+            message = (
+                "No two different texts were found to compare: responses, or the policy of the "
+                "estimate, hardly vary. Raise eta or pool_size, or take another rule."
+            )
+            raise ValueError(message)
+        if found < self.n:
+            say(f"Only {found} different pairs of the {self.n} asked for were found.")
+        data = _labelled(problem, pairs, LabelFile(out / "labels"), Key(self.seed))
+        preferences = Preferences.of(data)
+        path = out / "preferences.jsonl"
+        write_preferences(path, preferences, replace=True)
+        say(f"All questions are answered: {len(preferences.items)} preferences in {path}.")
+
+    def _pairs(self, problem: PromptProblem, confidence: ConfidenceSet | None) -> np.ndarray:
+        """Return at most ``n`` different pairs, shape ``(3, n)``: prompts, both responses."""
+        known: Any = confidence
+        if known is None:
+            rule, empty = Constant(beta=1.0), problem.empty_data()
+            known = rule.confidence_set(rule.fit(empty), empty)
+        if self.rule == "informative":
+            return self._informative(problem, known)
+        return self._drawn(problem, known, Key(self.seed).child("select"))
+
+    def _informative(self, problem: PromptProblem, known: Any) -> np.ndarray:
+        asked = self.n
+        while True:
+            chosen = np.stack(most_informative(problem.table, known.sigma, asked))
+            new = chosen[:, distinct_pairs(problem.pools, *chosen)]
+            if new.shape[1] >= self.n or chosen.shape[1] < asked:
+                return new[:, : self.n]
+            # Different responses may have equal texts. The choice is greedy: it begins as before.
+            asked *= 2
+
+    def _drawn(self, problem: PromptProblem, known: Any, key: Key) -> np.ndarray:
+        reward, empty = LinearReward(known.center), problem.empty_data()
+        pi1 = GibbsPolicy(reward, self.eta)
+        best_worst = BestWorst(n=4, proxy=reward)
+        if self.rule != "best-worst":
+            pi2 = _ENHANCERS[self.rule](problem, pi1, known, key.child("enhancer"))
+        found = np.zeros((3, 0), dtype=np.int64)
+        for batch in range(_BATCHES):
+            here = key.child("more", batch) if batch else key
+            seen = _Seen()
+            if self.rule == "best-worst":
+                best_worst(problem, empty, pi1, seen, self.n, here)
+            else:
+                compare(problem, empty, pi1, pi2, seen, self.n, here)
+            found = np.concatenate([found, *seen.pairs], axis=1)
+            found = found[:, distinct_pairs(problem.pools, *found)]
+            if found.shape[1] >= self.n:
+                break
+        return found[:, : self.n]
+
+
+@dataclass
+class _Seen:
+    """Feedback that notes what is asked, and answers nothing that is used."""
+
+    pairs: list[np.ndarray] = field(default_factory=list)
+
+    def __call__(self, contexts: Contexts, a1: Array, a2: Array, key: Key) -> Array:  # noqa: ARG002
+        """Return labels, all 0."""
+        self.pairs.append(np.stack([to_numpy(v)[0] for v in (contexts.ids, a1, a2)]))
+        return full_like(tuple(a1.shape), 0.0, contexts.like)
+
+
+def _labelled(problem: PromptProblem, pairs: np.ndarray, labels: Feedback, key: Key) -> Any:
+    """Return the comparisons of pairs ``(3, n)``; raises ``LabelsPending``."""
+    row, a1, a2 = (int_like(v[None, :], problem.table.like) for v in pairs)
+    x = Contexts.rows(problem.table, row)
+    return problem.empty_data().add(x, a1, a2, labels(x, a1, a2, key))

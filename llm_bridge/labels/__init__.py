@@ -1,0 +1,1 @@
+"""Rewards, preferences and people: where labels come from, and their files."""

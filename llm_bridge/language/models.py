@@ -1,0 +1,287 @@
+"""Causal language models with their tokenizers."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from llm_bridge.errors import ModelError
+from llm_bridge.language.fingerprints import weights_hash
+from llm_bridge.language.loading import DTYPES, check_causal, check_tokenizer, load_parts, quiet
+
+__all__ = [
+    "DTYPES",
+    "Ids",
+    "LanguageModel",
+    "Prompt",
+    "Text",
+    "check_tokenizer",
+    "evaluating",
+    "load_parts",
+    "quiet",
+    "weights_hash",
+]
+
+Ids = tuple[int, ...]
+"""Token ids of one text."""
+
+Text = str | Sequence[Mapping[str, str]]
+"""Plain text, or the messages of a chat: ``{"role": ..., "content": ...}``."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and its tokens.
+
+    Attributes
+    ----------
+    text
+        As people read it; the messages of a chat are rendered by the chat template.
+    ids
+        Token ids, beginning-of-sequence and template included.
+    messages
+        ``(role, content)`` of every message of a chat, so that a reward model with another chat
+        template can render it; empty for plain text.
+    """
+
+    text: str
+    ids: Ids
+    messages: tuple[tuple[str, str], ...] = ()
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Switch dropout off inside the block."""
+    training = bool(module.training)
+    if training:
+        module.eval()
+    try:
+        yield
+    finally:
+        if training:
+            module.train()
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model with its tokenizer: a value; training makes a new one.
+
+    Attributes
+    ----------
+    model
+        Any causal model of transformers.
+    tokenizer
+        Its tokenizer, with a pad token other than the end of the sequence.
+    name
+        What to call it in messages and reports.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        check_tokenizer(self.tokenizer)
+        if self.tokenizer.eos_token_id is None:
+            message = "The tokenizer must have an end of sequence (eos_token); it has none."
+            raise ModelError(message)
+        if len(self.tokenizer) > self.n_tokens:
+            message = (
+                f"The tokenizer must fit the model; it has {len(self.tokenizer)} tokens and the "
+                f"model embeds {self.n_tokens}. Load both from one folder."
+            )
+            raise ModelError(message)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        offline: bool = False,
+        pad_token: str | None = None,
+    ) -> Self:
+        """Load from a folder or a hub id; see `load_parts`.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be loaded, is no causal model, or its tokenizer does not serve.
+        """
+        model, tokenizer = load_parts(
+            AutoModelForCausalLM,
+            name,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            offline=offline,
+            pad_token=pad_token,
+        )
+        check_causal(model, str(name))
+        return cls(model, tokenizer, str(name))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are."""
+        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that the model embeds; ids lie below it."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills up rows."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def eos_id(self) -> int:
+        """Token that ends a response."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest text in tokens, None where the configuration does not say."""
+        config = self.model.config.get_text_config()
+        length = getattr(config, "max_position_embeddings", None)
+        return None if length is None else int(length)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, configuration and tokenizer: equal for equal models, wherever saved."""
+        return weights_hash(self.model, self.tokenizer)
+
+    def encode_prompt(self, text: Text) -> Prompt:
+        """Return the prompt with its tokens; messages go through the chat template.
+
+        Raises
+        ------
+        ModelError
+            If messages are given and the tokenizer has no chat template, or it refuses them.
+        ValueError
+            If the prompt is empty, a message lacks its role or content, or no room is left for a
+            response.
+        """
+        if isinstance(text, str):
+            shown, special = text, True
+        else:
+            shown, special = self._render(text), False
+        ids = self._tokens(shown, special)
+        if special and ids and ids[-1] == self.eos_id:
+            ids.pop()  # some tokenizers close every text; a prompt goes on
+        if not ids:
+            message = "A prompt must have at least one token; got an empty one."
+            raise ValueError(message)
+        longest = self.context_length
+        if longest is not None and len(ids) >= longest:
+            message = (
+                f"A prompt must be shorter than the model's context of {longest} tokens; "
+                f"got {len(ids)} tokens: {shown[:60]!r}... Shorten it."
+            )
+            raise ValueError(message)
+        said = () if isinstance(text, str) else tuple((m["role"], m["content"]) for m in text)
+        return Prompt(shown, tuple(ids), said)
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        if not self.tokenizer.chat_template:
+            message = (
+                "Prompts given as messages need a tokenizer with a chat template; "
+                f"{self.name} has none. Give plain text."
+            )
+            raise ModelError(message)
+        if not messages:
+            message = "A prompt must have at least one message; got an empty list."
+            raise ValueError(message)
+        for i, m in enumerate(messages):
+            if not all(isinstance(m.get(part), str) for part in ("role", "content")):
+                message = f"A message must have role and content, both text; message {i} is {m}."
+                raise ValueError(message)
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
+                )
+            )
+        except Exception as error:  # a template may raise whatever it likes
+            message = f"The chat template of {self.name} refuses these messages: {error}"
+            raise ModelError(message) from error
+
+    def _tokens(self, text: str, special: bool) -> list[int]:
+        # Too long a text is answered by our own checks, not by the tokenizer's warning.
+        out = self.tokenizer(text, add_special_tokens=special, verbose=False)
+        return [int(i) for i in out["input_ids"]]
+
+    def encode_response(self, text: str) -> Ids:
+        """Return the tokens of a response, the end of the sequence included.
+
+        The text is cut into tokens on its own: where the tokenizer makes spaces part of words,
+        give the space that follows the prompt. Samples keep the ids that were drawn; texts are
+        encoded only where they come from outside.
+
+        ``ValueError`` for an empty response, or one with an end of the sequence inside.
+        """
+        ids = self._tokens(text, special=False)
+        if ids and ids[-1] == self.eos_id:
+            ids.pop()
+        if not ids:
+            message = "A response must have at least one token; got an empty one."
+            raise ValueError(message)
+        if self.eos_id in ids:
+            message = (
+                f"A response must not go on after its end {self.tokenizer.eos_token!r}; "
+                f"got {text[:60]!r}. Cut it there."
+            )
+            raise ValueError(message)
+        return (*ids, self.eos_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a response, without special tokens."""
+        return self.decode_many([ids])[0]
+
+    def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts of responses, without special tokens."""
+        texts = self.tokenizer.batch_decode([list(r) for r in rows], skip_special_tokens=True)
+        return [str(t).strip() for t in texts]
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r})"  # not its layers: learners say their settings
+
+    def clone(self) -> LanguageModel:
+        """Return a copy with weights of its own, to be trained."""
+        return LanguageModel(copy.deepcopy(self.model), self.tokenizer, self.name)
+
+    def save(self, folder: str | Path) -> None:
+        """Write model and tokenizer so that `from_pretrained` reads them.
+
+        Adapters are merged into the weights. A process that is killed leaves a folder without
+        ``config.json``, which nobody takes for a model.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.model
+        if hasattr(model, "merge_and_unload"):
+            model = copy.deepcopy(model).merge_and_unload()
+        with quiet(), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
+            model.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+            written = sorted(Path(part).iterdir(), key=lambda p: p.name == "config.json")
+            (folder / "config.json").unlink(missing_ok=True)
+            for file in written:
+                file.replace(folder / file.name)

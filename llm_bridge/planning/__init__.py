@@ -1,0 +1,1 @@
+"""From a reward or a preference to a language model: planners, direct learners, selection."""

@@ -1,0 +1,145 @@
+"""Training on labelled comparisons: their examples, their margins, the trained policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llm_bridge.planning.planners import Loss
+from llm_bridge.pools.data import Comparison, PromptData
+from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.training.examples import Example, with_mismatched
+from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.train import train
+from rlhf_theory.arrays import as_like, inner, to_numpy
+from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
+from rlhf_theory.features import mean_feature
+from rlhf_theory.randomness import Key
+
+__all__ = ["LabelTraining", "labelled_examples", "penalties", "trained_on"]
+
+
+def trained_on(data: PromptData, loss: Loss) -> list[Comparison]:
+    """Return the comparisons that a loss learns from; for data of one replica.
+
+    A response against itself has no label, and most losses are constant on it. But its calibration
+    sample counts as those of other pairs do: without it these samples would have the law
+    ``pi0(a) (1 - pi_t(a))``. And losses that pin each log-ratio are about the full law of the
+    pairs, in which a response wins half of the time against itself.
+    """
+    counted = data.comparisons
+    equal = "sample" in loss.needs or loss.law == "full"
+    return data.comparisons_of(0, equal=True) if equal else counted
+
+
+def penalties(confidence: ConfidenceSet, problem: Problem, data: PromptData) -> np.ndarray:
+    r"""Return the penalty of both responses of every comparison that counts, shape ``(n, 2)``.
+
+    .. math:: \Gamma(x, a) = \langle\hat\theta, v\rangle
+              - \min_{\theta \in C}\langle\theta, v\rangle,
+              \qquad v = \varphi(x, a) - \varphi(x, \pi_0),
+
+    which for an ellipsoid is :math:`\beta\lVert v\rVert_{\Sigma^{-1}}`. The mean feature of pi0 is
+    that of the problem's pools, so ``ValueError`` for comparisons of prompts that have none.
+
+    Source: [2312.11456], offline GSHF, direct version.
+    """
+    contexts, _ = problem.population(Key(0), 1)
+    nu = mean_feature(contexts, contexts.log_pi0)
+    row = {p.ids: i for i, p in enumerate(contexts.source.prompts)}
+    comparisons = data.comparisons
+    strange = [c.prompt.text for c in comparisons if c.prompt.ids not in row]
+    if strange:
+        message = (
+            "Margins need the problem's pools for every compared prompt; there is none for "
+            f"{strange[0][:60]!r} and {len(strange) - 1} more. Give a problem over these prompts."
+        )
+        raise ValueError(message)
+    counted = np.nonzero(to_numpy(data.count)[0] > 0)[0].tolist()
+    v = data.pairs.phi[:, counted, ...] - nu[:, [row[c.prompt.ids] for c in comparisons], None, :]
+    gamma: np.ndarray = to_numpy(inner(v, confidence.center) - confidence.lower(v))[0]
+    return gamma
+
+
+def labelled_examples(
+    comparisons: Sequence[Comparison],
+    reference: LanguageModelPolicy,
+    pi0: LanguageModelPolicy,
+    *,
+    gamma: np.ndarray | None,
+    sample: int | None,
+    mismatched: bool,
+) -> list[Example]:
+    """Return the comparisons as examples, measured from ``reference``."""
+    log_ref = np.array([(c.log_pi0_first, c.log_pi0_second) for c in comparisons])
+    if reference is not pi0:
+        prompts = [c.prompt.ids for c in comparisons for _ in range(2)]
+        responses = [r.ids for c in comparisons for r in (c.first, c.second)]
+        log_ref = reference.sequence_log_probs(prompts, responses).reshape(-1, 2)
+    examples = [
+        Example(
+            prompt=c.prompt.ids,
+            responses=(c.first.ids, c.second.ids),
+            log_ref=(float(log_ref[i, 0]), float(log_ref[i, 1])),
+            target=(float(c.label),),
+            weight=float(c.weight),
+            gamma=() if gamma is None else (float(gamma[i, 0]), float(gamma[i, 1])),
+            sample=sample,
+        )
+        for i, c in enumerate(comparisons)
+    ]
+    if mismatched:
+        return with_mismatched(reference.model, examples, batch_size=reference.batch_size)
+    return examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTraining:
+    """One training on labels."""
+
+    pi0: LanguageModelPolicy
+    reference: LanguageModelPolicy
+    start: LanguageModelPolicy
+    loss: Loss
+    settings: TrainingSettings
+    folder: str | Path | None
+    sample: int | None
+
+    def __call__(
+        self, data: PromptData, gamma: np.ndarray | None, key: Key, name: str
+    ) -> Solution[Policy]:
+        """Return the policy, and how much the loss still fell in the end."""
+        # Penalties are of the comparisons that count; losses with a margin learn from these alone.
+        comparisons = trained_on(data, self.loss) if gamma is None else data.comparisons
+        examples = labelled_examples(
+            comparisons,
+            self.reference,
+            self.pi0,
+            gamma=gamma,
+            sample=self.sample,
+            mismatched="z0" in self.loss.needs,
+        )
+        trained = train(
+            self.start.model,
+            examples,
+            self.loss,
+            self.settings,
+            key=key.child("training"),
+            folder=self.folder,
+            name=name,
+        )
+        policy = LanguageModelPolicy(trained.model, self.pi0.sampler, self.pi0.batch_size)
+        residual = as_like(np.array([_still_falling(trained.history)]), data.count)
+        # Stopping after so many steps is the regulariser: labels that can be separated have no
+        # minimiser. So all steps taken is what is asked for.
+        return Solution(policy, residual, residual >= 0.0, trained.n_steps)
+
+
+def _still_falling(history: np.ndarray) -> float:
+    """Return how much the mean loss fell from the last but one to the last fifth of the steps."""
+    fifth = max(1, len(history) // 5)
+    last, before = history[-fifth:], history[-2 * fifth : -fifth]
+    return max(0.0, float(before.mean() - last.mean())) if before.size else float("inf")

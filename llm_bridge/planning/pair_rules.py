@@ -1,0 +1,161 @@
+"""Which two responses an online learner without an estimate asks to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic
+from rlhf_theory.algorithms.rounds import compare
+from rlhf_theory.arrays import Array, int_like, to_numpy
+from rlhf_theory.core import Enhancer, Feedback, Policy, Problem, RewardModel
+from rlhf_theory.errors import check_choice, check_positive
+from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
+from rlhf_theory.randomness import Key, categorical
+
+__all__ = ["AgainstEnhancer", "BestWorst", "PairRule", "pair_rule"]
+
+
+@runtime_checkable
+class PairRule(Protocol):
+    """Draws a batch of comparisons around a policy.
+
+    All rules draw contexts and label noise at the same places of the key, so that learners which
+    differ in their rule alone are paired.
+    """
+
+    @property
+    def sample(self) -> int | None:
+        """Which response of each pair, 0 or 1, is a draw from pi0; None if neither is."""
+        ...
+
+    def __call__(
+        self,
+        problem: Problem,
+        data: Any,
+        policy: Policy,
+        feedback: Feedback,
+        batch_size: int,
+        key: Key,
+    ) -> Any:
+        """Return the data with a labelled batch appended."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgainstEnhancer:
+    """The policy against an enhancer of `rlhf_theory`.
+
+    Attributes
+    ----------
+    enhancer
+        `OnPolicy`: both responses from the policy; `FromReference`: one from pi0; `Optimistic`: one
+        from the most uncertain policy around it.
+    radius
+        The confidence set that the enhancer explores in, over the problem's features.
+    """
+
+    enhancer: Enhancer = field(default_factory=OnPolicy)
+    radius: ConfidenceRule = field(default_factory=lambda: Constant(beta=1.0))
+
+    @property
+    def sample(self) -> int | None:
+        """1 where the enhancer is pi0."""
+        return 1 if isinstance(self.enhancer, FromReference) else None
+
+    def __call__(
+        self,
+        problem: Problem,
+        data: Any,
+        policy: Policy,
+        feedback: Feedback,
+        batch_size: int,
+        key: Key,
+    ) -> Any:
+        """Return the data with a labelled batch appended."""
+        confidence = self.radius.confidence_set(self.radius.fit(data), data, problem)
+        other = self.enhancer(problem, policy, confidence, key.child("enhancer"))
+        return compare(problem, data, policy, other, feedback, batch_size, key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestWorst:
+    r"""The best and the worst of ``n`` draws from the policy.
+
+    Attributes
+    ----------
+    n
+        Draws per context, at least 2.
+    proxy
+        The reward that ranks them; None for the policy's own,
+        :math:`\eta \log(\pi / \pi_0)`. Draws that it cannot tell apart are taken as they come.
+
+    Source: [2405.07863], section 3.2, the heuristic form of the enhancer.
+    """
+
+    n: int = 4
+    proxy: RewardModel | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            message = f"n must be at least 2, to have a best and a worst; got {self.n}."
+            raise ValueError(message)
+
+    @property
+    def sample(self) -> int | None:
+        """None: both come from the policy."""
+        return None
+
+    def __call__(
+        self,
+        problem: Problem,
+        data: Any,
+        policy: Policy,
+        feedback: Feedback,
+        batch_size: int,
+        key: Key,
+    ) -> Any:
+        """Return the data with a labelled batch appended."""
+        check_positive("batch_size", batch_size)
+        r = problem.n_replicas
+        x = problem.sample_contexts(key.child("contexts"), batch_size)
+        log_pi = policy.log_probs(x)
+        draws = [
+            to_numpy(categorical(log_pi, key.child("draw", k).uniform(r, batch_size, like=x.like)))
+            for k in range(self.n)
+        ]
+        places = np.stack(draws, axis=-1)
+        scores = to_numpy(log_pi - x.log_pi0 if self.proxy is None else self.proxy.rewards(x))
+        scores = np.broadcast_to(scores, (*places.shape[:2], scores.shape[-1]))
+        seen = np.take_along_axis(scores, places, axis=-1)
+        # The first of the best and the last of the worst: of equal ones two different draws.
+        best = np.argmax(seen, axis=-1)
+        worst = self.n - 1 - np.argmin(seen[..., ::-1], axis=-1)
+        a1, a2 = (
+            _integers(np.take_along_axis(places, i[..., None], axis=-1)[..., 0], x.like)
+            for i in (best, worst)
+        )
+        return data.add(x, a1, a2, feedback(x, a1, a2, key.child("labels")))
+
+
+def _integers(values: np.ndarray, like: Array) -> Array:
+    return int_like(values.tolist(), like)
+
+
+_NAMED: dict[str, Callable[[], PairRule]] = {
+    "on-policy": lambda: AgainstEnhancer(enhancer=OnPolicy()),
+    "reference": lambda: AgainstEnhancer(enhancer=FromReference()),
+    "optimistic": lambda: AgainstEnhancer(enhancer=Optimistic()),
+    "best-worst": BestWorst,
+}
+
+
+def pair_rule(rule: str | PairRule) -> PairRule:
+    """Return a rule; the names are ``on-policy``, ``reference``, ``optimistic``, ``best-worst``."""
+    if not isinstance(rule, str):
+        return rule
+    check_choice("pairs", rule, _NAMED)
+    return _NAMED[rule]()

@@ -1,0 +1,299 @@
+"""DPO-type training as a planning oracle: from a reward on pools to a language model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from llm_bridge.language.sampler import Response
+from llm_bridge.planning.pool_examples import pool_examples
+from llm_bridge.pools.candidates import Pools, score_responses
+from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.training.examples import Example, with_mismatched
+from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.train import train
+from rlhf_theory.arrays import Array, namespace, to_numpy
+from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
+from rlhf_theory.data import Contexts
+from rlhf_theory.errors import check_choice, check_positive
+from rlhf_theory.losses import GroupLoss, PairLoss, planning
+from rlhf_theory.planners.gibbs import gibbs_log_probs, log_partition
+from rlhf_theory.policies import expectation, kl
+from rlhf_theory.randomness import Key
+
+__all__ = [
+    "DPOPlanner",
+    "PlanQuality",
+    "check_pi0",
+    "plan_quality",
+    "planning_loss",
+    "require_model",
+]
+
+Loss = PairLoss | GroupLoss
+
+# A pool of K draws has masses that are multiples of 1/K; this makes the others nearly so, and costs
+# nothing, since repeated responses go through the model once.
+_REPEATS = 8
+
+
+def planning_loss(loss: Loss | str | None, eta: float) -> Loss:
+    """Return a loss; a name stands for the one that plans at ``eta``, None for DPO."""
+    return planning(loss or "dpo", eta) if loss is None or isinstance(loss, str) else loss
+
+
+def require_model(policy: Policy | None, what: str) -> LanguageModelPolicy:
+    """Return the policy, known to be a language model; raise ``ValueError`` if it is none."""
+    if not isinstance(policy, LanguageModelPolicy):
+        message = (
+            f"{what} must be a LanguageModelPolicy, because its weights are trained; got "
+            f"{type(policy).__name__}."
+        )
+        raise ValueError(message)
+    return policy
+
+
+def check_pi0(policy: LanguageModelPolicy, problem: Problem) -> None:
+    """Raise ``ValueError`` unless a problem has one replica and ``policy`` as its pi0."""
+    if problem.n_replicas != 1:
+        message = (
+            f"A language model is trained once: the problem must have n_replicas=1; got "
+            f"{problem.n_replicas}. Run other replicas with other seeds."
+        )
+        raise ValueError(message)
+    pi0 = getattr(problem, "policy", policy)
+    if pi0 is policy:
+        return
+    if require_model(pi0, "pi0").model.fingerprint != policy.model.fingerprint:
+        message = (
+            f"The policy must be the problem's reference pi0; got {policy.model.name} where the "
+            f"problem has {pi0.model.name}. Give the problem's own: problem.policy."
+        )
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanQuality:
+    """How good a policy is for a reward, exactly, on the pools; arrays of shape ``(R,)``.
+
+    Attributes
+    ----------
+    gap
+        ``J(pi*) - J(pi) = eta E_x KL(pi || pi*)``, the planning gap, with ``pi*`` the Gibbs policy.
+    kl_to_gibbs, kl_to_reference
+        ``E_x KL(pi || pi*)`` and ``E_x KL(pi || pi0)``, in nats.
+    reward
+        ``E[r]``.
+    objective, best
+        ``J(pi) = E[r] - eta E_x KL(pi || pi0)`` and ``J(pi*)``.
+    """
+
+    gap: Array
+    kl_to_gibbs: Array
+    kl_to_reference: Array
+    reward: Array
+    objective: Array
+    best: Array
+
+
+def plan_quality(policy: Policy, model: RewardModel, problem: Problem, key: Key) -> PlanQuality:
+    """Compare a policy with the exact Gibbs policy of a reward, on the problem's contexts.
+
+    Parameters
+    ----------
+    policy
+        Any policy.
+    model
+        The reward that was planned for.
+    problem
+        Gives contexts, their weights and ``eta``.
+    key
+        Address of the contexts, where they are not finite.
+
+    Source: identities I1 and I5 of the theory sheet.
+    """
+    x, weights = problem.population(key.child("population"), 256)
+    xp = namespace(weights)
+    r, eta = model.rewards(x), problem.eta
+    log_pi = policy.log_probs(x)
+    to_gibbs = xp.sum(weights * kl(log_pi, gibbs_log_probs(r, x.log_pi0, eta)), axis=-1)
+    to_reference = xp.sum(weights * kl(log_pi, x.log_pi0), axis=-1)
+    reward = xp.sum(weights * expectation(log_pi, r), axis=-1)
+    best = xp.sum(weights * log_partition(r, x.log_pi0, eta), axis=-1)
+    return PlanQuality(
+        eta * to_gibbs, to_gibbs, to_reference, reward, reward - eta * to_reference, best
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class DPOPlanner:
+    r"""Train the reference policy towards the Gibbs policy of a reward.
+
+    Pairs of a pool get the labels :math:`\sigma(r(x,a) - r(x,b))` that the reward itself would
+    give, as probabilities and so without noise; their law is :math:`\mu \times \mu` (``law``),
+    where losses that pin each log-ratio also meet a response against itself. On them the minimiser
+    of DPO at :math:`\beta = \eta` is :math:`\pi_0 e^{r/\eta}`, whatever the reward: what remains is
+    how far training gets. (Pairs far apart, by 15 and more, are told apart only slowly.)
+
+    The solution's residual is the planning gap :math:`\eta E_x KL(\pi \Vert \pi^*)` on the pools,
+    in units of the reward; see `plan_quality` for more. A reward that is constant on every pool (no
+    data yet) is answered by the reference policy itself, untrained.
+
+    Departures from the paper: an oracle that trains is approximate, and exact only on the pools
+    that it saw; its gap elsewhere is not certified.
+
+    Attributes
+    ----------
+    pi0
+        The reference policy of the problem.
+    loss
+        A loss of `rlhf_theory.losses`; or a name, for the one whose minimiser is (nearest to) the
+        Gibbs policy at the problem's ``eta``; None is DPO.
+    settings
+        How to train.
+    pairs
+        ``"all"`` pairs of every pool, or so many per prompt, drawn from the same law. Losses of
+        groups take the pool as the group, each response as often as ``law`` says.
+    law
+        :math:`\mu`. ``"pool"``: the pool's own :math:`\pi_0`, in which what a refreshed pool has
+        from the policy weighs next to nothing once that is nats away. ``"draws"``: masses lifted to
+        ``1 / pool_size``, one draw (a pool does not know how often it drew a response), so that
+        these are trained on too; the same where all draws are from :math:`\pi_0`. None takes
+        ``"draws"`` for losses with one minimiser for all laws (DPO and its like: ``loss.law`` is
+        ``"any"``), ``"pool"`` for the others, which plan for pairs from :math:`\pi_0`.
+    reference
+        What the loss measures from: ``"fixed"`` is pi0, the planning oracle; ``"last"`` the policy
+        to start from, so that planning repeats :math:`\pi_{t+1} \propto \pi_t e^{r/\eta}`, whose
+        gap the residual then is.
+    start
+        Whose weights training starts from: ``"reference"``, those of the policy that the loss
+        measures from, or ``"last"``, the policy that the learner planned before (pi0 at first).
+    tol
+        Planning gap up to which the plan counts as converged.
+    folder
+        Where trainings are kept by content, see `training.train`; None for nowhere.
+
+    Source: [2305.18290]; [2312.11456], planning oracle; identities I1 and I6 of the theory sheet.
+    """
+
+    pi0: LanguageModelPolicy
+    _: KW_ONLY
+    loss: Loss | str | None = None
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    pairs: Literal["all"] | int = "all"
+    law: Literal["pool", "draws"] | None = None
+    reference: Literal["fixed", "last"] = "fixed"
+    start: Literal["reference", "last"] = "reference"
+    tol: float = 0.05
+    folder: str | Path | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_model(self.pi0, "pi0")
+        check_choice("reference", self.reference, ("fixed", "last"))
+        check_choice("start", self.start, ("reference", "last"))
+        check_choice("law", self.law or "pool", ("pool", "draws"))
+        check_positive("tol", self.tol)
+        if self.pairs != "all" and self.pairs < 1:
+            message = f"pairs must be 'all' or a positive number per prompt; got {self.pairs!r}."
+            raise ValueError(message)
+        loss = planning_loss(self.loss, 1.0)  # an unknown name fails here, not in a round
+        if loss.takes == "groups" and self.pairs != "all":
+            message = f"The loss {loss.name!r} takes whole pools: leave pairs='all'."
+            raise ValueError(message)
+
+    def __call__(
+        self, model: RewardModel, problem: Problem, key: Key, start: Policy | None = None
+    ) -> Solution[Policy]:
+        """Return the trained policy; ``start`` is the policy of the round before."""
+        check_pi0(self.pi0, problem)
+        last = self.pi0 if start is None else start
+        reference: Policy = self.pi0 if self.reference == "fixed" else last
+        begin = reference if self.start == "reference" else last
+        contexts, weights = problem.population(key.child("population"), 256)
+        rewards = model.rewards(contexts)
+        if _is_constant(rewards, contexts.log_pi0):
+            return closed_form(reference, 1, problem.empty_data().count)
+        measured = require_model(reference, "The reference")
+        loss = planning_loss(self.loss, problem.eta)
+        examples = self._examples(loss, contexts, rewards, weights, measured, problem, key)
+        trained = train(
+            require_model(begin, "The start").model,
+            examples,
+            loss,
+            self.settings,
+            key=key.child("training"),
+            folder=self.folder,
+            name="plan",
+        )
+        policy = LanguageModelPolicy(trained.model, self.pi0.sampler, self.pi0.batch_size)
+        target = gibbs_log_probs(rewards, measured.log_probs(contexts), problem.eta)
+        xp = namespace(weights)
+        gap = problem.eta * xp.sum(weights * kl(policy.log_probs(contexts), target), axis=-1)
+        return Solution(
+            policy,
+            gap,
+            gap <= self.tol,
+            trained.n_steps,
+            "More steps, a higher learning rate or a larger model plan better; a larger `tol` "
+            "asks for less.",
+        )
+
+    def _examples(
+        self,
+        loss: Loss,
+        contexts: Contexts,
+        rewards: Array,
+        weights: Array,
+        reference: LanguageModelPolicy,
+        problem: Problem,
+        key: Key,
+    ) -> list[Example]:
+        pools = contexts.source
+        if not isinstance(pools, Pools) or contexts.ids is None:
+            message = "A language model is planned on the pools of a PromptProblem; got no pools."
+            raise ValueError(message)
+        rows = to_numpy(contexts.ids)[0]
+        log_ref = pools.log_pi0[rows]
+        if reference is not self.pi0:
+            log_ref = score_responses(
+                reference,
+                [pools.prompts[row] for row in rows],
+                [_filled(pools.responses[row], pools.size) for row in rows],
+            )
+        n_draws = max(getattr(problem, "pool_size", 0), pools.size)
+        lifted = loss.law == "any" if self.law is None else self.law == "draws"
+        examples = pool_examples(
+            pools,
+            rows,
+            to_numpy(rewards)[0],
+            to_numpy(weights)[0],
+            log_ref,
+            loss,
+            self.pairs,
+            _REPEATS * n_draws,
+            key.child("pairs"),
+            1.0 / n_draws if lifted else 0.0,
+        )
+        if "z0" in loss.needs:
+            return with_mismatched(reference.model, examples, batch_size=reference.batch_size)
+        return examples
+
+
+def _filled(responses: Sequence[Response], size: int) -> list[Response]:
+    """Return ``size`` responses, the first one in the place of those that are not there."""
+    return [*responses, *[responses[0]] * (size - len(responses))]
+
+
+def _is_constant(rewards: Array, log_pi0: Array) -> bool:
+    """Return whether no pool has two rewards; ``ValueError`` where one is not finite."""
+    r, present = to_numpy(rewards), to_numpy(log_pi0) > -math.inf
+    if not np.isfinite(r[np.broadcast_to(present, r.shape)]).all():
+        message = "Rewards must be finite; got NaN or infinity for some response of the pools."
+        raise ValueError(message)
+    high = np.where(present, r, -math.inf).max(axis=-1)
+    return bool((high == np.where(present, r, math.inf).min(axis=-1)).all())

@@ -1,0 +1,163 @@
+"""Planning by drawing, choosing and imitating: rejection sampling in stages, expert iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from llm_bridge.language.sampler import Response
+from llm_bridge.planning.planners import check_pi0, plan_quality, require_model
+from llm_bridge.pools.beside import beside
+from llm_bridge.pools.candidates import draw_responses, score_responses
+from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.train import sft
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.core import Policy, Problem, RewardModel, Solution
+from rlhf_theory.errors import check_choice, check_positive
+from rlhf_theory.randomness import Key
+
+__all__ = ["Imitation", "chosen_draws"]
+
+
+def chosen_draws(
+    rewards: np.ndarray, rule: Literal["rejection", "best"], eta: float, u: np.ndarray
+) -> np.ndarray:
+    r"""Return which draws of each prompt are kept, shape ``(N, n)``.
+
+    Parameters
+    ----------
+    rewards
+        Rewards of ``n`` draws to each prompt, shape ``(N, n)``.
+    rule
+        ``"rejection"`` keeps a draw with probability :math:`\exp((r - r_{\max}) / \eta)`, with the
+        largest reward among the prompt's draws as :math:`r_{\max}`; ``"best"`` keeps the best one,
+        the first of equals.
+    eta
+        Weight of the KL in the acceptance.
+    u
+        Uniform numbers, shape ``(N, n)``.
+    """
+    best = rewards.max(axis=1, keepdims=True)
+    if rule == "best":
+        kept: np.ndarray = np.arange(rewards.shape[1]) == rewards.argmax(axis=1)[:, None]
+    else:
+        kept = u < np.exp((rewards - best) / eta)
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Imitation:
+    r"""Draw responses, keep the good ones, imitate them; once or in stages.
+
+    With ``rule="rejection"`` stage ``i`` of ``N`` draws from the policy of stage ``i - 1`` and
+    accepts with probability :math:`\exp((r - r_{\max}) / (N\eta))`, so that what it imitates
+    follows :math:`\pi_0 e^{i r / (N \eta)}`: after ``N`` stages the Gibbs policy. More stages need
+    fewer draws (`rlhf_theory.planners.rejection.acceptance_rates`), and one more fine-tuning each.
+    With ``rule="best"`` each stage imitates the best of ``draws`` (expert iteration), which knows
+    no ``eta``.
+
+    The solution's residual is the planning gap :math:`\eta E_x KL(\pi \Vert \pi^*)` on the pools.
+
+    Departures from the papers: :math:`r_{\max}` is the largest reward among the draws of a prompt,
+    so that few draws accept too much; imitation is maximum likelihood by a few steps of training.
+
+    Attributes
+    ----------
+    policy
+        pi0, the reference policy of the problem.
+    rule
+        ``"rejection"`` or ``"best"``.
+    stages
+        Number of stages ``N``.
+    draws
+        Draws per prompt in each stage, at least 2.
+    settings
+        How to train, in every stage.
+    tol
+        Planning gap up to which the plan counts as converged.
+    folder
+        Where trainings are kept by content, see `training.train`; None for nowhere.
+
+    Source: [2309.06657] (rejection sampling), [2312.11456] (in stages), [2304.06767] (imitating the
+    best); theory sheet 1.5.
+    """
+
+    policy: LanguageModelPolicy
+    rule: Literal["rejection", "best"] = "rejection"
+    stages: int = 1
+    draws: int = 16
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    tol: float = 0.05
+    folder: str | Path | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_model(self.policy, "policy")
+        check_choice("rule", self.rule, ("rejection", "best"))
+        check_positive("stages", self.stages)
+        check_positive("tol", self.tol)
+        if self.draws < 2:
+            message = f"draws must be at least 2, or there is no choice; got {self.draws}."
+            raise ValueError(message)
+
+    def __call__(
+        self,
+        model: RewardModel,
+        problem: Problem,
+        key: Key,
+        start: Policy | None = None,  # noqa: ARG002
+    ) -> Solution[Policy]:
+        """Return the policy of the last stage; every plan begins at pi0."""
+        check_pi0(self.policy, problem)
+        if not isinstance(problem, PromptProblem):
+            message = "Responses are drawn for the prompts of a PromptProblem; got another problem."
+            raise ValueError(message)
+        pi, n_steps = self.policy, 0
+        for stage in range(self.stages):
+            here = key.child("stage", stage)
+            drawn = draw_responses(pi, problem.prompts, self.draws, here.child("draws"))
+            rewards = drawn_rewards(model, problem, drawn)
+            u = here.child("accept").uniform_numpy(*rewards.shape)
+            kept = chosen_draws(rewards, self.rule, self.stages * problem.eta, u)
+            rows = [(int(i), int(j)) for i, j in zip(*kept.nonzero(), strict=True)]
+            # Every prompt counts by d0, however many of its draws were kept.
+            share = problem.weights * len(problem.prompts) / kept.sum(axis=1)
+            trained = sft(
+                pi.model,
+                [problem.prompts[i].ids for i, _ in rows],
+                [drawn[i][j].ids for i, j in rows],
+                self.settings,
+                key=here.child("training"),
+                weights=[float(share[i]) for i, _ in rows],
+                folder=self.folder,
+                name=self.rule,
+            )
+            n_steps += trained.n_steps
+            pi = LanguageModelPolicy(trained.model, self.policy.sampler, self.policy.batch_size)
+        gap = plan_quality(pi, model, problem, key).gap
+        return Solution(
+            pi,
+            gap,
+            gap <= self.tol,
+            n_steps,
+            "More draws, more stages or more steps of training plan better; a larger `tol` asks "
+            "for less.",
+        )
+
+
+def drawn_rewards(
+    model: RewardModel, problem: PromptProblem, drawn: Sequence[Sequence[Response]]
+) -> np.ndarray:
+    """Return the rewards of ``n`` responses to every prompt, whoever drew them, shape ``(N, n)``.
+
+    Rewards that are measured from pi0 see it in the pools of the problem.
+    """
+    log_pi0 = score_responses(problem.policy, problem.prompts, drawn)
+    pools, places = beside(problem.pools, drawn, log_pi0)
+    table = to_numpy(model.rewards(problem.with_pools(pools).table))[0]
+    return np.take_along_axis(table, places, axis=1)

@@ -1,0 +1,64 @@
+"""Responses beside the pools of a problem, where the pools go on standing for pi0.
+
+Rewards that are measured from the reference policy, such as lower bounds and ensembles, read it off
+the contexts. Responses that another policy wrote must not take its place there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from llm_bridge.language.models import Ids
+from llm_bridge.language.sampler import Response
+from llm_bridge.pools.candidates import Pools
+
+__all__ = ["beside"]
+
+# Finite, so that nothing multiplies 0 and infinity, and below what any policy's log-ratio to pi0
+# could lift to a mass that counts.
+_LOG_NOTHING = -1e6
+
+
+def beside(
+    pools: Pools, responses: Sequence[Sequence[Response]], log_pi0: np.ndarray
+) -> tuple[Pools, np.ndarray]:
+    """Return the pools with further responses of no mass, and where in them each response is.
+
+    What any policy over the pools expects stays as it was. A response that a pool already has keeps
+    its place and its mass there.
+
+    Parameters
+    ----------
+    pools
+        Pools of ``N`` prompts.
+    responses
+        ``n`` responses to each of them, from anywhere; equal ones share a place.
+    log_pi0
+        Their sequence log-probabilities under the reference model, shape ``(N, n)``, finite.
+
+    Returns
+    -------
+    The pools, whose further responses have the log-mass -1e6, and places of shape ``(N, n)``.
+    """
+    rows: list[tuple[Response, ...]] = []
+    new: list[list[int]] = []
+    places = np.zeros(log_pi0.shape, dtype=np.int64)
+    for i, (pool, row) in enumerate(zip(pools.responses, responses, strict=True)):
+        at: dict[Ids, int] = {r.ids: k for k, r in enumerate(pool)}
+        added: list[int] = []
+        for j, r in enumerate(row):
+            places[i, j] = at.setdefault(r.ids, len(at))
+            if places[i, j] == len(pool) + len(added):
+                added.append(j)
+        rows.append((*pool, *(row[j] for j in added)))
+        new.append(added)
+    shape = (len(rows), max(map(len, rows)))
+    log_mass, log_prob = np.full(shape, -np.inf), np.zeros(shape)
+    for i, added in enumerate(new):
+        own, end = len(pools.responses[i]), len(rows[i])
+        log_mass[i, :own], log_mass[i, own:end] = pools.log_mass[i, :own], _LOG_NOTHING
+        log_prob[i, :own], log_prob[i, own:end] = pools.log_pi0[i, :own], log_pi0[i, added]
+    return replace(pools, responses=tuple(rows), log_mass=log_mass, log_pi0=log_prob), places

@@ -1,0 +1,102 @@
+"""A language model as a policy of the theory: probabilities over the responses of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from llm_bridge.language.log_probs import sequence_log_probs
+from llm_bridge.language.models import Ids, LanguageModel
+from llm_bridge.language.sampler import BatchedSampler, Response, Sampler
+from llm_bridge.pools.candidates import Pools
+from rlhf_theory.arrays import Array, as_like, log_softmax, namespace, take_rows, to_numpy
+from rlhf_theory.data import Contexts
+from rlhf_theory.randomness import Key
+
+__all__ = ["LanguageModelPolicy"]
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModelPolicy:
+    r"""A language model, seen through pools of responses.
+
+    Over a pool the policy is
+
+    .. math:: \pi(a \mid x, \text{pool}) \propto w(a)\, \pi(a \mid x) / \pi_0(a \mid x),
+
+    with ``w`` the mass of ``a`` in the pool's own version of pi0: the pool stands for draws from
+    pi0, so that the model's probabilities alone would count pi0 twice.
+
+    Attributes
+    ----------
+    model
+        The language model.
+    sampler
+        How responses are drawn.
+    batch_size
+        Rows per forward pass when responses are scored.
+    """
+
+    model: LanguageModel
+    sampler: Sampler = field(default_factory=BatchedSampler)
+    batch_size: int = 32
+    # Not carried over by `replace`, which may put in another model.
+    _scores: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, sampler: Sampler | None = None, batch_size: int = 32, **load: Any
+    ) -> Self:
+        """Load from a folder or a hub id; ``load`` as in `LanguageModel.from_pretrained`."""
+        model = LanguageModel.from_pretrained(name, **load)
+        return cls(model, sampler or BatchedSampler(), batch_size)
+
+    def log_probs(self, contexts: Contexts) -> Array:
+        """Return log-probabilities over the pools of the contexts, shape ``(R, B, A)``.
+
+        ``ValueError`` for contexts that come from no pools.
+        """
+        pools, log_pi0 = contexts.source, contexts.log_pi0
+        if not isinstance(pools, Pools) or contexts.ids is None:
+            message = (
+                "A language model needs contexts of a PromptProblem, which carry prompts and "
+                "responses; these have none."
+            )
+            raise ValueError(message)
+        ids = to_numpy(contexts.ids)
+        scores = self.pool_scores(pools, np.unique(ids))
+        shift = take_rows(as_like(scores - pools.log_pi0, log_pi0)[None, ...], contexts.ids)
+        xp = namespace(log_pi0)
+        absent = log_pi0 == -float("inf")
+        return log_softmax(log_pi0 + xp.where(absent, xp.zeros_like(shift), shift))
+
+    def pool_scores(self, pools: Pools, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return sequence log-probabilities of the responses in pools, shape ``(N, K)``.
+
+        0 where a pool is short. With ``rows``, those of other prompts may be NaN.
+        """
+        rows = np.arange(len(pools.prompts)) if rows is None else rows
+        known = self._scores.setdefault(pools.content, np.full(pools.log_pi0.shape, np.nan))
+        missing = [int(i) for i in rows if np.isnan(known[i, 0])]
+        if missing:
+            where = [(i, k) for i in missing for k in range(len(pools.responses[i]))]
+            values = self.sequence_log_probs(
+                [pools.prompts[i].ids for i, _ in where],
+                [pools.responses[i][k].ids for i, k in where],
+            )
+            known[missing] = 0.0  # places without a response
+            for (i, k), value in zip(where, values, strict=True):
+                known[i, k] = value
+        return known
+
+    def sequence_log_probs(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> np.ndarray:
+        """Return ``log pi(response | prompt)``, shape ``(n,)``."""
+        return sequence_log_probs(self.model, prompts, responses, batch_size=self.batch_size)
+
+    def sample(self, prompts: Sequence[Ids], n: int, key: Key) -> list[list[Response]]:
+        """Return ``n`` independent responses to every prompt."""
+        return self.sampler(self.model, prompts, n, key)

@@ -1,0 +1,1 @@
+"""Reward models: linear heads with confidence sets, trained trunks, ensembles, calibration."""

@@ -1,0 +1,1 @@
+"""Folders, caches and line files that survive kills and other processes."""

@@ -1,0 +1,214 @@
+"""The loop that trains: `transformers.Trainer` with a loss of ours, checkpoints that are whole.
+
+From there come gradient accumulation, adapters, half precision, resuming and distribution. This
+module adds exactness (a step does the same however its batch is cut; a run that was stopped ends
+with the same weights) and a loss that is not a number is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from llm_bridge.training.arguments import ByLength, switch_off_dropout
+from llm_bridge.training.objective import Objective
+from llm_bridge.training.settings import TrainingSettings
+from rlhf_theory.errors import ConvergenceError
+
+__all__ = ["PreferenceTrainer", "newest_checkpoint", "step_of"]
+
+WHOLE = "whole.json"
+"""Written last into a checkpoint: the losses of all steps so far."""
+
+CHECK_EVERY = 16
+"""Steps between looks at the losses: a look waits for the device."""
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is whole, None if there is none."""
+    whole = [p.parent for p in folder.glob(f"checkpoint-*/{WHOLE}")]
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+class _Bar(TrainerCallback):
+    """A progress bar, quiet where the output is no terminal."""
+
+    def __init__(self, text: str, *, shown: bool) -> None:
+        self._text, self._disable = text, None if shown else True
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Open it where the run stands."""
+        self._bar = tqdm(
+            desc=self._text,
+            total=state.max_steps,
+            initial=state.global_step,
+            disable=self._disable,
+            file=sys.stderr,
+            unit="step",
+        )
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Move it on."""
+        self._bar.update(1)
+
+    def close(self) -> None:
+        """Close it, also after an error."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class PreferenceTrainer(Trainer):
+    """Minimises an `Objective`.
+
+    Parameters
+    ----------
+    module
+        The model, changed in place; dropout is switched off.
+    args
+        See `arguments`.
+    objective
+        The loss and the examples.
+    settings
+        See `TrainingSettings`.
+    name
+        What to call the run in the progress bar.
+    """
+
+    # Our losses are means over examples, not over tokens: from transformers 5.19 this says so, and
+    # before it `model_accepts_loss_kwargs` does.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        module: Any,
+        args: TrainingArguments,
+        objective: Objective,
+        settings: TrainingSettings,
+        name: str = "",
+    ) -> None:
+        switch_off_dropout(module)
+        self.bar = _Bar(name or "training", shown=settings.progress)
+        super().__init__(
+            model=module,
+            args=args,
+            data_collator=objective.collate,
+            train_dataset=objective.examples,
+            callbacks=[self.bar],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = False
+        if args.use_cpu:
+            # It collects garbage before training, which takes longer than a small training.
+            self.accelerator.free_memory = lambda *objects: list(objects)
+        self.objective: Objective = objective
+        self.settings: TrainingSettings = settings
+        self.folder = Path(args.output_dir or ".")
+        self.history: list[float] = []
+        self._unread: list[list[torch.Tensor]] = []  # of every step, of every batch
+        self._size = 1
+        self._z0: torch.Tensor | None = None
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Collect the batches of a step; what they share is computed over all of them."""
+        batches, n_items = super().get_batch_samples(*args, **kwargs)
+        self._size = sum(b["size"] for b in batches)
+        self._z0 = self.objective.kl_estimate(self.model, batches)
+        self._unread.append([])
+        return batches, n_items
+
+    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
+        """Return the loss of a batch as its part of the step's mean over examples."""
+        total: torch.Tensor = self.objective(model, inputs, self._z0)
+        # The trainer divides by the number of batches; the last one of an epoch may be smaller.
+        parts = self.current_gradient_accumulation_steps
+        return total * (parts / (self._size * self.objective.mean_weight))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Add up the loss of the step; look at the losses now and then."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._unread[-1].append(loss)
+        if len(self._unread) > CHECK_EVERY:
+            self.read_losses(but=1)
+        return loss
+
+    def read_losses(self, *, but: int = 0) -> None:
+        """Move losses to ``history``, all but the last few.
+
+        Raises
+        ------
+        ConvergenceError
+            At the first that is not finite; says the step and what to do.
+        """
+        n = len(self._unread) - but
+        if n <= 0:
+            return
+        values = torch.stack([torch.stack(parts).sum() for parts in self._unread[:n]]).tolist()
+        del self._unread[:n]
+        for value in values:
+            if not math.isfinite(value):
+                last = newest_checkpoint(self.folder)
+                kept = "" if last is None else f" The weights of step {step_of(last)} are kept."
+                message = (
+                    f"The loss must stay finite; it was {value} at step {len(self.history)} of "
+                    f"{self.state.max_steps}.{kept} Lower learning_rate="
+                    f"{self.settings.learning_rate:g}, set max_grad_norm (now "
+                    f"{self.settings.max_grad_norm:g}) or warmup, and look for extreme log_ref, "
+                    "rewards or margins in the examples."
+                )
+                raise ConvergenceError(message)
+            self.history.append(value)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.settings.group_by_length:
+            return super()._get_train_sampler(*args, **kwargs)
+        lengths = [e.n_tokens for e in self.objective.examples]
+        return ByLength(lengths, self.settings.batch_size, self.args.seed)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:  # noqa: ARG002
+        return grad_norm  # nobody asks for a norm that nothing is cut to
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+        """Return 0: nobody asks."""
+        return 0
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.read_losses()  # a checkpoint after a loss that is not finite would be of no use
+        super()._save_checkpoint(*args, **kwargs)
+        folder = self.folder
+        new = folder / f"checkpoint-{self.state.global_step}"
+        temporary = new / f".{WHOLE}.tmp"
+        temporary.write_text(json.dumps({"losses": self.history}))
+        temporary.replace(new / WHOLE)
+        older = sorted((p for p in folder.glob("checkpoint-*") if p != new), key=step_of)
+        for old in older[: max(0, len(older) + 1 - self.settings.save_total_limit)]:
+            shutil.rmtree(old)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        if set(load_result.missing_keys) <= tied and not load_result.unexpected_keys:
+            return  # an output layer that shares the embedding's weights is stored once
+        super()._issue_warnings_after_load(load_result)
+
+    def run(self, checkpoint: Path | None = None) -> None:
+        """Train to the end, from a checkpoint where there is one."""
+        if checkpoint is not None:
+            self.history = list(json.loads((checkpoint / WHOLE).read_text())["losses"])
+        try:
+            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            self.bar.close()
+        self.read_losses()
