@@ -32,7 +32,7 @@ def same_results(one: Path, two: Path, name: str) -> bool:
     return all((one / name / f).read_bytes() == (two / name / f).read_bytes() for f in kinds)
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=300.0):  # only against hanging: busy machines are slow
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "waited too long"
@@ -204,7 +204,7 @@ def test_an_interrupt_ends_the_workers_and_exits_with_130(tmp_path, side):
     run = start(side, "a,b", "reproduce", "--jobs", "2", "--out", str(out))
     wait_for(lambda: calls("a", side) + calls("b", side) == 2 or run.poll() is not None)
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=300)
     assert run.returncode == 130, said
     assert "The same command goes on" in said
     assert not list(out.glob("*/verdict.json"))
