@@ -6,9 +6,10 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ class Cells:
         Folder of all parts; those of other settings lie in another folder within it.
     jobs
         Processes; each has one thread.
+    spent
+        Seconds that each part took when it was computed, of all that were asked for.
     """
 
     folder: Path
     jobs: int = 1
+    spent: list[float] = field(default_factory=list)
 
     def rows(
         self,
@@ -62,18 +66,20 @@ class Cells:
             progress.advance("read")
         if self.jobs == 1 or len(missing) < 2:
             for k in missing:
-                _keep(files[k], compute(sweep, *tasks[k]))
+                _keep(files[k], *_timed(compute, sweep, *tasks[k]))
                 progress.advance(str(tasks[k]))
         else:
             # A fresh interpreter each: torch must not be forked.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(self.jobs, mp_context=context) as pool:
-                running = {pool.submit(compute, sweep, *tasks[k]): k for k in missing}
+                running = {pool.submit(_timed, compute, sweep, *tasks[k]): k for k in missing}
                 for done in as_completed(running):
                     k = running[done]
-                    _keep(files[k], done.result())
+                    _keep(files[k], *done.result())
                     progress.advance(str(tasks[k]))
-        return pd.DataFrame([row for file in files for row in _read(file) or []])
+        found = [_read(file) or (0.0, []) for file in files]
+        self.spent.extend(seconds for seconds, _ in found)
+        return pd.DataFrame([row for _, rows in found for row in rows])
 
 
 def _digest(content: Any) -> str:
@@ -81,16 +87,22 @@ def _digest(content: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _keep(file: Path, rows: Rows) -> None:
-    write_json(file, {"rows": rows})
+def _timed(compute: Callable[..., Rows], *args: Any) -> tuple[float, Rows]:
+    start = time.perf_counter()
+    rows = compute(*args)
+    return time.perf_counter() - start, rows
 
 
-def _read(file: Path) -> Rows | None:
+def _keep(file: Path, seconds: float, rows: Rows) -> None:
+    write_json(file, {"seconds": seconds, "rows": rows})
+
+
+def _read(file: Path) -> tuple[float, Rows] | None:
     try:
-        rows: Rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return float(content["seconds"]), content["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return rows
 
 
 def t_interval(values: Any, level: float = 0.95) -> Interval:
@@ -157,7 +169,8 @@ def carried_out(
     bar.close()
     show(verdict)
     if not verdict.error:
-        numbers = summary(frames[-1], task.sweep)
+        numbers = {"seconds_of_all_parts": sum(cells.spent)} | summary(frames[-1], task.sweep)
+        print(f"  seconds of all parts, whenever they ran: {sum(cells.spent):.0f}")
         for name, value in numbers.get("constants", {}).items():
             print(f"  {name}: {value}")
         if not given.quick:
