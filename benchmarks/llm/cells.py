@@ -6,10 +6,9 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,10 @@ class Cells:
         Folder of all parts; those of other settings lie in another folder within it.
     jobs
         Processes; each has one thread.
-    spent
-        Seconds that each part took when it was computed, of all that were asked for.
     """
 
     folder: Path
     jobs: int = 1
-    spent: list[float] = field(default_factory=list)
 
     def rows(
         self,
@@ -66,20 +62,18 @@ class Cells:
             progress.advance("read")
         if self.jobs == 1 or len(missing) < 2:
             for k in missing:
-                _keep(files[k], *_timed(compute, sweep, *tasks[k]))
+                _keep(files[k], compute(sweep, *tasks[k]))
                 progress.advance(str(tasks[k]))
         else:
             # A fresh interpreter each: torch must not be forked.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(self.jobs, mp_context=context) as pool:
-                running = {pool.submit(_timed, compute, sweep, *tasks[k]): k for k in missing}
+                running = {pool.submit(compute, sweep, *tasks[k]): k for k in missing}
                 for done in as_completed(running):
                     k = running[done]
-                    _keep(files[k], *done.result())
+                    _keep(files[k], done.result())
                     progress.advance(str(tasks[k]))
-        found = [_read(file) or (0.0, []) for file in files]
-        self.spent.extend(seconds for seconds, _ in found)
-        return pd.DataFrame([row for _, rows in found for row in rows])
+        return pd.DataFrame([row for file in files for row in _read(file) or []])
 
 
 def _digest(content: Any) -> str:
@@ -87,22 +81,16 @@ def _digest(content: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _timed(compute: Callable[..., Rows], *args: Any) -> tuple[float, Rows]:
-    start = time.perf_counter()
-    rows = compute(*args)
-    return time.perf_counter() - start, rows
+def _keep(file: Path, rows: Rows) -> None:
+    write_json(file, {"rows": rows})
 
 
-def _keep(file: Path, seconds: float, rows: Rows) -> None:
-    write_json(file, {"seconds": seconds, "rows": rows})
-
-
-def _read(file: Path) -> tuple[float, Rows] | None:
+def _read(file: Path) -> Rows | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return float(content["seconds"]), content["rows"]
+        rows: Rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return rows
 
 
 def t_interval(values: Any, level: float = 0.95) -> Interval:
@@ -169,8 +157,7 @@ def carried_out(
     bar.close()
     show(verdict)
     if not verdict.error:
-        numbers = {"seconds_of_all_parts": sum(cells.spent)} | summary(frames[-1], task.sweep)
-        print(f"  seconds of all parts, whenever they ran: {sum(cells.spent):.0f}")
+        numbers = summary(frames[-1], task.sweep)
         for name, value in numbers.get("constants", {}).items():
             print(f"  {name}: {value}")
         if not given.quick:

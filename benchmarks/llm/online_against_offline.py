@@ -70,13 +70,6 @@ LARGE = 10.0
 IMITATION = "imitating the gold reward"
 LINEAR = ("dims", "times", "ridges", "linear_prompts", "linear_pool", "linear_replicas")
 OPTIMUM = ("gold_steps", "optimum_pool")
-WORDS = {
-    J: "J",
-    "fresh_gold": "gold reward",
-    "fresh_kl_k1": "KL",
-    "fresh_grammatical": "grammatical",
-    "epochs": "epochs chosen",
-}
 LOOKS = {arm: style.series(k) for k, arm in enumerate(ARMS)}
 
 
@@ -359,24 +352,18 @@ def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     return fig
 
 
-def draw_arm(ax: Any, arm: str, x: Any, shifted: Any, intervals: list[Interval]) -> None:
-    """Draw means joined by a line, and intervals a little beside one another."""
-    mean, low, high = ends(intervals)
-    look = LOOKS[arm]
-    curves.curve(ax, x, mean, label=arm, color=look.color, style=look.line, marker=look.marker)
-    curves.points(ax, shifted, mean, low, high, color=look.color, marker=look.marker, size=0.0)
-
-
 def draw_rounds(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     rows = tuned(frame, sweep)
     start = standard(frame, "π0")
-    for k, arm in enumerate(ARMS):
+    for arm in ARMS:
         own = rows[rows.arm == arm]
-        at = range(1, sweep["rounds"] + 1)
-        found = [t_interval(own[own["round"] == t][J]) for t in at]
-        x = sweep["batch"] * np.arange(sweep["rounds"] + 1)
-        shift = 0.05 * sweep["batch"] * (k - 1.5)
-        draw_arm(ax, arm, x, x + shift, [Interval(start, start, start), *found])
+        at = sorted(own["round"].unique())
+        mean, low, high = ends([t_interval(own[own["round"] == t][J]) for t in at])
+        x = [0, *(int(t) * sweep["batch"] for t in at)]
+        first = [np.array([start])]
+        y, lower, upper = (np.concatenate([*first, v]) for v in (mean, low, high))
+        look = LOOKS[arm]
+        curves.curve(ax, x, y, lower, upper, arm, look.color, look.line, marker=look.marker)
     ax.set(title="Steps tuned", xlabel="labels", ylabel="J = E r − η KL, test prompts")
     ax.set_xticks([k * sweep["batch"] for k in range(sweep["rounds"] + 1)])
 
@@ -385,46 +372,38 @@ def draw_tuning(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     rows = frame[(frame.part == "trained") & (frame.split == "test") & frame.arm.isin(ARMS)]
     rows = rows[rows.labels == sweep["rounds"] * sweep["batch"]]
     axes.log_axes(ax, "x")
-    epochs = np.array(sweep["epochs"])
-    for k, arm in enumerate(ARMS):
+    for arm in ARMS:
         own = rows[rows.arm == arm]
-        found = [t_interval(own[own.epochs == e][J]) for e in sweep["epochs"]]
-        draw_arm(ax, arm, epochs, epochs * 1.035 ** (k - 1.5), found)
+        mean, low, high = ends([t_interval(own[own.epochs == e][J]) for e in sweep["epochs"]])
+        look = LOOKS[arm]
+        curves.curve(
+            ax, sweep["epochs"], mean, low, high, arm, look.color, look.line, marker=look.marker
+        )
     ax.set(title="All numbers of steps", xlabel="epochs", ylabel="J, test prompts")
     ax.set_xticks(sweep["epochs"], [f"{e:g}" for e in sweep["epochs"]])
-    ax.minorticks_off()
 
 
 def draw_ratios(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     """Draw predicted and measured ratios of gaps, arm by arm."""
     axes.log_axes(ax, "x")
     dim, labels = sweep["dims"][0], sweep["rounds"] * sweep["batch"]
+    shown: list[tuple[str, str, str, list[Interval]]] = []
     point = [predicted_ratio(frame, dim, arm) for arm in ONLINE]
-    shown = [("predicted", "ink", "D", False, [Interval(v, v, v) for v in point])]
-    for times in sweep["times"][::-1]:
+    shown.append(("predicted", "ink", "D", [Interval(v, v, v) for v in point]))
+    for times, color in zip(sweep["times"][::-1], ("green", "sky"), strict=False):
         found = [linear_ratio(frame, times, arm) for arm in ONLINE]
-        label = f"linear, {times * labels:,} labels".replace(",", " ")
-        shown.append((label, "sky", "s", times == 1, found))
+        shown.append((f"linear, {times * labels} labels", color, "s", found))
     found = [measured_ratio(frame, sweep, arm) for arm in ONLINE]
-    shown.append((f"language model, {labels} labels", "orange", "o", False, found))
+    shown.append((f"language model, {labels}", "vermillion", "o", found))
     shifts = np.linspace(-0.27, 0.27, len(shown))
-    for (label, color, marker, hollow, intervals), shift in zip(shown, shifts, strict=True):
+    for (label, color, marker, intervals), shift in zip(shown, shifts, strict=True):
         value, low, high = ends(intervals)
         place = np.arange(len(ONLINE)) + shift
-        curves.points(ax, value, place, label=label, color=color, marker=marker, hollow=hollow)
+        curves.points(ax, value, place, label=label, color=color, marker=marker)
         ax.hlines(place, low, high, color=style.COLORS[color], linewidth=1.0)
     curves.level(ax, 1.0, axis="x")
     ax.set_yticks(range(len(ONLINE)), list(ONLINE))
-    ax.set_ylim(len(ONLINE) - 0.4, -0.85)
-    ax.annotate(
-        "online wins →",
-        (1.0, -0.62),
-        (4, 0),
-        textcoords="offset points",
-        va="center",
-        color=style.MUTED,
-        fontsize=7.0,
-    )
+    ax.set_ylim(len(ONLINE) - 0.4, -0.6)
     ax.set(title="Who wins", xlabel="gap offline / gap online")
 
 
@@ -438,10 +417,9 @@ def caption(frame: pd.DataFrame, sweep: Sweep) -> str:
         "differ in where their pairs come from. J = E r − η KL on "
         f"{sweep['test']} test prompts, {sweep['samples']} fresh responses each, KL by the k1 "
         f"estimator. Left: with the steps that each arm and seed chose on {sweep['validation']} "
-        "other held-out prompts for the last round; middle: after all labels, for every number of "
-        f"steps. Bars: 95 % t intervals over {sweep['replicas']} seeds (other prompts, pools, "
-        "labels); arms with one seed share prompts and label noise. Right: gap to J* with offline "
-        "labels over that of each arm; above 1 online wins. Predicted: ratio of "
+        "other held-out prompts; middle: after all labels, for every number of steps. Bands: 95 % "
+        f"t intervals over {sweep['replicas']} seeds (other prompts, pools, labels). Right: gap to "
+        "J* with offline labels over that of each arm; above 1 online wins. Predicted: ratio of "
         "tr(F⁻¹C*)/(2η) for the linear account of the gold reward on "
         f"{dim} principal features of the model (it explains {explained:.0%} of the "
         "variance within prompts), with the first round from π0 and the others from the limiting "
@@ -457,7 +435,7 @@ def constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
         "J of imitating the gold reward's Gibbs policy": standard(frame, IMITATION),
     }
     for arm in ARMS:
-        for name, words in WORDS.items():
+        for name, words in ((J, "J"), ("fresh_gold", "gold reward"), ("fresh_kl_k1", "KL")):
             found = t_interval(final(frame, sweep, arm, name))
             numbers[f"{arm}: {words}"] = text(found)
     for dim in sweep["dims"]:
