@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf_theory.arrays import Array, namespace, sigmoid, take_actions
+from rlhf_theory.arrays import Array, log_sigmoid, logsumexp, namespace, sigmoid, take_actions
 from rlhf_theory.core import PreferenceModel, PreferenceOracle
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative
-from rlhf_theory.oracles.labels import log_odds
+from rlhf_theory.oracles.labels import log_odds, preference_logits
 
 __all__ = ["AnnotatorMixture", "GeneralPreference"]
 
@@ -87,3 +87,17 @@ class AnnotatorMixture:
             for annotator, w in zip(self.annotators, self.weights, strict=True)
         ]
         return sum(rest, start=first)
+
+    def logits(self, contexts: Contexts) -> Array:
+        """Return the logit of ``P`` for all pairs, shape ``(R, B, A, A)``.
+
+        In logarithms, so that it is exact also where all annotators are nearly certain.
+        """
+        parts = [
+            log_sigmoid(preference_logits(annotator, contexts)) + math.log(w)
+            for annotator, w in zip(self.annotators, self.weights, strict=True)
+            if w > 0
+        ]
+        # P(a beats b) and P(b beats a) are transposes, since every annotator is antisymmetric.
+        win = logsumexp(namespace(*parts).stack(parts, axis=-1))
+        return win - namespace(win).matrix_transpose(win)

@@ -1,5 +1,6 @@
 """Worlds: a problem, the law of its labels, and the truth."""
 
+from rlhf_theory.worlds.annotators import annotators, disagreement
 from rlhf_theory.worlds.catalogue import CATALOGUE
 from rlhf_theory.worlds.hard_instances import (
     chi_squared,
@@ -8,16 +9,21 @@ from rlhf_theory.worlds.hard_instances import (
 )
 from rlhf_theory.worlds.intransitive import annotator_cycle, intransitive, tie_cycle
 from rlhf_theory.worlds.linear import linear
+from rlhf_theory.worlds.misspecified import misspecification, misspecified
 from rlhf_theory.worlds.world import World
 
 __all__ = [
     "CATALOGUE",
     "World",
     "annotator_cycle",
+    "annotators",
     "chi_squared",
+    "disagreement",
     "greedy_failure",
     "greedy_failure_data",
     "intransitive",
     "linear",
+    "misspecification",
+    "misspecified",
     "tie_cycle",
 ]

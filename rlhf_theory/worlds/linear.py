@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import gammaincinv
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
@@ -38,18 +39,24 @@ def draw_theta(key: Key, rows: int, dim: int, norm: float) -> np.ndarray:
     return np.asarray(norm * g / np.linalg.norm(g, axis=-1, keepdims=True))
 
 
-def draw_reference(key: Key, kind: Reference, rewards: np.ndarray, peak: float) -> np.ndarray:
+def draw_reference(
+    key: Key, kind: Reference, rewards: np.ndarray, peak: float, concentration: float = 1.0
+) -> np.ndarray:
     """Return log-probabilities of the reference policy, shape of ``rewards`` ``(R, n, A)``.
 
-    ``"uniform"``; ``"dirichlet"``: a flat Dirichlet draw per context; ``"peaked"``: proportional
-    to ``exp(-peak (r* - mean r*) / std r*)`` per context, which covers the best actions poorly.
+    ``"uniform"``; ``"dirichlet"``: a symmetric Dirichlet draw per context with ``concentration``
+    per action, 1 for the flat law, less for few actions that have nearly all mass, whatever their
+    reward; ``"peaked"``: proportional to ``exp(-peak (r* - mean r*) / std r*)`` per context, which
+    covers the best actions poorly.
     """
     rows, n, actions = rewards.shape
     if kind == "uniform":
         return np.full((rows, n, actions), -math.log(actions))
     if kind == "dirichlet":
-        # Exponential draws, normalised; 1 - u avoids log(0).
-        logits = np.log(-np.log1p(-key.child("pi0").uniform_numpy(rows, n, actions)) + 1e-300)
+        # Gamma draws by inversion, normalised. Those of shape 1 are exponential.
+        u = key.child("pi0").uniform_numpy(rows, n, actions)
+        gamma = -np.log1p(-u) if concentration == 1.0 else gammaincinv(concentration, u)
+        logits = np.log(gamma + 1e-300)
     else:
         spread = rewards.std(axis=-1, keepdims=True) + 1e-300
         logits = -peak * (rewards - rewards.mean(axis=-1, keepdims=True)) / spread
@@ -66,6 +73,7 @@ class _FreshLinear:
     decay: float
     reference: Reference
     peak: float
+    concentration: float
     theta: np.ndarray
 
     def __call__(self, key: Key, rows: int, n: int) -> tuple[Array, Array]:
@@ -73,7 +81,7 @@ class _FreshLinear:
         rewards = np.zeros(phi.shape[:-1])
         if self.reference == "peaked":  # then theta is shared
             rewards = phi @ self.theta[0]
-        return phi, draw_reference(key, self.reference, rewards, self.peak)
+        return phi, draw_reference(key, self.reference, rewards, self.peak, self.concentration)
 
 
 def linear(
@@ -88,6 +96,7 @@ def linear(
     decay: float = 0.0,
     reference: Reference = "uniform",
     peak: float = 2.0,
+    concentration: float = 1.0,
     scale: float = 1.0,
     instances: Literal["shared", "own"] = "shared",
     name: str = "linear",
@@ -115,6 +124,8 @@ def linear(
         `draw_reference`.
     peak
         How peaked, in logits per standard deviation of the reward.
+    concentration
+        Of the Dirichlet draws, at least 0.05; 0.1 leaves nearly all mass on one or two actions.
     scale
         ``s`` of the labels ``sigma(s (r1 - r2))``.
     instances
@@ -137,6 +148,9 @@ def linear(
     check_nonnegative("theta_norm", theta_norm)
     check_nonnegative("decay", decay)
     check_positive("scale", scale)
+    if not 0.05 <= concentration < math.inf:  # below, most draws round to zero
+        message = f"concentration must be at least 0.05 and finite; got {concentration}."
+        raise ValueError(message)
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
     settings: dict[str, Any] = {
@@ -153,12 +167,13 @@ def linear(
                 "tell theta* to the draws of another replica's block. Use instances='shared'."
             )
             raise ValueError(message)
-        draw = _FreshLinear(actions, dim, decay, reference, peak, theta)
+        draw = _FreshLinear(actions, dim, decay, reference, peak, concentration, theta)
         problem = FreshProblem(draw, dim, eta, replicas, theta)
     else:
         phi = draw_features(key, rows, contexts, actions, dim, decay)
         rewards = np.matmul(phi.reshape(rows, -1, dim), theta[..., None])[..., 0]
-        log_pi0 = draw_reference(key, reference, rewards.reshape(rows, contexts, actions), peak)
+        table = rewards.reshape(rows, contexts, actions)
+        log_pi0 = draw_reference(key, reference, table, peak, concentration)
         weights = np.full((1, contexts), 1.0 / contexts)
         problem = FiniteProblem(phi, log_pi0, weights, eta, replicas)
     reward = LinearReward(theta)

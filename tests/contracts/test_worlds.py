@@ -1,6 +1,7 @@
 """Every world of the catalogue: what it declares is true."""
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -22,6 +23,26 @@ VARIANTS = {
         {"contexts": None, "reference": "peaked"},
         {"contexts": None, "instances": "own", "reference": "dirichlet"},
         {"theta_norm": 0.0},
+        {"actions": 1},
+    ],
+    "misspecified": [
+        {},
+        {"gain": 0.0},
+        {"gain": 0.1, "width": 1, "theta_norm": 0.0},
+        {"instances": "own", "reference": "dirichlet", "concentration": 0.3, "decay": 1.0},
+        {"reference": "peaked", "scale": 2.0},
+        {"contexts": None},
+        {"contexts": None, "reference": "peaked"},
+        {"contexts": None, "instances": "own", "reference": "dirichlet"},
+        {"actions": 1},
+    ],
+    "annotators": [
+        {},
+        {"heterogeneity": 0.0},
+        {"types": 2, "weights": [0.9, 0.1], "theta_norm": 0.0, "game": "probability"},
+        {"instances": "own", "reference": "peaked", "scale": 2.0},
+        {"contexts": None},
+        {"contexts": None, "instances": "own", "reference": "dirichlet"},
         {"actions": 1},
     ],
     "intransitive": [
@@ -143,7 +164,8 @@ def test_features_are_bounded(world):
     # Differences of features of norm at most 1 are at most 2; the hard instances declare their own.
     x, _ = world.population
     norm = np.linalg.norm(x.phi, axis=-1)
-    limit = 1.0 if world.name in ("linear", "intransitive") else np.sqrt(2.0)
+    spheres = ("linear", "misspecified", "annotators", "intransitive")
+    limit = 1.0 if world.name in spheres else np.sqrt(2.0)
     assert (norm <= limit + 1e-12).all()
     assert (feature_bound(x) <= 2.0 * limit + 1e-9).all()
 
@@ -207,6 +229,17 @@ def test_settings_rebuild_the_world(recipe, world):
     known = inspect.signature(build).parameters
     kept = {k: v for k, v in world.settings.items() if k in known}
     again = build(**{**settings, **kept})
+    np.testing.assert_array_equal(again.preferences, world.preferences)
+
+
+def test_settings_are_plain_data_and_every_argument_is_kept(recipe, world):
+    # A study file holds what a world was made from; `replicas` belongs to the study, `name` is kept
+    # by the world itself.
+    build, settings = recipe
+    known = set(inspect.signature(build).parameters) - {"replicas", "name"}
+    assert known <= set(world.settings)
+    assert json.loads(json.dumps(dict(world.settings))) == dict(world.settings)
+    again = build(**{**json.loads(json.dumps(settings)), "replicas": 4})
     np.testing.assert_array_equal(again.preferences, world.preferences)
 
 

@@ -86,6 +86,7 @@ from rlhf_theory.rewards import (
     TableReward,
 )
 from rlhf_theory.visited_pairs import VisitedPairs
+from rlhf_theory.worlds.misspecified import TanhReward
 
 
 def problems(finite: FiniteProblem, fresh: FreshProblem) -> list[Problem]:
@@ -109,8 +110,9 @@ def rewards(
     ensemble: EnsembleReward,
     lower: LowerBound,
     labelled: Labelled,
+    tanh: TanhReward,
 ) -> list[RewardModel]:
-    return [linear, table, ensemble, lower, labelled]
+    return [linear, table, ensemble, lower, labelled, tanh]
 
 
 def preferences(

@@ -71,6 +71,20 @@ def test_a_mixture_of_annotators_averages_their_probabilities(xp_like):
     np.testing.assert_allclose(p[0, 1], want, rtol=1e-13)
 
 
+def test_logits_of_a_mixture_are_exact_where_probabilities_round(xp_like):
+    # P(1 beats 0) = .6 sigma(u) + .4 sigma(v): at 2 and 3 from the probability, at 200 and 300 from
+    # 1 - P = .6 e^-200 (1 + e^-100 2/3), which is zero beside one.
+    for u, v, want in (
+        (2.0, 3.0, np.log(1 / (1 - 0.6 / (1 + np.exp(-2)) - 0.4 / (1 + np.exp(-3))) - 1)),
+        (200.0, 300.0, 200.0 - np.log(0.6)),
+    ):
+        problem = finite_problem(xp_like, x=1, a=2)
+        rewards = [TableReward(as_like([[[0.0, r]]], xp_like)) for r in (u, v)]
+        oracle = AnnotatorMixture([BradleyTerry(r) for r in rewards], [0.6, 0.4])
+        logits = to_numpy(oracle.logits(problem.table))[0, 0]
+        np.testing.assert_allclose(logits, [[0.0, -want], [want, 0.0]], rtol=1e-12)
+
+
 @pytest.mark.parametrize("weights", [[0.5, 0.4], [1.0], [1.5, -0.5]])
 def test_annotator_weights_are_checked(weights):
     two = [BradleyTerry(LinearReward(np.zeros((1, 2))))] * 2

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -83,8 +85,8 @@ def test_log_odds_are_skew_and_finite_even_for_certain_wins(xp_like):
 def test_logits_come_from_the_oracle_or_from_its_probabilities(xp_like):
     problem, oracle = finite_problem(xp_like), bradley_terry(xp_like)
     exact = to_numpy(preference_logits(oracle, problem.table))
-    # A mixture with one annotator has no `logits`, and is the same law.
-    alone = AnnotatorMixture([oracle], [1.0])
-    assert not hasattr(alone, "logits")
-    got = to_numpy(preference_logits(alone, problem.table))
-    np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-12)
+    # The same law, by an oracle without `logits` and by a mixture with one annotator.
+    told = SimpleNamespace(prob=oracle.prob)
+    for same in (told, AnnotatorMixture([oracle], [1.0])):
+        got = to_numpy(preference_logits(same, problem.table))
+        np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-12)

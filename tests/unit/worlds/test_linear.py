@@ -46,11 +46,20 @@ def test_reference_policies_are_what_their_names_say():
 
 
 @pytest.mark.statistical
-def test_dirichlet_references_are_flat_dirichlet():
-    # A coordinate of a flat Dirichlet over 4 has the law Beta(1, 3); Kolmogorov-Smirnov at 1e-6
+@pytest.mark.parametrize("c", [1.0, 0.2, 3.0])
+def test_dirichlet_references_are_symmetric_dirichlet(c):
+    # A coordinate of a Dirichlet(c, c, c, c) has the law Beta(c, 3 c); Kolmogorov-Smirnov at 1e-6
     # on 20 000 draws notices a distribution function that is off by 0.02.
-    p = np.exp(draw_reference(Key(3), "dirichlet", np.zeros((1, 20_000, 4)), 0.0))
-    assert stats.kstest(p[0, :, 2], stats.beta(1, 3).cdf).pvalue > ALARM
+    p = np.exp(draw_reference(Key(3), "dirichlet", np.zeros((1, 20_000, 4)), 0.0, c))
+    assert stats.kstest(p[0, :, 2], stats.beta(c, 3 * c).cdf).pvalue > ALARM
+
+
+def test_small_concentrations_leave_a_proper_policy():
+    log_p = draw_reference(Key(3), "dirichlet", np.zeros((1, 2000, 10)), 0.0, 0.05)
+    np.testing.assert_allclose(np.exp(log_p).sum(axis=-1), 1.0, rtol=1e-12)
+    assert np.isfinite(log_p).all()
+    with pytest.raises(ValueError, match=r"concentration must be at least 0.05 and finite; got 0"):
+        linear(**SMALL, reference="dirichlet", concentration=0.01)
 
 
 def test_one_action_has_any_reference():
