@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_theory.arrays import Array, keep_freed_memory, to_numpy
 from rlhf_theory.core import Feedback, OfflineAlgorithm, OnlineAlgorithm, Policy, Problem
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.errors import check_positive
+from rlhf_theory.errors import check_nonnegative, check_positive
 from rlhf_theory.experiments.trace import Trace, versions
 from rlhf_theory.oracles.labels import feedback_from
 from rlhf_theory.randomness import Key
@@ -37,6 +37,7 @@ def run(
     n: Sequence[int] | None = None,
     seed: int = 0,
     block: int = BLOCK,
+    first_replica: int = 0,
     n_offline: int = 0,
     behaviour: Policy | float = 0.0,
     data: PreferenceData | None = None,
@@ -63,6 +64,10 @@ def run(
         noise.
     block
         Replicas that advance together.
+    first_replica
+        Number of the first replica of ``world`` in its study: the part ``world.block(a, b)``, run
+        with ``first_replica=a``, gives rows ``a .. b - 1`` of the whole run, to the bit if ``a`` is
+        a multiple of ``block``.
     n_offline
         Pairs that an online learner gets before its first round.
     behaviour
@@ -99,9 +104,10 @@ def run(
         message = f"n must be increasing numbers of pairs, at least one; got {list(n)}."
         raise ValueError(message)
     check_positive("block", block)
+    check_nonnegative("first_replica", first_replica)
     _refuse_ignored(online, isinstance(world, World), n_offline, behaviour, data, feedback, between)
     keep_freed_memory()
-    key = Key(seed)
+    key = Key(seed).block(first_replica)
     parts: list[dict[str, np.ndarray]] = []
     if isinstance(world, World):
         total = world.n_replicas

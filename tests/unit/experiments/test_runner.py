@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from rlhf_theory.algorithms import EnsembleMinimum, OnlineIterative
 from rlhf_theory.core import closed_form
 from rlhf_theory.experiments import run
 from rlhf_theory.experiments.runner import BLOCK
@@ -96,6 +97,20 @@ def test_the_block_size_does_not_change_what_a_replica_records():
     for name in ("gap", "labels"):
         for other in traces[1:]:
             np.testing.assert_allclose(other[name], traces[0][name], rtol=1e-10)
+
+
+@pytest.mark.parametrize("instances", ["shared", "own"])
+def test_parts_of_a_world_are_the_whole_run_to_the_bit(instances):
+    world = linear(**SMALL, replicas=7, instances=instances)
+    online, offline = OnlineIterative(batch_size=4), EnsembleMinimum(n_members=3)
+    for learner, size in ((online, {"n_rounds": 2, "n_offline": 5}), (offline, {"n": [3, 9]})):
+        whole = run(learner, world, seed=2, block=2, **size)
+        for first, stop in ((0, 2), (4, 7)):
+            part = run(
+                learner, world.block(first, stop), seed=2, block=2, first_replica=first, **size
+            )
+            for name, rows in part.arrays.items():
+                np.testing.assert_array_equal(rows, whole[name][first:stop], err_msg=name)
 
 
 def test_offline_data_are_given_before_the_first_round():
