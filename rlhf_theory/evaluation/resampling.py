@@ -16,13 +16,21 @@ from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import ShapeError, check_probability
 from rlhf_theory.randomness import Key
 
-__all__ = ["RESAMPLING", "Interval", "resample", "resample_means"]
+__all__ = [
+    "N_RESAMPLES",
+    "RESAMPLING",
+    "Interval",
+    "expanded_tail",
+    "replica_weights",
+    "resample",
+    "resample_means",
+]
 
 RESAMPLING = Key(seed=0, path=("resampling",))
 """The address of bootstrap weights unless another is given: equal numbers, equal intervals."""
 
-# Enough that the ends of a 95 % interval move by about 2 % of its length between keys.
-_N_RESAMPLES = 2000
+N_RESAMPLES = 2000
+"""Enough that the ends of a 95 % interval move by about 2 % of its length between keys."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +61,7 @@ class Interval:
 
 
 @lru_cache(maxsize=4)
-def _weights(key: Key, n_replicas: int, n_resamples: int) -> np.ndarray:
+def replica_weights(key: Key, n_replicas: int, n_resamples: int) -> np.ndarray:
     """Return multinomial weights ``(n_resamples, R)``; rows sum to one."""
     draws = key.generator(0).multinomial(
         n_replicas, np.full(n_replicas, 1.0 / n_replicas), size=n_resamples
@@ -63,7 +71,7 @@ def _weights(key: Key, n_replicas: int, n_resamples: int) -> np.ndarray:
     return weights
 
 
-def _tail(level: float, n_replicas: int) -> float:
+def expanded_tail(level: float, n_replicas: int) -> float:
     """Return the probability to cut at each end: nominal, widened for few replicas.
 
     A percentile interval of a mean is too short by sqrt((R - 1) / R) and uses the normal where the
@@ -84,7 +92,7 @@ def resample(
     *,
     level: float = 0.95,
     key: Key = RESAMPLING,
-    n_resamples: int = _N_RESAMPLES,
+    n_resamples: int = N_RESAMPLES,
 ) -> Interval:
     """Return a bootstrap interval, over replicas, of a function of means.
 
@@ -104,8 +112,8 @@ def resample(
     Returns
     -------
     Interval of arrays of shape ``(q,)``: the statistic of the plain mean, and expanded percentiles
-    of the resampled ones. NaN in a statistic gives NaN ends. With one replica the ends are the
-    value itself: nothing is known about the spread.
+    of the resampled ones. NaN in a statistic gives NaN ends, and so do infinite values. With one
+    replica the ends are the value itself: nothing is known about the spread.
 
     Raises
     ------
@@ -118,11 +126,12 @@ def resample(
         message = f"values must have shape (R, m) with R at least 1; got {table.shape}."
         raise ShapeError(message)
     n_replicas = table.shape[0]
-    weights = _weights(key, n_replicas, n_resamples)
+    weights = replica_weights(key, n_replicas, n_resamples)
     center = np.asarray(statistic(table.mean(axis=0, keepdims=True)))[0]
-    draws = np.asarray(statistic(weights @ table))
-    tail = _tail(level, n_replicas)
-    lower, upper = np.quantile(draws, [tail, 1.0 - tail], axis=0)
+    with np.errstate(invalid="ignore"):  # weight zero times infinity
+        draws = np.asarray(statistic(weights @ table))
+        tail = expanded_tail(level, n_replicas)
+        lower, upper = np.quantile(draws, [tail, 1.0 - tail], axis=0)
     return Interval(center, lower, upper)
 
 

@@ -168,3 +168,11 @@ def test_slopes_refuse_what_has_no_logarithm():
         local_slopes(x, y, span=3)
     y[1, 1] = 0.0
     assert np.isnan(replica_slopes(x, y)).tolist() == [False, True, False]
+
+
+def test_infinite_values_have_an_infinite_mean_and_no_ends():
+    interval = mean_interval(np.array([[1.0, 1.0], [np.inf, 2.0], [3.0, 3.0]]))
+    assert interval.value.tolist() == [np.inf, 2.0]
+    assert np.isnan(interval.lower[0])
+    assert np.isnan(interval.upper[0])
+    assert interval.lower[1] < 2.0 < interval.upper[1]
