@@ -51,6 +51,11 @@ def intransitive(
 
     Source: theory sheet 9.4.
     """
+    sizes = (("contexts", contexts), ("actions", actions), ("dim", dim), ("replicas", replicas))
+    for label, value in sizes:
+        if value < 1:
+            message = f"{label} must be at least 1; got {value}."
+            raise ValueError(message)
     check_nonnegative("cycle", cycle)
     check_choice("game", game, ("logit", "probability"))
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
