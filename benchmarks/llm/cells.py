@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from scipy.stats import t as student
 from tiny_runs import RESULTS, store
 
 from llm_bridge.tiny import cache_folder
 from rlhf_theory.evaluation.statistics import Interval
 from rlhf_theory.experiments.store import write_json
+from rlhf_theory.plots import curves
+from rlhf_theory.plots.style import SeriesStyle
 from rlhf_theory.theorems.card import Bar, Progress, Theorem, Verdict, sweep_data
 from rlhf_theory.theorems.stored import Task, carry_out
 
@@ -105,6 +108,17 @@ def t_interval(values: Any, level: float = 0.95) -> Interval:
         quantile = student.ppf(0.5 * (1.0 + level), v.size - 1)
         half = float(quantile * v.std(ddof=1) / np.sqrt(v.size))
     return Interval(float(v.mean()), float(v.mean()) - half, float(v.mean()) + half)
+
+
+def whiskers(
+    ax: Axes, x: Any, y: Any, lower: Any, upper: Any, label: str, look: SeriesStyle
+) -> None:
+    """Draw points with intervals, joined by a line.
+
+    For few seeds, whose wide bands would lie upon each other.
+    """
+    curves.curve(ax, x, y, label=label, color=look.color, style=look.line, marker=look.marker)
+    curves.points(ax, x, y, lower, upper, label, look.color, marker=look.marker or "o")
 
 
 def carried_out(

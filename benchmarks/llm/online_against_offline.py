@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from cells import Cells, Rows, carried_out, t_interval
+from cells import Cells, Rows, carried_out, t_interval, whiskers
 from matplotlib.figure import Figure
 from online_pieces import ARMS, OFFLINE, ONLINE, RULES, Different, plug_in, predicted
 from tiny_runs import tiny_policy
@@ -71,6 +71,7 @@ IMITATION = "imitating the gold reward"
 LINEAR = ("dims", "times", "ridges", "linear_prompts", "linear_pool", "linear_replicas")
 OPTIMUM = ("gold_steps", "optimum_pool")
 LOOKS = {arm: style.series(k) for k, arm in enumerate(ARMS)}
+SHIFTS = {arm: k - 0.5 * (len(ARMS) - 1) for k, arm in enumerate(ARMS)}
 
 
 # --------------------------------------------------------------------------- measure
@@ -362,8 +363,8 @@ def draw_rounds(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
         x = [0, *(int(t) * sweep["batch"] for t in at)]
         first = [np.array([start])]
         y, lower, upper = (np.concatenate([*first, v]) for v in (mean, low, high))
-        look = LOOKS[arm]
-        curves.curve(ax, x, y, lower, upper, arm, look.color, look.line, marker=look.marker)
+        shift = 14.0 * SHIFTS[arm]
+        whiskers(ax, np.array(x) + shift, y, lower, upper, arm, LOOKS[arm])
     ax.set(title="Steps tuned", xlabel="labels", ylabel="J = E r − η KL, test prompts")
     ax.set_xticks([k * sweep["batch"] for k in range(sweep["rounds"] + 1)])
 
@@ -375,10 +376,8 @@ def draw_tuning(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     for arm in ARMS:
         own = rows[rows.arm == arm]
         mean, low, high = ends([t_interval(own[own.epochs == e][J]) for e in sweep["epochs"]])
-        look = LOOKS[arm]
-        curves.curve(
-            ax, sweep["epochs"], mean, low, high, arm, look.color, look.line, marker=look.marker
-        )
+        x = np.array(sweep["epochs"]) * 1.05 ** SHIFTS[arm]
+        whiskers(ax, x, mean, low, high, arm, LOOKS[arm])
     ax.set(title="All numbers of steps", xlabel="epochs", ylabel="J, test prompts")
     ax.set_xticks(sweep["epochs"], [f"{e:g}" for e in sweep["epochs"]])
 
@@ -417,8 +416,9 @@ def caption(frame: pd.DataFrame, sweep: Sweep) -> str:
         "differ in where their pairs come from. J = E r − η KL on "
         f"{sweep['test']} test prompts, {sweep['samples']} fresh responses each, KL by the k1 "
         f"estimator. Left: with the steps that each arm and seed chose on {sweep['validation']} "
-        "other held-out prompts; middle: after all labels, for every number of steps. Bands: 95 % "
-        f"t intervals over {sweep['replicas']} seeds (other prompts, pools, labels). Right: gap to "
+        "other held-out prompts; middle: after all labels, for every number of steps; arms are "
+        f"set apart horizontally. Bars: 95 % t intervals over {sweep['replicas']} seeds (other "
+        "prompts, pools, labels). Right: gap to "
         "J* with offline labels over that of each arm; above 1 online wins. Predicted: ratio of "
         "tr(F⁻¹C*)/(2η) for the linear account of the gold reward on "
         f"{dim} principal features of the model (it explains {explained:.0%} of the "

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from cells import Cells, Rows, carried_out, t_interval
+from cells import Cells, Rows, carried_out, t_interval, whiskers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -386,12 +386,12 @@ LOOKS = {
 
 def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     fig, panels = style.figure(len(WAYS), 2, aspect=0.9)
-    titles = {"direct": "DPO, ever more steps", "Gibbs": "Gibbs", "best-of-n": "Best-of-n"}
+    titles = {"direct": "DPO", "Gibbs": "Gibbs", "best-of-n": "Best-of-n"}
     for column, way in enumerate(WAYS):
         above, below = panels[column], panels[column + len(WAYS)]
         for path in paths_of(frame, way, fewest(sweep, way)):
-            show(above, path, path.gold)
-            show(below, path, path.objective)
+            show(above, path, path.gold, few=way == "direct")
+            show(below, path, path.objective, few=way == "direct")
         above.set(title=f"{titles[way]}, {fewest(sweep, way)} labels", ylabel="gold reward")
         below.set(xlabel="KL(π‖π0), nats", ylabel=f"J = E r − {sweep['eta']:g} KL")
         for ax in (above, below):
@@ -408,13 +408,17 @@ def root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0.0))
 
 
-def show(ax: Axes, path: Path, values: np.ndarray) -> None:
+def show(ax: Axes, path: Path, values: np.ndarray, *, few: bool) -> None:
+    """Draw a path; with intervals as bars where it has few seeds."""
     found = [t_interval(column) for column in values.T]
     mean, low, high = (np.array([getattr(i, n) for i in found]) for n in INTERVAL)
-    look = LOOKS[path.name]
+    look, kl = LOOKS[path.name], path.kl.mean(axis=0)
+    if few:
+        whiskers(ax, kl, mean, low, high, path.name, look)
+        return
     curves.curve(
         ax,
-        path.kl.mean(axis=0),
+        kl,
         mean,
         low,
         high,
@@ -431,7 +435,7 @@ def caption(frame: pd.DataFrame, sweep: Sweep) -> str:  # noqa: ARG001  (of the 
         f"Left: DPO with β = η = {sweep['eta']:g} on {sweep['labels']} labels after "
         f"{', '.join(f'{e:g}' for e in sweep['epochs'])} epochs at a constant learning rate, with "
         "the margin of a confidence set in the loss (GSHF, direct version) and with χPO; fresh "
-        f"responses to {sweep['test']} held-out prompts, KL by the k1 estimator; bands: 95 % t "
+        f"responses to {sweep['test']} held-out prompts, KL by the k1 estimator; bars: 95 % t "
         f"intervals over {sweep['replicas']} seeds (other prompts, pools, labels). Middle and "
         f"right: Gibbs and best-of-n policies of a linear reward from {sweep['exact_labels'][0]} "
         f"labels on {sweep['dim']} frozen features, of its lower confidence bounds (LCB) and of "

@@ -385,7 +385,7 @@ def draw_online(rounds: Axes, bounds: Axes, frame: pd.DataFrame, sweep: Sweep) -
     }
     draw_bounds(bounds, table(part, "left")[:, :-1], lines)
     rounds.set(title="Exploration", xlabel="round t", ylabel="gap J(π*) − J(π¹)")
-    bounds.set(title=f"Bound (a), {explorers(frame)[0]}")
+    bounds.set(title="Bound (a)")
 
 
 def caption(frame: pd.DataFrame, sweep: Sweep) -> str:
@@ -402,8 +402,8 @@ def caption(frame: pd.DataFrame, sweep: Sweep) -> str:
         "Pessimism: mean gap; dotted: tr(F⁻¹C*)/(2ηn), the limit of greed. Offline theorem: both "
         "sides for the comparator π*, the right dashed. Exploration: mean gap from "
         f"{sweep['batch']} pairs a round. Bands of these are 95 % bootstrap intervals of the mean. "
-        "Bound (a): left side of the online theorem, median with a band from the 5 % to the 95 % "
-        "quantile, below the medians of the bound with two radii."
+        f"Bound (a): left side of the online theorem for {explorers(frame)[0]}, median with a band "
+        "from the 5 % to the 95 % quantile, below the medians of the bound with two radii."
     )
 
 

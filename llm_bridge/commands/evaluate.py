@@ -29,7 +29,9 @@ def evaluate(
     gold: Annotated[
         str | None,
         typer.Option(
-            metavar="REWARD", help="True reward: a classifier, a folder of fit, module:function."
+            metavar="REWARD",
+            help="True reward: a classifier, a folder of fit (or its version, such as DIR#lower), "
+            "module:function.",
         ),
     ] = None,
     proxy: Annotated[

@@ -36,6 +36,12 @@ def fit(
         bool,
         typer.Option("--trunk", help="Train the whole model as a reward model; no confidence set."),
     ] = False,
+    ensemble: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Fit N members to bootstraps too, for NAME#min; 0 for none."
+        ),
+    ] = 0,
     epochs: o.Epochs = 1.0,
     learning_rate: o.LearningRate = 5e-5,
     lora_rank: o.LoRARank = None,
@@ -60,6 +66,8 @@ def fit(
 
     The linear one comes with a confidence set, for selection and pessimism. Reports accuracy and
     calibration on held-out prompts. OUT can be given wherever a command asks for a reward.
+    OUT#lower is its lower bound; of an ensemble OUT#min is the worst member, OUT#uncertainty=0.5
+    the mean minus half the variance, OUT#mean the mean.
     """
     if offline:
         work_offline()
@@ -78,6 +86,7 @@ def fit(
             source=read,
             encoder=encoder,
             training=training,
+            ensemble=ensemble,
             test_share=test_share,
             seed=seed,
             batch_size=batch_size,
@@ -93,6 +102,7 @@ def fit(
         lam=lam,
         norm=norm,
         delta=delta,
+        ensemble=ensemble,
         test_share=test_share,
         seed=seed,
         batch_size=batch_size,

@@ -29,7 +29,12 @@ def select(
         ),
     ] = "informative",
     reward: Annotated[
-        str | None, typer.Option(metavar="DIR", help="What is known so far: a folder of `lm fit`.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="What is known so far: a folder of `lm fit`; DIR#lower, DIR#min (see there) make "
+            "the policy pessimistic.",
+        ),
     ] = None,
     pool_size: o.PoolSize = 8,
     eta: o.Eta = 0.1,

@@ -17,7 +17,11 @@ __all__ = ["train"]
 def train(
     file: Annotated[
         Path,
-        typer.Argument(metavar="PREFERENCES", help="JSONL or Parquet: prompt, chosen, rejected."),
+        typer.Argument(
+            metavar="PREFERENCES",
+            help="JSONL or Parquet: prompt, chosen, rejected; for kto also prompt, completion, "
+            "label.",
+        ),
     ],
     model: o.Model,
     out: o.Out,
@@ -34,7 +38,10 @@ def train(
     checkpoint_every: o.CheckpointEvery = 100,
     sample: Annotated[
         str | None,
-        typer.Option(metavar="chosen|rejected", help="The further response of XPO, VPO and SLiC."),
+        typer.Option(
+            metavar="chosen|rejected|second",
+            help="The further response of XPO, VPO and SLiC; second: that of the run that asked.",
+        ),
     ] = None,
     test_share: o.TestShare = 0.1,
     seed: o.Seed = 0,
@@ -48,7 +55,8 @@ def train(
     """Train a model on preferences, by a loss of the DPO family or by imitation.
 
     Writes OUT/model with its card, and OUT/metrics.json: how often the policy's own reward agrees
-    with comparisons of held-out prompts. Stopped, it goes on from its newest checkpoint.
+    with comparisons of held-out prompts. Rows with equal responses are used by the losses that
+    learn from them. Stopped, it goes on from its newest checkpoint.
     """
     if offline:
         work_offline()
@@ -60,7 +68,7 @@ def train(
 
     which: Any = sample
     if sample is not None:
-        check_choice("sample", sample, ("chosen", "rejected"))
+        check_choice("sample", sample, ("chosen", "rejected", "second"))
     job = TrainJob(
         file=file,
         source=source(model, revision, device, dtype, offline, pad_token),

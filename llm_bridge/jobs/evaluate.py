@@ -53,7 +53,8 @@ class EvaluateJob:
     models
         Further models, ``PATH`` or ``NAME=PATH``.
     gold, proxy
-        Rewards, see `llm_bridge.jobs.rewards.reward_of`; None for none.
+        Rewards, see `llm_bridge.jobs.rewards.reward_of`, such as ``fit`` or the pessimistic
+        ``fit#lower``; None for none.
     preference
         ``module:function``, who wins; None lets the larger gold reward win.
     game

@@ -22,14 +22,15 @@ from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.pools.data import Comparison, PromptData
 from llm_bridge.rewards.calibration import Calibration, calibration
-from llm_bridge.rewards.models import HeadFit, fit_head
+from llm_bridge.rewards.models import HeadFit, fit_ensemble, fit_head
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import check_choice
 from rlhf_theory.estimators.confidence import R4, ConfidenceRule, Constant, R2Prime, Scaled
+from rlhf_theory.estimators.ensembles import RewardEnsemble
 from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.randomness import Key
 
-__all__ = ["FitJob", "confidence_rule", "split_comparisons"]
+__all__ = ["FitJob", "check_members", "confidence_rule", "split_comparisons"]
 
 
 def confidence_rule(
@@ -67,10 +68,12 @@ class FitJob:
         the comparisons that are trained on, and then frozen.
     rule, beta, lam, norm, delta
         See `confidence_rule`.
+    ensemble
+        Members fitted to bootstraps beside the estimate, 0 for none; see `fit_ensemble`.
     test_share
         Share of the prompts held out.
     seed
-        Of the split.
+        Of the split and of the bootstraps.
     batch_size
         Texts per forward pass.
     cache
@@ -85,6 +88,7 @@ class FitJob:
     lam: float = 1.0
     norm: float = 1.0
     delta: float = 0.05
+    ensemble: int = 0
     test_share: float = 0.2
     seed: int = 0
     batch_size: int = 32
@@ -92,6 +96,7 @@ class FitJob:
 
     def __post_init__(self) -> None:
         self._rule()
+        check_members(self.ensemble)
 
     def _rule(self) -> ConfidenceRule:
         return confidence_rule(
@@ -106,6 +111,7 @@ class FitJob:
             **self.source.identity(),
             **self.features.identity(),
             "rule": repr(self._rule()),
+            **({"ensemble": self.ensemble} if self.ensemble else {}),
             "test_share": self.test_share,
             "seed": self.seed,
         }
@@ -120,6 +126,8 @@ class FitJob:
             f"{len(texts)} texts to read with {self.source.name}, then a linear reward by "
             f"{self._rule()!r}.",
         ]
+        if self.ensemble:
+            lines.append(f"Beside it an ensemble of {self.ensemble} fits to bootstraps.")
         if is_head(out):
             lines.append(f"The fit in {out} is complete.")
         return lines
@@ -136,11 +144,20 @@ class FitJob:
             reader, cache=self.cache or out / "cache", batch_size=self.batch_size
         )
         features = raw.fit(*_pieces(train))
-        fit = fit_head(data_of(train, features), rule=self._rule(), key=Key(self.seed).child("fit"))
+        data = data_of(train, features)
+        fit = fit_head(data, rule=self._rule(), key=Key(self.seed).child("fit"))
         if message := fit.solution.message:
             say(f"The fit did not converge: {message}")
         report = measured(fit, held, features) if held else None
-        self._write(out, fit, features, report, len(train))
+        members = None
+        if self.ensemble:
+            key = Key(self.seed).child("ensemble")
+            solved = fit_ensemble(data, rule=self._rule(), n_members=self.ensemble, key=key)
+            if solved.message:
+                say(f"A member of the ensemble did not converge: {solved.message}")
+            members = solved.value
+        disagreement = "" if members is None else _disagreement(members, fit, data)
+        self._write(out, fit, features, report, len(train), members, disagreement)
         say((out / "summary.txt").read_text(encoding="utf-8").rstrip())
         say(f"Reward: {out}")
 
@@ -151,6 +168,8 @@ class FitJob:
         features: FittedFeatures,
         report: Calibration | None,
         n_train: int,
+        members: RewardEnsemble | None,
+        disagreement: str,
     ) -> None:
         lines = [
             f"Linear reward on {features.dim} features of {self.source.name}, fitted to {n_train} "
@@ -162,6 +181,7 @@ class FitJob:
                 lines.append(f"{name}: {found}")
                 path = out / f"calibration-{name.replace(' ', '-')}.parquet"
                 write_atomic(path, frame_bytes(found.table))
+        lines += [disagreement] if disagreement else []
         write_atomic(out / "summary.txt", ("\n".join(lines) + "\n").encode())
         numbers = {
             name: {k: v if np.isfinite(v) else None for k, v in found.summary().items()}
@@ -174,10 +194,31 @@ class FitJob:
             "pad_token": self.source.pad_token,
             "rule": repr(self._rule()),
             "comparisons": n_train,
+            "ensemble": self.ensemble,
             "converged": bool(to_numpy(fit.solution.converged).all()),
             "calibration": numbers,
         }
-        save_head(out, fit, features, about)
+        save_head(out, fit, features, about, members)
+
+
+def check_members(ensemble: int) -> None:
+    """Raise ``ValueError`` for an ensemble of one."""
+    if ensemble != 0 and ensemble < 2:
+        message = f"--ensemble must be 0 for none, or at least 2 members; got {ensemble}."
+        raise ValueError(message)
+
+
+def _disagreement(members: RewardEnsemble, fit: HeadFit, data: PromptData) -> str:
+    """Return how far members are apart on the comparisons that they were fitted to."""
+    margins = [
+        to_numpy(data.differences.margins(members.thetas[:, k, :]))[0] for k in range(members.size)
+    ]
+    spread = float(np.std(margins, axis=0).mean())
+    size = float(np.abs(to_numpy(data.differences.margins(fit.reward.theta))[0]).mean())
+    return (
+        f"ensemble: {members.size} members, whose margins on these comparisons have a standard "
+        f"deviation of {spread:.3g} on average; those of the estimate are {size:.3g} in size."
+    )
 
 
 def split_comparisons(

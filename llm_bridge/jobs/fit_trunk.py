@@ -10,15 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.cards import Card
 from llm_bridge.evaluation.details import frame_bytes
-from llm_bridge.jobs.fit import split_comparisons
+from llm_bridge.jobs.fit import check_members, split_comparisons
 from llm_bridge.jobs.job import Say, flat
 from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.trunk_ensembles import save_members
 from llm_bridge.labels.preference_files import read_preferences
+from llm_bridge.language.models import LanguageModel, Prompt
+from llm_bridge.language.sampler import Response
 from llm_bridge.pools.data import Comparison
 from llm_bridge.rewards.calibration import Calibration, calibration_of
-from llm_bridge.rewards.training import RewardTraining, comparison_examples, train_reward
+from llm_bridge.rewards.trained import TrainedReward
+from llm_bridge.rewards.training import (
+    RewardTraining,
+    comparison_examples,
+    train_members,
+    train_reward,
+)
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.randomness import Key
@@ -38,6 +48,8 @@ class TrunkJob:
         The model whose trunk is trained; whether it is an encoder.
     training
         How to train.
+    ensemble
+        Members, each trained on a bootstrap; 0 for one reward model on the data themselves.
     test_share, seed, batch_size
         Share of the prompts held out; seed of split and training; texts per forward pass.
     """
@@ -46,9 +58,13 @@ class TrunkJob:
     source: ModelSource
     encoder: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    ensemble: int = 0
     test_share: float = 0.2
     seed: int = 0
     batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_members(self.ensemble)
 
     def study(self) -> dict[str, Any]:
         """Return what the results depend on; see `Job`."""
@@ -58,6 +74,7 @@ class TrunkJob:
             **self.source.identity(),
             "encoder": self.encoder,
             "training": self.training.identity(),
+            **({"ensemble": self.ensemble} if self.ensemble else {}),
             "test_share": self.test_share,
             "seed": self.seed,
         }
@@ -67,42 +84,56 @@ class TrunkJob:
         pairs = read_preferences(self.file).pairs
         held = split_held_out([p.prompt for p in pairs], self.test_share, self.seed)
         n = len(pairs) - sum(held)
-        done = bool(list(out.glob("training/*/result.json")))
-        return [
+        done, members = len(list(out.glob("training/*/result.json"))), max(self.ensemble, 1)
+        lines = [
             f"{self.file}: {len(pairs)} comparisons, {sum(held)} of them held out.",
-            f"Trunk and linear head, from {self.source.name}: {self.training.n_steps(n)} steps.",
-            *(["The training is complete."] if done else []),
+            f"Trunk and linear head, from {self.source.name}: {self.training.n_steps(n)} steps"
+            + (f" for each of {members} members, on bootstraps." if self.ensemble else "."),
         ]
+        if done >= members:
+            lines.append("The training is complete.")
+        elif done:
+            lines.append(f"{done} of {members} members are complete.")
+        return lines
 
     def run(self, out: Path, say: Say) -> None:
         """Train, measure, write the reward model with its card; see `Job`."""
         reader = self.source.encoder() if self.encoder else self.source.language_model()
         train, held = split_comparisons(self.file, reader, self.test_share, self.seed)
-        trained = train_reward(
-            reader,
-            comparison_examples(train),
-            self.training,
-            key=Key(self.seed).child("fit"),
-            folder=out / "training",
-        )
-        how = "found complete" if trained.stored else f"done in {trained.seconds:.0f} s"
-        say(f"Training of {len(trained.history)} steps {how}.")
-        reports = {"training": calibration_of(trained.reward, train)}
+        trained = self._trained(reader, train, out)
+        for k, one in enumerate(trained):
+            what = f"Member {k}: training" if self.ensemble else "Training"
+            how = "found complete" if one.stored else f"done in {one.seconds:.0f} s"
+            say(f"{what} of {len(one.history)} steps {how}.")
+        mean = _Mean([one.reward for one in trained])
+        reports = {"training": calibration_of(mean, train)}
         if held:
-            reports["held out"] = calibration_of(trained.reward, held)
+            reports["held out"] = calibration_of(mean, held)
         for name, report in reports.items():
             say(f"{name}: {report}")
             write_atomic(
                 out / f"calibration-{name.replace(' ', '-')}.parquet", frame_bytes(report.table)
             )
-        trained.reward.save(out / "reward")
+        if self.ensemble:
+            save_members(out / "reward", mean.members)
+        else:
+            trained[0].reward.save(out / "reward")
         card = self._card(trained, train, reports)
         write_atomic(out / "reward" / "README.md", card.text().encode())
         say(f"Reward model and card: {out / 'reward'}")
 
+    def _trained(
+        self, reader: LanguageModel | EncoderModel, train: Sequence[Comparison], out: Path
+    ) -> list[RewardTraining]:
+        given: dict[str, Any] = {"key": Key(self.seed).child("fit"), "folder": out / "training"}
+        examples = comparison_examples(train)
+        if self.ensemble:
+            return train_members(reader, examples, self.training, n_members=self.ensemble, **given)
+        return [train_reward(reader, examples, self.training, **given)]
+
     def _card(
         self,
-        trained: RewardTraining,
+        trained: Sequence[RewardTraining],
         train: Sequence[Comparison],
         reports: dict[str, Calibration],
     ) -> Card:
@@ -112,14 +143,27 @@ class TrunkJob:
             for name, report in reports.items()
             for metric, value in report.summary().items()
         }
-        prompts = {json.dumps(c.prompt.ids) for c in train}
+        prompts, members = {json.dumps(c.prompt.ids) for c in train}, self.ensemble > 0
         return Card(
             name=f"{Path(self.source.name).name}-reward",
             base=self.source.name,
-            method="A reward model: the trunk of the base with a linear head, by Bradley-Terry.",
+            method="A reward model: the trunk of the base with a linear head, by Bradley-Terry."
+            + (f" {self.ensemble} members, on bootstraps; calibration of their mean." * members),
             loss="-log sigma(r_w - r_l)",
             data={"comparisons": len(train), "prompts": len(prompts), **numbers},
-            settings={**settings, "seed": self.seed, "steps taken": len(trained.history)},
+            settings={**settings, "seed": self.seed, "steps taken": len(trained[0].history)},
             limits=("Calibrated, if at all, on labels of the same people and prompts alone.",),
             kind="text-classification",
         )
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean score of some reward models."""
+
+    members: Sequence[TrainedReward]
+
+    def scores(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> np.ndarray:
+        """Return the reward of every response, shape ``(n,)``."""
+        mean: np.ndarray = np.mean([m.scores(prompts, responses) for m in self.members], axis=0)
+        return mean

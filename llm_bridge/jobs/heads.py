@@ -15,12 +15,14 @@ from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.errors import ModelError
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.texts import FeatureOptions
+from llm_bridge.jobs.variants import Variant
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import HeadFit, OnFeatures
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import RewardModel
 from rlhf_theory.estimators.ellipsoid import Ellipsoid
+from rlhf_theory.estimators.ensembles import RewardEnsemble
 from rlhf_theory.experiments.store import write_json
 from rlhf_theory.rewards import LinearReward
 
@@ -39,25 +41,39 @@ class Head:
         The ellipsoid around the estimate.
     about
         What was written beside it.
+    members
+        The ensemble that was fitted beside the estimate, None where none was.
     """
 
     features: FittedFeatures
     confidence: Ellipsoid
     about: Mapping[str, Any]
+    members: RewardEnsemble | None = None
 
-    @property
-    def linear(self) -> LinearReward:
-        """The reward on these features."""
-        return LinearReward(self.confidence.center)
+    def model(self, variant: Variant) -> RewardModel:
+        """Return a version of the reward on these features; pessimistic ones measure from pi0.
 
-    def reward(self, *, pessimistic: bool = False) -> RewardModel:
-        """Return the reward of texts, or its lower bound measured from pi0."""
-        model = LowerBound(self.confidence) if pessimistic else self.linear
-        return OnFeatures(self.features, model)
+        ``ValueError`` for a version of an ensemble where none was fitted.
+        """
+        if variant.kind == "estimate":
+            return LinearReward(self.confidence.center)
+        if variant.kind == "lower":
+            return LowerBound(self.confidence)
+        _require_members(variant, self.members is not None)
+        found: RewardModel = variant.of_members(self.members)
+        return found
+
+    def reward(self, variant: Variant) -> RewardModel:
+        """Return a version of the reward, of texts."""
+        return OnFeatures(self.features, self.model(variant))
 
 
 def save_head(
-    folder: Path, fit: HeadFit, features: FittedFeatures, about: Mapping[str, Any]
+    folder: Path,
+    fit: HeadFit,
+    features: FittedFeatures,
+    about: Mapping[str, Any],
+    members: RewardEnsemble | None = None,
 ) -> None:
     """Write a fit; ``head.json`` comes last and says that it is complete.
 
@@ -71,10 +87,14 @@ def save_head(
         Its features.
     about
         Plain data; holds ``model``, ``revision``, ``dtype`` and ``features`` of the job.
+    members
+        An ensemble on the same features.
     """
     features.save(folder / "transform.safetensors")
     ball: Any = fit.confidence
     arrays = {"theta": ball.center, "sigma": ball.sigma, "beta": ball.beta}
+    if members is not None:
+        arrays["members"] = members.thetas
     tensors = {
         name: torch.from_numpy(to_numpy(value).astype("float64")).contiguous()
         for name, value in arrays.items()
@@ -88,7 +108,22 @@ def is_head(folder: Path) -> bool:
     return (folder / "head.json").is_file()
 
 
-def load_head(folder: Path, source: ModelSource, *, tokens_of: LanguageModel | None = None) -> Head:
+def _require_members(variant: Variant, there: bool) -> None:
+    if variant.needs_ensemble and not there:
+        message = (
+            f"The version {variant.kind!r} of a reward needs an ensemble, and this fit has none: "
+            "fit with --ensemble N."
+        )
+        raise ValueError(message)
+
+
+def load_head(
+    folder: Path,
+    source: ModelSource,
+    *,
+    tokens_of: LanguageModel | None = None,
+    variant: Variant | None = None,
+) -> Head:
     """Read a fit and load the model of its features.
 
     Parameters
@@ -99,18 +134,22 @@ def load_head(folder: Path, source: ModelSource, *, tokens_of: LanguageModel | N
         Device and offline mode; the model is that of the fit.
     tokens_of
         The language model that writes the responses, where it is not the one that reads them.
+    variant
+        The version that will be asked for, so that one that is not there is refused at once.
 
     Raises
     ------
     ModelError
         If the folder holds no fit.
     ValueError
-        If the model has changed since.
+        If the model has changed since, or there is no such version.
     """
     if not is_head(folder):
         message = f"{folder} must be a folder that `rlhf-theory lm fit` has written; it holds none."
         raise ModelError(message)
     about = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+    if variant is not None:
+        _require_members(variant, about.get("ensemble", 0) > 0)
     own = replace(
         source,
         name=about["model"],
@@ -125,7 +164,8 @@ def load_head(folder: Path, source: ModelSource, *, tokens_of: LanguageModel | N
     features = FittedFeatures.load(folder / "transform.safetensors", raw)
     arrays = safetensors.torch.load_file(str(folder / "head.safetensors"), device=source.device)
     sigma = arrays["sigma"]
-    return Head(features, Ellipsoid(arrays["theta"], arrays["beta"], lambda: sigma), about)
+    members = RewardEnsemble(arrays["members"]) if "members" in arrays else None
+    return Head(features, Ellipsoid(arrays["theta"], arrays["beta"], lambda: sigma), about, members)
 
 
 def reads_other_words(reader: Any, writer: LanguageModel | None) -> bool:

@@ -10,10 +10,13 @@ from typing import Any
 
 from llm_bridge.jobs.heads import is_head, load_head, reads_other_words
 from llm_bridge.jobs.sources import ModelSource
+from llm_bridge.jobs.trunk_ensembles import is_ensemble, members_of
+from llm_bridge.jobs.variants import variant_of
 from llm_bridge.labels.classifiers import TransformerReward
 from llm_bridge.labels.oracles import TextReward
 from llm_bridge.labels.preferences import TextPreference
 from llm_bridge.language.models import LanguageModel
+from llm_bridge.rewards.models import ModelEnsemble
 from llm_bridge.rewards.trained import TrainedReward
 from rlhf_theory.core import RewardModel
 from rlhf_theory.errors import suggestion
@@ -42,7 +45,7 @@ def callable_of(spec: str) -> Callable[..., Any]:
 
 
 def reward_of(
-    spec: str, source: ModelSource, *, writer: LanguageModel | None = None, lower: bool = False
+    spec: str, source: ModelSource, *, writer: LanguageModel | None = None
 ) -> RewardModel:
     """Return a reward named by a string.
 
@@ -51,37 +54,58 @@ def reward_of(
     spec
         ``module:function``, a Python function of prompt and response; a folder that ``lm fit`` has
         written, with or without ``--trunk``; or a folder or id of a sequence classifier with one
-        output.
+        output. A fitted reward may have a version behind it, see `variant_of`: ``fit#lower``. An
+        ensemble of trunks without one is its mean.
     source
         How models are loaded; its name does not count.
     writer
         The language model whose responses are scored, for rewards on the features of another one.
-    lower
-        The pessimistic version, which only a fitted reward with a confidence set has.
+
+    Raises
+    ------
+    ValueError
+        For a version that a reward does not have.
     """
-    folder = Path(spec).expanduser()
+    name, variant = variant_of(spec)
+    folder = Path(name).expanduser()
     if is_head(folder):
-        return load_head(folder, source, tokens_of=writer).reward(pessimistic=lower)
-    if lower:
-        message = f"Only a folder of `rlhf-theory lm fit` has a lower bound; {spec!r} is none."
+        head = load_head(folder, source, tokens_of=writer, variant=variant)
+        return head.reward(variant)
+    if variant.kind == "lower":
+        message = (
+            "Only a linear reward of `rlhf-theory lm fit` (without --trunk) has a lower bound; "
+            f"{name!r} is none."
+        )
         raise ValueError(message)
-    if ":" in spec and not folder.exists():
-        return TextReward(callable_of(spec))
+    for trained in (folder / "reward", folder):
+        if is_ensemble(trained):
+            members = [_trained(part, source, writer) for part in members_of(trained)]
+            found: RewardModel = variant.of_members(ModelEnsemble(members))
+            return found
+    if variant.needs_ensemble:
+        message = (
+            f"The version {variant.kind!r} needs an ensemble (--ensemble N); {name!r} is none."
+        )
+        raise ValueError(message)
+    if ":" in name and not folder.exists():
+        return TextReward(callable_of(name))
     for trained in (folder / "reward", folder):
         if (trained / "reward_model.json").is_file():
-            reward = TrainedReward.from_pretrained(
-                trained, device=source.device, dtype=source.dtype
-            )
-            foreign = reads_other_words(reward.reader, writer)
-            return replace(reward, tokens_of=writer) if foreign else reward
+            return _trained(trained, source, writer)
     return TransformerReward.from_pretrained(
-        spec,
+        name,
         revision=None if folder.exists() else source.revision,
         device=source.device,
         dtype=source.dtype,
         offline=source.offline,
         pad_token=source.pad_token,
     )
+
+
+def _trained(folder: Path, source: ModelSource, writer: LanguageModel | None) -> TrainedReward:
+    reward = TrainedReward.from_pretrained(folder, device=source.device, dtype=source.dtype)
+    foreign = reads_other_words(reward.reader, writer)
+    return replace(reward, tokens_of=writer) if foreign else reward
 
 
 def preference_of(spec: str) -> TextPreference:

@@ -13,6 +13,7 @@ from llm_bridge.jobs.heads import load_head
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
 from llm_bridge.jobs.texts import FeatureOptions
+from llm_bridge.jobs.variants import Variant, variant_of
 from llm_bridge.labels.people import LabelFile
 from llm_bridge.labels.preference_files import Preferences, write_preferences
 from llm_bridge.planning.pair_rules import BestWorst
@@ -21,7 +22,7 @@ from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic
 from rlhf_theory.algorithms.rounds import compare
 from rlhf_theory.arrays import Array, full_like, int_like, to_numpy
-from rlhf_theory.core import ConfidenceSet, Enhancer, Feedback
+from rlhf_theory.core import ConfidenceSet, Enhancer, Feedback, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.estimators.confidence import Constant, Scalable
@@ -54,7 +55,8 @@ class SelectJob:
     source
         The reference model, which writes the responses.
     reward
-        Folder of ``lm fit`` with what is known so far; None where nothing is.
+        Folder of ``lm fit`` with what is known so far, and its version for rules that draw, such
+        as ``fit#min`` (see `variant_of`); None where nothing is.
     features
         Features of the reference model, where there is no ``reward`` to bring its own.
     rule
@@ -89,6 +91,16 @@ class SelectJob:
         if self.features.encoder:
             message = "The reference model writes responses: it must be a language model."
             raise ValueError(message)
+        if self._reward[1].kind != "estimate" and self.rule == "informative":
+            message = (
+                f"The rule 'informative' would ignore the version in {self.reward!r}: it asks what "
+                "is known, not what is believed. Leave it out, or take another rule."
+            )
+            raise ValueError(message)
+
+    @property
+    def _reward(self) -> tuple[str | None, Variant]:
+        return (None, Variant()) if self.reward is None else variant_of(self.reward)
 
     def study(self) -> dict[str, Any]:
         """Return what the results depend on; see `Job`."""
@@ -133,9 +145,12 @@ class SelectJob:
         policy = self.source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
         features: Any
         confidence: Scalable | None = None
-        if self.reward is not None:
-            head = load_head(Path(self.reward), self.source, tokens_of=policy.model)
+        reward: RewardModel | None = None
+        folder, variant = self._reward
+        if folder is not None:
+            head = load_head(Path(folder), self.source, tokens_of=policy.model, variant=variant)
             features, confidence = head.features, head.confidence
+            reward = head.model(variant)
         else:
             features = self.features.make(
                 policy.model, cache=out / "cache", batch_size=self.batch_size
@@ -150,7 +165,7 @@ class SelectJob:
         )
         if isinstance(problem.features, FittedFeatures) and self.reward is None:
             problem.features.save(out / "transform.safetensors")
-        pairs = self._pairs(problem, confidence)
+        pairs = self._pairs(problem, confidence, reward)
         found = pairs.shape[1]
         if found == 0:
             message = (
@@ -166,7 +181,12 @@ class SelectJob:
         write_preferences(path, preferences, replace=True)
         say(f"All questions are answered: {len(preferences.items)} preferences in {path}.")
 
-    def _pairs(self, problem: PromptProblem, confidence: ConfidenceSet | None) -> np.ndarray:
+    def _pairs(
+        self,
+        problem: PromptProblem,
+        confidence: ConfidenceSet | None,
+        reward: RewardModel | None,
+    ) -> np.ndarray:
         """Return at most ``n`` different pairs, shape ``(3, n)``: prompts, both responses."""
         known: Any = confidence
         if known is None:
@@ -174,7 +194,8 @@ class SelectJob:
             known = rule.confidence_set(rule.fit(empty), empty)
         if self.rule == "informative":
             return self._informative(problem, known)
-        return self._drawn(problem, known, Key(self.seed).child("select"))
+        reward = LinearReward(known.center) if reward is None else reward
+        return self._drawn(problem, known, reward, Key(self.seed).child("select"))
 
     def _informative(self, problem: PromptProblem, known: Any) -> np.ndarray:
         asked = self.n
@@ -186,8 +207,10 @@ class SelectJob:
             # Different responses may have equal texts. The choice is greedy: it begins as before.
             asked *= 2
 
-    def _drawn(self, problem: PromptProblem, known: Any, key: Key) -> np.ndarray:
-        reward, empty = LinearReward(known.center), problem.empty_data()
+    def _drawn(
+        self, problem: PromptProblem, known: Any, reward: RewardModel, key: Key
+    ) -> np.ndarray:
+        empty = problem.empty_data()
         pi1 = GibbsPolicy(reward, self.eta)
         best_worst = BestWorst(n=4, proxy=reward)
         if self.rule != "best-worst":

@@ -22,46 +22,69 @@ class Preferences:
     ----------
     items
         Pairs, or rankings.
-    n_identical
-        Rows that were dropped because all their responses are the same.
+    identical
+        Those whose responses are all the same: they say nothing about who is better, but some
+        losses learn from them (see `all_pairs`).
+    n_lost
+        Rows without a prompt that were dropped because their responses are the same: nobody knows
+        where the responses begin.
     n_empty
         Comparisons that were dropped because a response has no text.
     """
 
     items: tuple[PreferencePair, ...] | tuple[PreferenceRanking, ...]
-    n_identical: int = 0
+    identical: tuple[PreferencePair, ...] | tuple[PreferenceRanking, ...] = ()
+    n_lost: int = 0
     n_empty: int = 0
 
     @property
+    def n_identical(self) -> int:
+        """Rows whose responses are all the same, whether they are kept or lost."""
+        return len(self.identical) + self.n_lost
+
+    @property
     def pairs(self) -> list[PreferencePair]:
-        """All pairs; those of a ranking together have weight 1."""
-        return [
-            pair
-            for item in self.items
-            for pair in (item.pairs() if isinstance(item, PreferenceRanking) else [item])
-        ]
+        """All pairs of different responses; those of a ranking together have weight 1."""
+        return _pairs(self.items, equal=False)
+
+    @property
+    def all_pairs(self) -> list[PreferencePair]:
+        """Also the pairs of a response with itself, for losses that learn from them (XPO, VPO).
+
+        Their label says nothing. Those of a ranking, with the others, have weight 1.
+        """
+        return _pairs([*self.items, *self.identical], equal=True)
 
     @classmethod
     def of(cls, data: PromptData | Sequence[Comparison], *, ids: bool = True) -> Preferences:
         """Return comparisons as pairs, the likelier winner first; ties keep their order.
 
+        Which of the two was the second is kept among the extras.
+
         Parameters
         ----------
         data
-            Data of one replica, or comparisons.
+            Data of one replica, with those of a response with itself; or comparisons.
         ids
             Whether to keep the tokens, so that the same model reads back the very same responses.
         """
-        comparisons = data.comparisons if isinstance(data, PromptData) else data
-        pairs = [_pair_of_comparison(c, ids) for c in comparisons]
-        differing = [p for p in pairs if not p.is_identical]
-        kept = tuple(p for p in differing if p.chosen.strip() and p.rejected.strip())
-        return cls(kept, len(pairs) - len(differing), len(differing) - len(kept))
+        if isinstance(data, PromptData):
+            data.comparisons  # noqa: B018  (refuses several replicas)
+            data = data.comparisons_of(0, equal=True)
+        pairs = [_pair_of_comparison(c, ids) for c in data]
+        said = [p for p in pairs if p.chosen.strip() and p.rejected.strip()]
+        return cls(
+            tuple(p for p in said if not p.is_identical),
+            tuple(p for p in said if p.is_identical),
+            n_empty=len(pairs) - len(said),
+        )
 
-    def comparisons(self, model: LanguageModel, *, batch_size: int = 32) -> list[Comparison]:
+    def comparisons(
+        self, model: LanguageModel, *, batch_size: int = 32, equal: bool = False
+    ) -> list[Comparison]:
         """Return all pairs as comparisons, with their tokens and log-probabilities.
 
-        For a problem: ``problem.data_of(preferences.comparisons(model))``.
+        For a problem: ``problem.data_of(preferences.comparisons(model, equal=True))``.
 
         Parameters
         ----------
@@ -70,6 +93,8 @@ class Preferences:
             that came with a pair are taken where they say the same text.
         batch_size
             Rows per forward pass.
+        equal
+            Whether those of a response with itself come too, see `all_pairs`.
 
         Raises
         ------
@@ -78,7 +103,7 @@ class Preferences:
         """
         prompts: list[Prompt] = []
         responses: list[Response] = []
-        pairs = self.pairs
+        pairs = self.all_pairs if equal else self.pairs
         for number, pair in enumerate(pairs, start=1):
             try:
                 prompt, chosen, rejected = encoded_pair(model, pair)
@@ -86,7 +111,8 @@ class Preferences:
                 message = f"Pair {number} cannot be used with {model.name}: {error}"
                 raise type(error)(message) from error
             prompts += [prompt, prompt]
-            responses += [chosen, rejected]
+            # Equal texts in other tokens would be a comparison that nobody has made.
+            responses += [chosen, chosen if pair.is_identical else rejected]
         scores = sequence_log_probs(
             model, [p.ids for p in prompts], [r.ids for r in responses], batch_size=batch_size
         )
@@ -105,6 +131,16 @@ class Preferences:
         ]
 
 
+def _pairs(
+    items: Sequence[PreferencePair | PreferenceRanking], *, equal: bool
+) -> list[PreferencePair]:
+    return [
+        pair
+        for item in items
+        for pair in (item.pairs(equal=equal) if isinstance(item, PreferenceRanking) else [item])
+    ]
+
+
 def _pair_of_comparison(c: Comparison, ids: bool) -> PreferencePair:
     first_won = c.label >= 0.5
     better, worse = (c.first, c.second) if first_won else (c.second, c.first)
@@ -118,7 +154,8 @@ def _pair_of_comparison(c: Comparison, ids: bool) -> PreferencePair:
         label=c.label if first_won else 1.0 - c.label,
         weight=c.weight,
         ids=(c.prompt.ids, better.ids, worse.ids) if ids else None,
-        extras={"round": c.round},
+        # XPO and VPO have to know which response came from the calibration policy.
+        extras={"round": c.round, "second": "rejected" if first_won else "chosen"},
     )
 
 

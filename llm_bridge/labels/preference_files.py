@@ -34,6 +34,7 @@ __all__ = [
     "PreferenceRanking",
     "Preferences",
     "read_preferences",
+    "rows_of",
     "write_preferences",
 ]
 
@@ -57,38 +58,55 @@ def read_preferences(path: str | Path) -> Preferences:
         For columns that are missing, and rows that cannot be used: all of them, by number.
     """
     path = Path(path)
-    _check_suffix(path)
-    if not path.is_file():
-        message = f"There is no file {path}."
-        raise FileNotFoundError(message)
-    rows, wrong = _rows_of(path)
+    rows, wrong = rows_of(path)
     word = "line" if path.suffix == ".jsonl" else "row"
     advice = "Nothing was read. Correct the file."
-    if not rows and not wrong:
-        message = f"{path} has no rows."
-        raise ValueError(message)
     columns = {name for _, row in rows for name in row}
     ranked = "completions" in columns or "ranking" in columns
     needed = ("prompt", "completions", "ranking") if ranked else ("chosen", "rejected")
     if rows and not set(needed) <= columns:
         raise ValueError(_missing(path, columns, needed))
     items: list[Any] = []
+    identical: list[Any] = []
+    n_lost = 0
     make: Callable[[Mapping[str, Any]], Any] = ranking_of if ranked else pair_of
     for number, row in rows:
         try:
-            items.append(make(row))
+            item = make(row)
         except ValueError as error:
             wrong.append(f"{word} {number}: {error}")
+            continue
+        if not item.is_identical:
+            items.append(item)
+        elif row.get("prompt") is None and isinstance(item.prompt, str):
+            n_lost += 1  # equal texts have no end of a common beginning
+        else:
+            identical.append(item)
     if wrong:
         raise ValueError(problems_with(path, wrong, advice))
-    kept = tuple(item for item in items if not item.is_identical)
-    return Preferences(kept, len(items) - len(kept))
+    return Preferences(tuple(items), tuple(identical), n_lost=n_lost)
 
 
 def _check_suffix(path: Path) -> None:
     if path.suffix not in _SUFFIXES:
         message = f"A file of preferences must end in .jsonl or .parquet; got {path}."
         raise ValueError(message)
+
+
+def rows_of(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+    """Return the rows of a file with their numbers, from 1, and what is wrong with others.
+
+    ``FileNotFoundError`` where there is none; ``ValueError`` for one of another kind, or empty.
+    """
+    _check_suffix(path)
+    if not path.is_file():
+        message = f"There is no file {path}."
+        raise FileNotFoundError(message)
+    rows, wrong = _rows_of(path)
+    if not rows and not wrong:
+        message = f"{path} has no rows."
+        raise ValueError(message)
+    return rows, wrong
 
 
 def _rows_of(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
@@ -106,7 +124,10 @@ def _missing(path: Path, columns: Iterable[str], needed: Sequence[str]) -> str:
     names = sorted(c for c in columns if not c.startswith(PREFIX))
     message = f"{path} must have the columns {', '.join(needed)}; it has {', '.join(names)}."
     if "completion" in names and "label" in names:
-        return message + " Single completions with a label are no comparisons."
+        return message + (
+            " Single completions with a label are no comparisons; only the loss kto learns from "
+            "them."
+        )
     for name in needed:
         hint = suggestion(name, [c for c in names if c not in _COLUMNS])
         if name not in names and hint:
@@ -128,6 +149,7 @@ def write_preferences(
         A ``.jsonl`` or ``.parquet`` file.
     preferences
         Pairs or rankings, not both; all prompts texts or all messages; margins for all or none.
+        Those of equal responses come last.
     replace
         Whether a file that this function wrote before may be replaced. Other files never are.
 
@@ -140,7 +162,9 @@ def write_preferences(
     """
     path = Path(path)
     _check_suffix(path)
-    items = list(preferences.items if isinstance(preferences, Preferences) else preferences)
+    if isinstance(preferences, Preferences):
+        preferences = [*preferences.items, *preferences.identical]
+    items = list(preferences)
     _check_form(items)
     rows = [row_of(item) for item in items]
     _check_rows(rows)

@@ -13,7 +13,17 @@ from typing import Any
 
 from llm_bridge.language.models import Ids, Text
 
-__all__ = ["PREFIX", "PreferencePair", "PreferenceRanking", "pair_of", "ranking_of", "row_of"]
+__all__ = [
+    "PREFIX",
+    "PreferencePair",
+    "PreferenceRanking",
+    "answer_of",
+    "number_of",
+    "pair_of",
+    "prompt_of",
+    "ranking_of",
+    "row_of",
+]
 
 PREFIX = "rlhf_"
 """What names of columns that TRL does not know begin with."""
@@ -88,14 +98,17 @@ class PreferenceRanking:
         """Whether all responses are the same: the ranking tells nothing."""
         return len(set(self.completions)) == 1
 
-    def pairs(self) -> list[PreferencePair]:
-        r"""Return all pairs, each of weight :math:`1 / \binom K2`; equal responses make none.
+    def pairs(self, *, equal: bool = False) -> list[PreferencePair]:
+        r"""Return all pairs, each of weight :math:`1 / \binom K2`.
+
+        Equal responses make a pair only if ``equal``, and weigh nothing otherwise.
 
         Source: [2203.02155] (InstructGPT), equation (1): all comparisons of a prompt together count
         as one.
         """
         best_first = [self.completions[k] for k in self.ranking]
-        found = [(a, b) for i, a in enumerate(best_first) for b in best_first[i + 1 :] if a != b]
+        made = [(a, b) for i, a in enumerate(best_first) for b in best_first[i + 1 :]]
+        found = [(a, b) for a, b in made if equal or a != b]
         return [
             PreferencePair(self.prompt, a, b, weight=1.0 / len(found), extras=self.extras)
             for a, b in found
@@ -114,14 +127,14 @@ def pair_of(row: Mapping[str, Any]) -> PreferencePair:
             raise ValueError(message)
     if prompt is None:
         prompt, chosen, rejected = _split(chosen, rejected)
-    prompt = _checked_prompt(prompt)
+    prompt = prompt_of(prompt)
     return PreferencePair(
         prompt,
-        _answer("chosen", chosen, prompt),
-        _answer("rejected", rejected, prompt),
-        label=_number(row, PREFIX + "label", 1.0, least=0.0, most=1.0),
-        margin=None if row.get("margin") is None else _number(row, "margin", 0.0),
-        weight=_number(row, PREFIX + "weight", 1.0, least=0.0),
+        answer_of("chosen", chosen, prompt),
+        answer_of("rejected", rejected, prompt),
+        label=number_of(row, PREFIX + "label", 1.0, least=0.0, most=1.0),
+        margin=None if row.get("margin") is None else number_of(row, "margin", 0.0),
+        weight=number_of(row, PREFIX + "weight", 1.0, least=0.0),
         ids=_ids(row.get(PREFIX + "ids")),
         extras=_extras(row, ("prompt", "chosen", "rejected", "margin")),
     )
@@ -129,7 +142,7 @@ def pair_of(row: Mapping[str, Any]) -> PreferencePair:
 
 def ranking_of(row: Mapping[str, Any]) -> PreferenceRanking:
     """Return the ranking of a row; ``ValueError`` says what is wrong with it."""
-    prompt = _checked_prompt(row.get("prompt"))
+    prompt = prompt_of(row.get("prompt"))
     given, ranking = row.get("completions"), row.get("ranking")
     if not isinstance(given, list) or len(given) < 2:
         message = "completions must be a list of at least two responses"
@@ -141,7 +154,7 @@ def ranking_of(row: Mapping[str, Any]) -> PreferenceRanking:
         raise ValueError(message)
     return PreferenceRanking(
         prompt,
-        tuple(_answer(f"completion {i}", c, prompt) for i, c in enumerate(given)),
+        tuple(answer_of(f"completion {i}", c, prompt) for i, c in enumerate(given)),
         tuple(ranking),  # type: ignore[arg-type]
         _extras(row, ("prompt", "completions", "ranking")),
     )
@@ -159,7 +172,7 @@ def _split(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     if chosen == rejected:
         if isinstance(chosen, list) and len(chosen) > 1:
             return chosen[:-1], chosen[-1:], rejected[-1:]
-        return " ", chosen, rejected  # an identical pair, which is dropped: any prompt will do
+        return " ", chosen, rejected  # the reader drops it: any prompt will do
     n = 0
     while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
         n += 1
@@ -191,7 +204,8 @@ def _messages(name: str, value: Any) -> list[dict[str, str]]:
     return [{"role": m["role"], "content": m["content"]} for m in value]
 
 
-def _checked_prompt(prompt: Any) -> Text:
+def prompt_of(prompt: Any) -> Text:
+    """Return a prompt that can be used, text or messages; ``ValueError`` says what is wrong."""
     if prompt is None:
         message = "prompt is missing"
         raise ValueError(message)
@@ -203,7 +217,7 @@ def _checked_prompt(prompt: Any) -> Text:
     return _messages("prompt", prompt)
 
 
-def _answer(name: str, value: Any, prompt: Text) -> str:
+def answer_of(name: str, value: Any, prompt: Text) -> str:
     """Return the text of a response to a text, or of the assistant's message of a chat."""
     if isinstance(value, str) != isinstance(prompt, str):
         message = f"prompt and {name} must both be texts, or both messages"
@@ -223,13 +237,14 @@ def _answer(name: str, value: Any, prompt: Text) -> str:
     return text
 
 
-def _number(
+def number_of(
     row: Mapping[str, Any],
     name: str,
     default: float,
     least: float = -math.inf,
     most: float = math.inf,
 ) -> float:
+    """Return the number in a column; ``ValueError`` unless it is one between two others."""
     value = row.get(name)
     if value is None:
         return default

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from llm_bridge.language.models import Ids, LanguageModel, evaluating
 from rlhf_theory.errors import check_choice, check_positive
 
 __all__ = [
+    "BF16_MULTIPLE",
     "check_lengths",
     "check_tokens",
     "forward_accepts",
@@ -31,6 +33,13 @@ __all__ = [
 ]
 
 Reduction = Literal["sum", "mean"]
+
+BF16_MULTIPLE = 16
+"""Rows are padded to a multiple of it where matrix products are in half precision.
+
+Attention then cuts all rows alike, and what a row gets does not depend on the rows beside it. At
+other widths its sums are rounded elsewhere (measured on a CPU: 0.06 nats instead of 6e-5).
+"""
 
 
 def check_tokens(model: LanguageModel, name: str, rows: Sequence[Ids]) -> None:
@@ -71,15 +80,25 @@ def check_lengths(model: LanguageModel, prompts: Sequence[Ids], responses: Seque
 
 
 def pad_rows(
-    prompts: Sequence[Ids], responses: Sequence[Ids], pad_id: int, device: Any = "cpu"
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
+    pad_id: int,
+    device: Any = "cpu",
+    *,
+    multiple: int = 1,
+    longest: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return ``input_ids``, ``attention_mask`` and ``response_mask``, padded on the right.
 
     Masks come from lengths, never from comparing with the pad token. All ``(n, L)``, int64, and
-    float32 for the response mask.
+    float32 for the response mask. ``L`` is a multiple of ``multiple``, but not above ``longest``
+    where no row is.
     """
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    shape = (len(lengths), max(lengths))
+    width = -(-max(lengths) // multiple) * multiple
+    if longest is not None:
+        width = max(min(width, longest), *lengths)
+    shape = (len(lengths), width)
     ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
     answer = np.zeros(shape, dtype=np.float32)
@@ -175,6 +194,7 @@ def sequence_log_probs(
     *,
     reduction: Reduction = "sum",
     batch_size: int = 32,
+    bf16: bool = False,
 ) -> np.ndarray:
     """Return ``log pi(response | prompt)``, float64 on the host, shape ``(n,)``.
 
@@ -191,6 +211,9 @@ def sequence_log_probs(
         ``"sum"`` is the policy's log-probability; ``"mean"`` is per token.
     batch_size
         Rows per forward pass.
+    bf16
+        Matrix products in half precision, as in a training with this setting; for scores that are
+        compared with those of the training. They are a few tenths of a nat off.
 
     Raises
     ------
@@ -207,11 +230,17 @@ def sequence_log_probs(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
     result = np.empty(len(prompts))
     room = memory_advice(f"batch_size={batch_size}")
-    with torch.inference_mode(), evaluating(model.model), room:
+    half = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
+    with torch.inference_mode(), evaluating(model.model), room, half:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = pad_rows(
-                [prompts[i] for i in rows], [responses[i] for i in rows], model.pad_id, model.device
+                [prompts[i] for i in rows],
+                [responses[i] for i in rows],
+                model.pad_id,
+                model.device,
+                multiple=BF16_MULTIPLE if bf16 else 1,
+                longest=model.context_length,
             )
             values = response_log_probs(model.model, *batch, reduction)
             result[rows] = values.cpu().double().numpy()

@@ -5,34 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from llm_bridge.language.models import Ids, Prompt
 from llm_bridge.planning.planners import Loss
 from llm_bridge.pools.data import Comparison, PromptData
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.examples import Example, with_mismatched
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import train
-from rlhf_theory.arrays import as_like, inner, to_numpy
+from rlhf_theory.arrays import as_like, inner, namespace, to_numpy
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
 from rlhf_theory.features import mean_feature
 from rlhf_theory.randomness import Key
 
-__all__ = ["LabelTraining", "labelled_examples", "penalties", "trained_on"]
+__all__ = ["LabelTraining", "labelled_examples", "learns_from_equal", "penalties", "trained_on"]
+
+
+def learns_from_equal(loss: Any) -> bool:
+    """Return whether a loss learns from a response against itself.
+
+    It has no label, and most losses are constant on it. But its calibration sample counts as those
+    of other pairs do: without it these samples would have the law ``pi0(a) (1 - pi_t(a))``. And
+    losses that pin each log-ratio are about the full law of the pairs, in which a response wins
+    half of the time against itself.
+    """
+    if loss.takes != "pairs":
+        return False
+    # A loss of somebody's own may not say its law.
+    return "sample" in loss.needs or getattr(loss, "law", "distinct") == "full"
 
 
 def trained_on(data: PromptData, loss: Loss) -> list[Comparison]:
-    """Return the comparisons that a loss learns from; for data of one replica.
-
-    A response against itself has no label, and most losses are constant on it. But its calibration
-    sample counts as those of other pairs do: without it these samples would have the law
-    ``pi0(a) (1 - pi_t(a))``. And losses that pin each log-ratio are about the full law of the
-    pairs, in which a response wins half of the time against itself.
-    """
+    """Return the comparisons that a loss learns from; for data of one replica."""
     counted = data.comparisons
-    equal = "sample" in loss.needs or loss.law == "full"
-    return data.comparisons_of(0, equal=True) if equal else counted
+    return data.comparisons_of(0, equal=True) if learns_from_equal(loss) else counted
 
 
 def penalties(confidence: ConfidenceSet, problem: Problem, data: PromptData) -> np.ndarray:
@@ -43,13 +52,22 @@ def penalties(confidence: ConfidenceSet, problem: Problem, data: PromptData) -> 
               \qquad v = \varphi(x, a) - \varphi(x, \pi_0),
 
     which for an ellipsoid is :math:`\beta\lVert v\rVert_{\Sigma^{-1}}`. The mean feature of pi0 is
-    that of the problem's pools, so ``ValueError`` for comparisons of prompts that have none.
+    that of the problem's pools, so ``ValueError`` for comparisons of prompts that have none. A
+    prompt that the problem has several times has several pools of draws, and the mean over them;
+    one that it has in other words alone, cut into the same tokens, has those.
 
     Source: [2312.11456], offline GSHF, direct version.
     """
     contexts, _ = problem.population(Key(0), 1)
     nu = mean_feature(contexts, contexts.log_pi0)
-    row = {p.ids: i for i, p in enumerate(contexts.source.prompts)}
+    pools: dict[Prompt | Ids, list[int]] = {}
+    for i, prompt in enumerate(contexts.source.prompts):
+        for name in (prompt, prompt.ids):
+            pools.setdefault(name, []).append(i)
+    row = {name: k for k, name in enumerate(pools)}
+    xp = namespace(nu)
+    # Data outlive the pools they came from: which of them it was says nothing about the prompt.
+    nu = xp.stack([xp.mean(nu[:, places, :], axis=1) for places in pools.values()], axis=1)
     comparisons = data.comparisons
     strange = [c.prompt.text for c in comparisons if c.prompt.ids not in row]
     if strange:
@@ -59,7 +77,8 @@ def penalties(confidence: ConfidenceSet, problem: Problem, data: PromptData) -> 
         )
         raise ValueError(message)
     counted = np.nonzero(to_numpy(data.count)[0] > 0)[0].tolist()
-    v = data.pairs.phi[:, counted, ...] - nu[:, [row[c.prompt.ids] for c in comparisons], None, :]
+    rows = [row.get(c.prompt, row[c.prompt.ids]) for c in comparisons]
+    v = data.pairs.phi[:, counted, ...] - nu[:, rows, None, :]
     gamma: np.ndarray = to_numpy(inner(v, confidence.center) - confidence.lower(v))[0]
     return gamma
 
@@ -70,15 +89,20 @@ def labelled_examples(
     pi0: LanguageModelPolicy,
     *,
     gamma: np.ndarray | None,
-    sample: int | None,
+    sample: int | Sequence[int] | None,
     mismatched: bool,
+    bf16: bool = False,
 ) -> list[Example]:
-    """Return the comparisons as examples, measured from ``reference``."""
+    """Return the comparisons as examples, measured from ``reference``.
+
+    ``sample`` is the place of the further response, in all comparisons or in each. ``bf16`` says
+    whether they are trained on in half precision: so is the reference then.
+    """
     log_ref = np.array([(c.log_pi0_first, c.log_pi0_second) for c in comparisons])
-    if reference is not pi0:
+    if reference is not pi0 or bf16:
         prompts = [c.prompt.ids for c in comparisons for _ in range(2)]
         responses = [r.ids for c in comparisons for r in (c.first, c.second)]
-        log_ref = reference.sequence_log_probs(prompts, responses).reshape(-1, 2)
+        log_ref = reference.sequence_log_probs(prompts, responses, bf16=bf16).reshape(-1, 2)
     examples = [
         Example(
             prompt=c.prompt.ids,
@@ -87,12 +111,14 @@ def labelled_examples(
             target=(float(c.label),),
             weight=float(c.weight),
             gamma=() if gamma is None else (float(gamma[i, 0]), float(gamma[i, 1])),
-            sample=sample,
+            sample=sample[i] if isinstance(sample, Sequence) else sample,
         )
         for i, c in enumerate(comparisons)
     ]
     if mismatched:
-        return with_mismatched(reference.model, examples, batch_size=reference.batch_size)
+        return with_mismatched(
+            reference.model, examples, batch_size=reference.batch_size, bf16=bf16
+        )
     return examples
 
 
@@ -121,6 +147,7 @@ class LabelTraining:
             gamma=gamma,
             sample=self.sample,
             mismatched="z0" in self.loss.needs,
+            bf16=self.settings.bf16,
         )
         trained = train(
             self.start.model,

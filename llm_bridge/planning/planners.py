@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from llm_bridge.language.sampler import Response
 from llm_bridge.planning.pool_examples import pool_examples
-from llm_bridge.pools.candidates import Pools, score_responses
+from llm_bridge.pools.candidates import Pools
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.examples import Example, with_mismatched
 from llm_bridge.training.settings import TrainingSettings
@@ -258,13 +256,10 @@ class DPOPlanner:
             message = "A language model is planned on the pools of a PromptProblem; got no pools."
             raise ValueError(message)
         rows = to_numpy(contexts.ids)[0]
+        bf16 = self.settings.bf16
         log_ref = pools.log_pi0[rows]
-        if reference is not self.pi0:
-            log_ref = score_responses(
-                reference,
-                [pools.prompts[row] for row in rows],
-                [_filled(pools.responses[row], pools.size) for row in rows],
-            )
+        if reference is not self.pi0 or bf16:
+            log_ref = reference.pool_scores(pools, rows, bf16=bf16)[rows]
         n_draws = max(getattr(problem, "pool_size", 0), pools.size)
         lifted = loss.law == "any" if self.law is None else self.law == "draws"
         examples = pool_examples(
@@ -280,13 +275,10 @@ class DPOPlanner:
             1.0 / n_draws if lifted else 0.0,
         )
         if "z0" in loss.needs:
-            return with_mismatched(reference.model, examples, batch_size=reference.batch_size)
+            return with_mismatched(
+                reference.model, examples, batch_size=reference.batch_size, bf16=bf16
+            )
         return examples
-
-
-def _filled(responses: Sequence[Response], size: int) -> list[Response]:
-    """Return ``size`` responses, the first one in the place of those that are not there."""
-    return [*responses, *[responses[0]] * (size - len(responses))]
 
 
 def _is_constant(rewards: Array, log_pi0: Array) -> bool:

@@ -131,14 +131,18 @@ class SelfPlay:
         win = _win_probabilities(to_numpy(payoff)[0])
         begin = self.policy if self.start == "reference" or start is None else start
         pi = require_model(begin, "The start")
+        bf16 = self.settings.bf16
+        log_pi0 = self.policy.pool_scores(pools, bf16=True) if bf16 else pools.log_pi0
         like, d0, n_steps = contexts.log_pi0, to_numpy(weights)[0], 0
         if np.ptp(win) == 0.0:  # nothing learnt yet: every policy is an equilibrium of the payoff
             pi = self.policy
         else:
             for t in range(self.rounds):
                 log_q = to_numpy(pi.log_probs(contexts))[0]
-                log_pi = pi.pool_scores(pools)
-                loss, log_ref, log_mu = self._step(problem.eta, t, pools, log_pi, log_q)
+                log_pi = pi.pool_scores(pools, bf16=bf16)
+                loss, log_ref, log_mu = self._step(
+                    problem.eta, t, pools.log_mass, log_pi0, log_pi, log_q
+                )
                 trained = train(
                     pi.model,
                     _examples(pools, loss, log_ref, np.exp(log_mu), win, d0),
@@ -155,7 +159,13 @@ class SelfPlay:
         return Solution(pi, gap, gap <= self.tol, n_steps, _HINT)
 
     def _step(
-        self, tau: float, t: int, pools: Pools, log_pi: np.ndarray, log_q: np.ndarray
+        self,
+        tau: float,
+        t: int,
+        log_mass: np.ndarray,
+        log_pi0: np.ndarray,
+        log_pi: np.ndarray,
+        log_q: np.ndarray,
     ) -> tuple[PairLoss, np.ndarray, np.ndarray]:
         """Return the loss of round ``t``, its reference ``(N, K)`` and the opponent ``(N, K)``."""
         a = decreasing_step(tau, t) if self.step is None else self.step
@@ -164,13 +174,13 @@ class SelfPlay:
         loss = INPO(tau=tau, step=a)
         share = min(a * tau, 1.0)
         if self.update == "inpo":
-            return loss, loss.reference(pools.log_pi0, log_pi), log_q
+            return loss, loss.reference(log_pi0, log_pi), log_q
         # log_q and log_mass are -inf where a pool is short, and so is their mixture.
         with np.errstate(invalid="ignore"):
-            mixed = mixed_reference(pools.log_mass, log_q, share)
-        mixed = np.where(pools.log_mass > -np.inf, mixed, -np.inf)
+            mixed = mixed_reference(log_mass, log_q, share)
+        mixed = np.where(log_mass > -np.inf, mixed, -np.inf)
         log_mu: np.ndarray = to_numpy(log_softmax(mixed))
-        return loss, loss.reference(pools.log_pi0, log_pi), log_mu
+        return loss, loss.reference(log_pi0, log_pi), log_mu
 
 
 def _win_probabilities(payoff: np.ndarray) -> np.ndarray:

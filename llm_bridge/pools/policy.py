@@ -45,7 +45,9 @@ class LanguageModelPolicy:
     sampler: Sampler = field(default_factory=BatchedSampler)
     batch_size: int = 32
     # Not carried over by `replace`, which may put in another model.
-    _scores: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    _scores: dict[tuple[str, bool], np.ndarray] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @classmethod
     def from_pretrained(
@@ -74,28 +76,37 @@ class LanguageModelPolicy:
         absent = log_pi0 == -float("inf")
         return log_softmax(log_pi0 + xp.where(absent, xp.zeros_like(shift), shift))
 
-    def pool_scores(self, pools: Pools, rows: np.ndarray | None = None) -> np.ndarray:
+    def pool_scores(
+        self, pools: Pools, rows: np.ndarray | None = None, *, bf16: bool = False
+    ) -> np.ndarray:
         """Return sequence log-probabilities of the responses in pools, shape ``(N, K)``.
 
-        0 where a pool is short. With ``rows``, those of other prompts may be NaN.
+        0 where a pool is short. With ``rows``, those of other prompts may be NaN. With ``bf16``
+        they are what a training in half precision compares itself with.
         """
         rows = np.arange(len(pools.prompts)) if rows is None else rows
-        known = self._scores.setdefault(pools.content, np.full(pools.log_pi0.shape, np.nan))
+        unknown = np.full(pools.log_pi0.shape, np.nan)
+        known = self._scores.setdefault((pools.content, bf16), unknown)
         missing = [int(i) for i in rows if np.isnan(known[i, 0])]
         if missing:
             where = [(i, k) for i in missing for k in range(len(pools.responses[i]))]
             values = self.sequence_log_probs(
                 [pools.prompts[i].ids for i, _ in where],
                 [pools.responses[i][k].ids for i, k in where],
+                bf16=bf16,
             )
             known[missing] = 0.0  # places without a response
             for (i, k), value in zip(where, values, strict=True):
                 known[i, k] = value
         return known
 
-    def sequence_log_probs(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> np.ndarray:
-        """Return ``log pi(response | prompt)``, shape ``(n,)``."""
-        return sequence_log_probs(self.model, prompts, responses, batch_size=self.batch_size)
+    def sequence_log_probs(
+        self, prompts: Sequence[Ids], responses: Sequence[Ids], *, bf16: bool = False
+    ) -> np.ndarray:
+        """Return ``log pi(response | prompt)``, shape ``(n,)``; see `sequence_log_probs`."""
+        return sequence_log_probs(
+            self.model, prompts, responses, batch_size=self.batch_size, bf16=bf16
+        )
 
     def sample(self, prompts: Sequence[Ids], n: int, key: Key) -> list[list[Response]]:
         """Return ``n`` independent responses to every prompt."""

@@ -22,12 +22,19 @@ from rlhf_theory.arrays import Array, as_like, eye_like, int_like, namespace, ta
 from rlhf_theory.core import Policy, RewardModel, Solution
 from rlhf_theory.data import Contexts, PreferenceData
 from rlhf_theory.estimators.confidence import ConfidenceRule, Constant, Scalable, label_scale
-from rlhf_theory.estimators.ensembles import EnsembleReward, RewardEnsemble
+from rlhf_theory.estimators.ensembles import EnsembleReward, RewardEnsemble, bootstrap_weights
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 
-__all__ = ["HeadFit", "ModelEnsemble", "OnFeatures", "fit_head", "with_features"]
+__all__ = [
+    "HeadFit",
+    "ModelEnsemble",
+    "OnFeatures",
+    "fit_ensemble",
+    "fit_head",
+    "with_features",
+]
 
 
 # --------------------------------------------------------------------------- a linear head
@@ -91,6 +98,43 @@ def fit_head(
     if folds and data.count.shape[0] == 1:
         report = _cross_fitted(data, rule, folds, key or Key(0).child("folds"))
     return HeadFit(LinearReward(fit.value), confidence, fit, report)
+
+
+def fit_ensemble(
+    data: PreferenceData, *, rule: ConfidenceRule | None = None, n_members: int = 5, key: Key
+) -> Solution[RewardEnsemble]:
+    """Fit linear rewards to Bayesian bootstraps of comparisons, by the estimator of a rule.
+
+    Parameters
+    ----------
+    data
+        Comparisons, such as `PromptData`.
+    rule
+        How to fit, as in `fit_head`; its confidence set is not used.
+    n_members
+        ``K``, at least 2: one alone disagrees with nobody.
+    key
+        Address of the bootstraps.
+
+    Returns
+    -------
+    Solution with the largest residual over members; converged where all are.
+
+    Source: [2310.02743]; theory sheet 6.2.
+    """
+    if n_members < 2:
+        message = f"n_members must be at least 2; got {n_members}."
+        raise ValueError(message)
+    rule = Constant(beta=1.0) if rule is None else rule
+    fits = [rule.fit(bootstrap_weights(data, key.child("member", k))) for k in range(n_members)]
+    xp = namespace(fits[0].value)
+    return Solution(
+        RewardEnsemble(xp.stack([fit.value for fit in fits], axis=1)),
+        xp.max(xp.stack([fit.residual for fit in fits], axis=0), axis=0),
+        xp.all(xp.stack([fit.converged for fit in fits], axis=0), axis=0),
+        max(fit.n_iter for fit in fits),
+        fits[0].hint,
+    )
 
 
 def _cross_fitted(
@@ -201,8 +245,8 @@ class ModelEnsemble:
 
     Each member is measured from the reference policy before anything else: comparisons identify it
     only up to a constant per prompt, and without that a minimum or a variance would compare numbers
-    that mean nothing (theory sheet 6.2). Linear members are fitted by
-    `rlhf_theory.estimators.ensembles.bootstrap_ensemble`, trained ones by `train_ensemble`.
+    that mean nothing (theory sheet 6.2). Linear members are fitted by `fit_ensemble`, trained ones
+    by `train_ensemble`.
 
     Attributes
     ----------

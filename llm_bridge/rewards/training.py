@@ -45,6 +45,7 @@ __all__ = [
     "comparison_examples",
     "ranking_examples",
     "train_ensemble",
+    "train_members",
     "train_reward",
 ]
 
@@ -159,6 +160,33 @@ def train_ensemble(
 
     Source: [2310.02743], whose members differ in the seed alone; theory sheet 6.2.
     """
+    trained = train_members(
+        base,
+        examples,
+        settings,
+        key=key,
+        n_members=n_members,
+        head=head,
+        tokens_of=tokens_of,
+        folder=folder,
+        name=name,
+    )
+    return ModelEnsemble([member.reward for member in trained])
+
+
+def train_members(
+    base: Reader,
+    examples: Sequence[RewardExample],
+    settings: TrainingSettings | None = None,
+    *,
+    key: Key,
+    n_members: int = 5,
+    head: HeadSpec | None = None,
+    tokens_of: LanguageModel | None = None,
+    folder: str | Path | None = None,
+    name: str = "reward",
+) -> list[RewardTraining]:
+    """Return the trainings of `train_ensemble`, which takes the same."""
     if n_members < 1:
         message = f"n_members must be at least 1; got {n_members}."
         raise ValueError(message)
@@ -175,8 +203,8 @@ def train_ensemble(
             folder=folder,
             name=f"{name}-{k}",
         )
-        members.append(result.reward)
-    return ModelEnsemble(members)
+        members.append(result)
+    return members
 
 
 def _run(

@@ -27,12 +27,14 @@ class Example:
         Token ids.
     responses
         Token ids of ``K`` responses, the end of the sequence included: two for a comparison, more
-        for a group or for several comparisons among them, one or more to be imitated (`NLL`).
+        for a group or for several comparisons among them, one or more to be imitated (`NLL`) or
+        that are good or bad (`UnpairedKTO`).
     log_ref
-        ``log pi_ref`` of each response, ``K`` numbers; empty where the loss has no reference.
+        ``log pi_ref`` of each response, ``K`` numbers, in the precision of the training (see
+        ``TrainingSettings.bf16``); empty where the loss has no reference.
     target
         For each of ``pairs`` the probability that the first wins; for losses of groups the reward
-        of each member of the group; empty for `NLL`.
+        of each member of the group; for `UnpairedKTO` 1 or 0 for each response; empty for `NLL`.
     pairs
         Places of compared responses; the two responses of a comparison unless set. A response
         against itself only for losses to which it is no constant (``law`` is ``"full"``).
@@ -117,8 +119,13 @@ def check_example(loss: Any, i: int, e: Example) -> None:
     takes, needs, k = loss.takes, loss.needs, len(e.responses)
     # A loss of somebody's own may not say its law: it then learns nothing from equal responses.
     itself = takes == "pairs" and getattr(loss, "law", "distinct") == "full"
-    fewest = 1 if takes == "responses" or itself else 2
-    n_targets = {"pairs": len(e.pairs), "groups": len(e.members), "responses": 0}[takes]
+    fewest = 1 if takes in ("responses", "labelled") or itself else 2
+    n_targets = {
+        "pairs": len(e.pairs),
+        "groups": len(e.members),
+        "responses": 0,
+        "labelled": k,
+    }[takes]
 
     def per_response(values: Sequence[float], what: str) -> bool:
         return len(values) == k or (not values and what not in needs)
@@ -146,6 +153,8 @@ def check_example(loss: Any, i: int, e: Example) -> None:
             "a share for each of its pairs": len(e.share) in (0, len(e.pairs)),
             "shares of at least 0": all(math.isfinite(s) and s >= 0 for s in e.share),
         }
+    if takes == "labelled":
+        required["targets that are 0 or 1"] = all(t in (0.0, 1.0) for t in e.target)
     for text, there in required.items():
         if not there:
             message = f"For the loss {loss.name!r} example {i} must have {text}."
@@ -161,7 +170,11 @@ def content_of(examples: Sequence[Example]) -> str:
 
 
 def with_mismatched(
-    reference: LanguageModel, examples: Sequence[Example], *, batch_size: int = 32
+    reference: LanguageModel,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 32,
+    bf16: bool = False,
 ) -> list[Example]:
     """Give every example a response of another prompt, as KTO's estimate of the KL needs.
 
@@ -176,6 +189,8 @@ def with_mismatched(
         The examples; their order decides who meets whom.
     batch_size
         Rows per forward pass.
+    bf16
+        Whether the training is in half precision, as ``TrainingSettings.bf16``.
     """
     n = len(examples)
     strangers: list[Ids] = []
@@ -187,7 +202,7 @@ def with_mismatched(
             raise ValueError(message)
         strangers.append(other.responses[i % len(other.responses)])
     prompts = [e.prompt for e in examples]
-    scores = sequence_log_probs(reference, prompts, strangers, batch_size=batch_size)
+    scores = sequence_log_probs(reference, prompts, strangers, batch_size=batch_size, bf16=bf16)
     return [
         replace(e, mismatched=ids, log_ref_mismatched=float(score))
         for e, ids, score in zip(examples, strangers, scores, strict=True)

@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm_bridge.language.log_probs import check_lengths, pad_rows, response_log_probs
+from llm_bridge.language.log_probs import (
+    BF16_MULTIPLE,
+    check_lengths,
+    pad_rows,
+    response_log_probs,
+)
 from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.training.examples import Example, check_example
 from rlhf_theory.errors import check_choice
@@ -42,11 +47,13 @@ class Objective:
     Parameters
     ----------
     loss
-        A loss of `rlhf_theory.losses`, or `NLL`.
+        A loss of `rlhf_theory.losses`, `NLL`, or `UnpairedKTO`.
     examples
         At least one.
     model
         The model that is trained: its padding, context and precision.
+    bf16
+        Whether matrix products are in half precision, as ``TrainingSettings.bf16``.
 
     Raises
     ------
@@ -55,12 +62,17 @@ class Objective:
         model; says which example.
     """
 
-    def __init__(self, loss: Any, examples: Sequence[Example], model: LanguageModel) -> None:
-        check_choice("loss.takes", loss.takes, ("pairs", "groups", "responses"))
+    def __init__(
+        self, loss: Any, examples: Sequence[Example], model: LanguageModel, *, bf16: bool = False
+    ) -> None:
+        check_choice("loss.takes", loss.takes, ("pairs", "groups", "responses", "labelled"))
         if not examples:
             message = "Training needs at least one example; got none."
             raise ValueError(message)
         self.loss, self.examples, self._pad_id = loss, list(examples), model.pad_id
+        # As reference scores are padded, or half precision would round them elsewhere.
+        multiple = BF16_MULTIPLE if bf16 else 1
+        self._padding: dict[str, Any] = {"multiple": multiple, "longest": model.context_length}
         self._dtype = np.float64 if model.dtype == torch.float64 else np.float32
         # A GPU computes padding faster than it starts another pass; wrappers that share gradients
         # between processes allow one pass.
@@ -88,7 +100,7 @@ class Objective:
         return (*e.rows, e.mismatched) if "z0" in self.loss.needs else e.rows
 
     def _weight(self, e: Example) -> float:
-        if self.loss.takes == "responses":
+        if self.loss.takes in ("responses", "labelled"):
             return e.weight * len(e.responses)
         if self.loss.takes == "groups":
             return e.weight
@@ -130,6 +142,8 @@ class Objective:
             else:
                 columns.setdefault("row", []).extend(range(start, start + k))
                 columns.setdefault("weight", []).extend((e.weight,) * k)
+                if self.loss.takes == "labelled":
+                    columns.setdefault("target", []).extend(e.target)
             if "z0" in self.loss.needs:
                 _put(columns, "log_ref_stranger", e.log_ref_mismatched)
         batch: Batch = {"rows": self._rows(rows)}
@@ -162,10 +176,10 @@ class Objective:
         """Return rows cut into parts of similar length, and the place of each in their order."""
         lengths = [len(p) + len(r) for p, r in rows]
         order = sorted(range(len(rows)), key=lambda i: lengths[i])
-        parts = [
-            pad_rows([rows[i][0] for i in part], [rows[i][1] for i in part], self._pad_id)
-            for part in _cut(order, lengths, self._call_tokens)
-        ]
+        parts = []
+        for part in _cut(order, lengths, self._call_tokens):
+            prompts, responses = ([rows[i][side] for i in part] for side in (0, 1))
+            parts.append(pad_rows(prompts, responses, self._pad_id, **self._padding))
         return {"parts": parts, "place": torch.from_numpy(np.argsort(order))}
 
     def __call__(self, module: Any, batch: Batch, z0: torch.Tensor | None = None) -> torch.Tensor:
@@ -186,6 +200,10 @@ class Objective:
         if self.loss.takes == "responses":
             row = batch["row"]
             return torch.sum(batch["weight"] * self.loss(log_pi[row], batch["lengths"][row]))
+        if self.loss.takes == "labelled":
+            row = batch["row"]
+            value = self.loss(log_pi[row], batch["log_ref"][row], batch["target"], z0)
+            return torch.sum(batch["weight"] * value)
         total = log_pi.new_zeros(())
         for name in (n for n in batch if n.startswith("row_")):
             size = name.removeprefix("row_")

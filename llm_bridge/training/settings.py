@@ -81,7 +81,10 @@ class TrainingSettings:
     lora
         Train adapters of these settings; None trains all weights.
     bf16
-        Matrix products in half precision while weights and losses stay as they are.
+        Matrix products in half precision while weights and losses stay as they are. Reference
+        scores are then to be computed that way too (``bf16=True`` of `sequence_log_probs` and
+        `with_mismatched`): in full precision they differ by more than a step of training changes.
+        Planners and learners see to it.
     gradient_checkpointing
         Recompute activations in the backward pass: a third more time, far less memory.
     group_by_length

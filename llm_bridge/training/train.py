@@ -25,6 +25,7 @@ from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import LoRA, TrainingSettings
 from llm_bridge.training.store import Trained, alone, claim_training, load, store
 from llm_bridge.training.trainer import PreferenceTrainer, newest_checkpoint, step_of
+from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
 
@@ -34,6 +35,7 @@ __all__ = [
     "LoRA",
     "Trained",
     "TrainingSettings",
+    "UnpairedKTO",
     "sft",
     "train",
     "with_mismatched",
@@ -61,9 +63,10 @@ def train(
     base
         Where training starts; it is left as it is.
     examples
-        At least one; see `Example` for what each loss needs.
+        At least one; see `Example` for what each loss needs, and ``TrainingSettings.bf16`` for the
+        precision of reference scores.
     loss
-        A loss of `rlhf_theory.losses`, or `NLL`.
+        A loss of `rlhf_theory.losses`, `NLL`, or `UnpairedKTO`.
     settings
         How to train; the defaults of `TrainingSettings` unless given.
     key
@@ -86,7 +89,7 @@ def train(
         If a batch does not fit; says which setting.
     """
     settings = settings or TrainingSettings()
-    objective = Objective(loss, examples, base)
+    objective = Objective(loss, examples, base, bf16=settings.bf16)
     label = name or str(loss.name)
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="training-") as scratch:

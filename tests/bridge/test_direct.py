@@ -118,13 +118,47 @@ def test_penalties_are_widths_from_the_mean_feature(policy, problem):
     counted = data.count[0] > 0
     phi = data.pairs.phi[0, counted].numpy()
     sigma = 2.0 * np.eye(3) + np.einsum("nd,ne->de", phi[:, 0] - phi[:, 1], phi[:, 0] - phi[:, 1])
-    row = {p.ids: i for i, p in enumerate(problem.prompts)}
+    row = {p: i for i, p in enumerate(problem.prompts)}
     x = problem.table
     nu = torch.einsum("nk,nkd->nd", x.log_pi0[0].exp(), x.phi[0]).numpy()
-    v = phi - nu[[row[c.prompt.ids] for c in data.comparisons]][:, None, :]
+    v = phi - nu[[row[c.prompt] for c in data.comparisons]][:, None, :]
     expected = 0.7 * np.sqrt(np.einsum("njd,de,nje->nj", v, np.linalg.inv(sigma), v))
     np.testing.assert_allclose(gamma, expected, rtol=1e-8)
     assert gamma.shape == (len(data.comparisons), 2)
+
+
+def test_a_prompt_with_several_pools_is_measured_from_all_of_them(policy):
+    """Two equal prompts: each response has one penalty, from the mean over both pools."""
+    twice = [TEXTS[0], TEXTS[1], TEXTS[0]]
+    problem = PromptProblem(twice, policy, features=TokenFeatures(3), pool_size=4, eta=ETA)
+    assert {r.ids for r in problem.pools.responses[0]} != {
+        r.ids for r in problem.pools.responses[2]
+    }
+    data = labelled(problem, 60)
+    rule = Constant(beta=0.7, lam=2.0)
+    confidence = rule.confidence_set(rule.fit(data), data, problem)
+    gamma = penalties(confidence, problem, data)
+    x = problem.table
+    nu = torch.einsum("nk,nkd->nd", x.log_pi0[0].exp(), x.phi[0]).numpy()
+    nu[[0, 2]] = nu[[0, 2]].mean(axis=0)
+    row = {p: i for i, p in enumerate(problem.prompts)}
+    phi = data.pairs.phi[0, data.count[0] > 0].numpy()
+    v = phi - nu[[row[c.prompt] for c in data.comparisons]][:, None, :]
+    inverse = np.linalg.inv(confidence.sigma[0].numpy())
+    np.testing.assert_allclose(
+        gamma, 0.7 * np.sqrt(np.einsum("njd,de,nje->nj", v, inverse, v)), rtol=1e-8
+    )
+    # The same tokens under another text are looked up by the tokens.
+    assert problem.data_of(data.comparisons).comparisons == data.comparisons
+    renamed = [replace(c, prompt=replace(c.prompt, text="other")) for c in data.comparisons]
+    again = penalties(confidence, problem, problem.data_of(renamed))
+    np.testing.assert_allclose(again, gamma, rtol=1e-9)
+    # The order of the prompts decides nothing.
+    pools, order = problem.pools, [2, 1, 0]
+    parts = {name: getattr(pools, name)[order] for name in ("log_mass", "log_pi0", "ess")}
+    responses = tuple(pools.responses[i] for i in order)
+    turned = problem.with_pools(replace(pools, responses=responses, draws=None, **parts))
+    np.testing.assert_allclose(penalties(confidence, turned, data), gamma, rtol=1e-12)
 
 
 def test_examples_are_the_comparisons(policy, problem, recorder):

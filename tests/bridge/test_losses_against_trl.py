@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory import losses
 from rlhf_theory.losses import Comparisons, soft
 
@@ -231,6 +232,25 @@ def test_kto(trl, beta):
         made.loss_type = "apo_zero_unpaired"
         expected = 2.0 * float(made._compute_loss(rows.model(), inputs, return_outputs=False))
         assert_close(loss(rows.comparisons(z0=np.zeros(N))).mean(), expected)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_unpaired_kto(trl, beta):
+    """Other numbers of desirable responses than of undesirable ones, and another order."""
+    rows, kl = Rows(8), 0.4
+    good = torch.arange(2 * N) % 3 == 0
+    weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
+    made = trainer(trl.KTO, beta=beta, loss_type="kto", calculate_KL=True, **weights)
+    mismatched = torch.full((2 * N,), -2.0, dtype=torch.float64)
+    made._compute_kl_logps = lambda *_: mismatched
+    inputs = rows.inputs()
+    ref = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+    inputs |= {"label": good, "ref_logps": ref, "ref_KL_logps": mismatched - kl}
+    expected = float(made._compute_loss(rows.model(), inputs, return_outputs=False))
+    z0 = torch.as_tensor(kl, dtype=torch.float64)
+    log_pi = torch.tensor(rows.log_pi.sum(1))
+    found = UnpairedKTO(beta, 1.3, 0.8)(log_pi, ref, good.double(), z0)
+    assert_close(float(found.mean()), expected)
 
 
 @pytest.mark.parametrize("beta", BETAS)

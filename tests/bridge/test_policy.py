@@ -74,9 +74,9 @@ def test_responses_are_scored_once_and_only_where_needed(problem, other, monkeyp
     scored = []
 
     class Counting(LanguageModelPolicy):
-        def sequence_log_probs(self, prompts, responses):
+        def sequence_log_probs(self, prompts, responses, *, bf16=False):
             scored.append(len(responses))
-            return super().sequence_log_probs(prompts, responses)
+            return super().sequence_log_probs(prompts, responses, bf16=bf16)
 
     policy = Counting(other.model)
     ids = torch.tensor([[2, 2, 0]])

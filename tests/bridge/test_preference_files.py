@@ -255,7 +255,12 @@ def test_chats_become_comparisons_through_the_template(tmp_path):
     assert c.prompt.text == "<user> why <end> <assistant>"
     assert c.prompt.messages == (("user", "why"),)
     assert Preferences.of([c], ids=False).items == (
-        PreferencePair([{"role": "user", "content": "why"}], "because", "so", extras={"round": 0}),
+        PreferencePair(
+            [{"role": "user", "content": "why"}],
+            "because",
+            "so",
+            extras={"round": 0, "second": "rejected"},
+        ),
     )
     plain = llama(word_tokenizer(CHAT_WORDS))
     with pytest.raises(ModelError, match=r"Pair 1 cannot be used with llama: .*chat template"):

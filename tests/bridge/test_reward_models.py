@@ -18,10 +18,16 @@ from llm_bridge.pools.data import Comparison
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.rewards.calibration import calibration, calibration_of, win_logits
 from llm_bridge.rewards.losses import comparison_loss, ranking_loss
-from llm_bridge.rewards.models import ModelEnsemble, OnFeatures, fit_head, with_features
+from llm_bridge.rewards.models import (
+    ModelEnsemble,
+    OnFeatures,
+    fit_ensemble,
+    fit_head,
+    with_features,
+)
 from rlhf_theory.arrays import as_like, int_like, sigmoid, to_numpy
 from rlhf_theory.data import Contexts
-from rlhf_theory.estimators.confidence import Constant, R2Prime, Scaled
+from rlhf_theory.estimators.confidence import R4, Constant, R2Prime, Scaled
 from rlhf_theory.estimators.ensembles import RewardEnsemble, bootstrap_ensemble
 from rlhf_theory.estimators.mle import bradley_terry_mle, neg_log_likelihood
 from rlhf_theory.features import centred
@@ -282,6 +288,19 @@ def test_linear_members_combine_as_the_ensemble_of_the_core():
         a, b = to_numpy(got.rewards(rows)), to_numpy(want.rewards(rows))
         there = to_numpy(rows.log_pi0) > -math.inf
         np.testing.assert_allclose(a[there], b[there], rtol=1e-9, atol=1e-12)
+
+
+def test_members_are_fitted_by_the_estimator_of_the_rule():
+    """For a ridge fit this is the core's ensemble; for others its members obey the rule's bound."""
+    _, data, _ = labelled_problem(n_replicas=2)
+    ours = fit_ensemble(data, rule=Constant(beta=1.0, lam=2.0, scale=0.5), n_members=3, key=Key(2))
+    core = bootstrap_ensemble(data, Key(2), n_members=3, ridge=2.0, scale=0.5)
+    np.testing.assert_allclose(ours.value.thetas, core.value.thetas, rtol=1e-8)
+    assert np.all(np.asarray(ours.converged))
+    bounded = fit_ensemble(data, rule=R4(theta_bound=0.1, delta=0.1), n_members=3, key=Key(2))
+    assert float(np.linalg.norm(np.asarray(bounded.value.thetas), axis=-1).max()) <= 0.1 + 1e-6
+    with pytest.raises(ValueError, match="n_members must be at least 2"):
+        fit_ensemble(data, n_members=1, key=Key(2))
 
 
 def test_ensembles_refuse_what_they_cannot_do():

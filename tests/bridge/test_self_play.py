@@ -93,7 +93,7 @@ def test_the_loss_of_a_round_has_its_map_as_minimiser(problem, preference, updat
     log_q = np.stack([normalised(row) for row in pools.log_mass + move])
     planner = SelfPlay(problem.policy, update=update, step=1.5)
     win = to_numpy(preference.payoff(contexts))[0] + 0.5
-    loss, log_ref, log_mu = planner._step(TAU, 0, pools, log_pi, log_q)
+    loss, log_ref, log_mu = planner._step(TAU, 0, pools.log_mass, pools.log_pi0, log_pi, log_q)
     examples = _examples(pools, loss, log_ref, np.exp(log_mu), win, to_numpy(weights)[0])
     for n, example in enumerate(examples):
         k = len(pools.responses[n])

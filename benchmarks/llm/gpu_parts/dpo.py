@@ -140,8 +140,7 @@ def comparisons(
     size = model.n_tokens
     prompts = random_ids(key.child("prompts"), n, prompt, size)
     sides = [random_ids(key.child("responses", k), n, response, size) for k in range(2)]
-    with torch.autocast(model.device.type, torch.bfloat16):
-        log_ref = [sequence_log_probs(model, prompts, side, batch_size=16) for side in sides]
+    log_ref = [sequence_log_probs(model, prompts, side, batch_size=16, bf16=True) for side in sides]
     return [
         Example(
             prompt=prompts[i],

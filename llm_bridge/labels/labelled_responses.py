@@ -1,0 +1,97 @@
+"""Responses that are called good or bad one by one, in files that TRL reads too.
+
+Rows have ``prompt``, ``completion`` and ``label`` (true or false), as texts or as messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_bridge.labels.preference_files import rows_of
+from llm_bridge.labels.preference_rows import PREFIX, answer_of, number_of, prompt_of
+from llm_bridge.language.models import Text
+from llm_bridge.storage.jsonl import problems_with
+
+__all__ = ["LabelledResponse", "are_labelled_responses", "read_labelled_responses"]
+
+_COLUMNS = frozenset({"prompt", "completion", "label"})
+
+
+@dataclass(frozen=True)
+class LabelledResponse:
+    """A response to a prompt, and whether it is desirable.
+
+    Attributes
+    ----------
+    prompt
+        Text, or the messages of a chat.
+    completion
+        Text of the response; of a chat, what the assistant says.
+    label
+        Whether it is desirable.
+    weight
+        How often it counts.
+    """
+
+    prompt: Text
+    completion: str
+    label: bool
+    weight: float = 1.0
+
+
+def are_labelled_responses(path: str | Path) -> bool:
+    """Return whether a file has their columns, and not those of comparisons.
+
+    Raises as `read_labelled_responses` for a file that is missing or of another kind.
+    """
+    rows, _ = rows_of(Path(path))
+    columns = {name for _, row in rows for name in row}
+    return columns >= _COLUMNS and not {"chosen", "rejected"} & columns
+
+
+def read_labelled_responses(path: str | Path) -> tuple[LabelledResponse, ...]:
+    """Read labelled responses.
+
+    Parameters
+    ----------
+    path
+        A ``.jsonl`` or ``.parquet`` file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        For rows that cannot be used: all of them, by number.
+    """
+    path = Path(path)
+    rows, wrong = rows_of(path)
+    word = "line" if path.suffix == ".jsonl" else "row"
+    items = []
+    for number, row in rows:
+        try:
+            items.append(_item(row))
+        except ValueError as error:
+            wrong.append(f"{word} {number}: {error}")
+    if wrong:
+        raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
+    return tuple(items)
+
+
+def _item(row: Mapping[str, Any]) -> LabelledResponse:
+    prompt, label = prompt_of(row.get("prompt")), row.get("label")
+    if row.get("completion") is None:
+        message = "completion is missing"
+        raise ValueError(message)
+    if not isinstance(label, bool):
+        message = f"label must be true or false; got {label!r}"
+        raise ValueError(message)
+    return LabelledResponse(
+        prompt,
+        answer_of("completion", row["completion"], prompt),
+        label,
+        number_of(row, PREFIX + "weight", 1.0, least=0.0),
+    )
