@@ -1,0 +1,171 @@
+"""One attempt at a task in a worker, and the marks by which a dead worker's task is known."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import socket
+import sys
+import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import cloudpickle
+
+__all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks"]
+
+
+class DeadWorkerError(RuntimeError):
+    """A worker ended without an answer: it was killed, crashed, or ran out of memory or time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What comes back from an attempt; plain data, so that it always comes back.
+
+    Attributes
+    ----------
+    payload
+        What the call returned, pickled; empty where it raised.
+    error, traceback
+        The exception, in one line and in full.
+    errno
+        Error number, where the exception was an ``OSError``.
+    died
+        The attempt was a second start: the worker of the first one died.
+    """
+
+    payload: bytes = b""
+    error: str = ""
+    traceback: str = ""
+    errno: int | None = None
+    died: bool = False
+
+    @classmethod
+    def of(cls, error: Exception) -> Answer:
+        """Return the answer that says what was raised."""
+        return cls(
+            error=f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
+            errno=error.errno if isinstance(error, OSError) else None,
+        )
+
+    @property
+    def value(self) -> Any:
+        """What the call returned."""
+        return pickle.loads(self.payload)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A call to be made in a worker, once.
+
+    The mark is there from the start of the call to its end, so a mark without a living worker names
+    the task that killed it. Some schedulers start the task of a dead worker again on their own; the
+    mark is still there then, and the second start only says so. So a task kills one worker per
+    attempt at most, whatever the scheduler's own idea of retrying is.
+
+    Attributes
+    ----------
+    payload
+        Function and argument, pickled. Unpickled inside the call, so that a module that a worker
+        cannot import is the error of this task; the pool lives on.
+    mark
+        File that marks the running call.
+    paths
+        Where the main process looks for modules; a worker on another machine, or a fresh
+        interpreter, may know fewer places.
+    """
+
+    payload: bytes
+    mark: str
+    paths: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[[Any], Any], argument: Any, mark: Path) -> Attempt:
+        """Return an attempt at ``function(argument)``; raises what pickling raises."""
+        payload = cloudpickle.dumps((function, argument))
+        # An empty entry means the current folder, which is another one in the worker.
+        paths = tuple(path or str(Path.cwd()) for path in sys.path)
+        return cls(payload=payload, mark=str(mark), paths=paths)
+
+    def __call__(self) -> Answer:
+        """Make the call. An ``Exception`` is an answer; what is none, such as Ctrl-C, is raised."""
+        try:
+            # Exclusive creation is decided by the file server. A look whether the file exists could
+            # be answered from the memory of this machine.
+            os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return Answer(died=True)
+        except OSError as error:
+            return Answer.of(error)
+        try:
+            sys.path.extend(path for path in self.paths if path not in sys.path)
+            function, argument = pickle.loads(self.payload)
+            return Answer(payload=cloudpickle.dumps(function(argument)))
+        except Exception as error:
+            return Answer.of(error)
+        finally:
+            Path(self.mark).unlink(missing_ok=True)
+
+
+class Marks:
+    """The marks of one run, in a folder of their own below the folder of the study.
+
+    Two runs on one folder at once do not see each other's marks. What a killed run has left is
+    removed by the next one on the same machine.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._parent = folder / ".running"
+        self.folder = self._parent / f"{_host()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True)
+        for other in self._parent.iterdir():
+            if _is_left_over(other.name):
+                shutil.rmtree(other, ignore_errors=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self._parent.rmdir()
+        except OSError:
+            return  # another run is using it
+
+    def path(self, number: int) -> Path:
+        """Return the mark of task ``number``."""
+        return self.folder / str(number)
+
+    def is_set(self, number: int) -> bool:
+        """Return whether task ``number`` has started and not ended."""
+        return self.path(number).exists()
+
+    def clear(self, number: int) -> None:
+        """Remove the mark that a dead worker has left."""
+        self.path(number).unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return socket.gethostname().replace("~", "-").replace(os.sep, "-") or "here"
+
+
+def _is_left_over(name: str) -> bool:
+    """Return whether the run with this folder of marks ran on this machine and runs no more."""
+    host, _, rest = name.partition("~")
+    process = rest.partition("~")[0]
+    # Signal 0 asks whether a process is there; elsewhere than on POSIX it would end it.
+    if os.name != "posix" or host != _host() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

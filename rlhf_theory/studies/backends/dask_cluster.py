@@ -1,0 +1,170 @@
+"""Backend on Dask: a cluster that runs already, or one of processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rlhf_theory.studies.attempts import DeadWorkerError
+from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, needed
+
+__all__ = ["Dask"]
+
+_PATIENCE = "30s"
+_FEW = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dask:
+    """A Dask cluster.
+
+    Attributes
+    ----------
+    address
+        Address of a scheduler. None takes the variable ``DASK_SCHEDULER_ADDRESS``, and without
+        that starts workers of one thread each on this machine.
+    """
+
+    address: str | None = None
+    name: ClassVar[str] = "dask"
+
+    def open(self, jobs: int, folder: Path) -> DaskPool:  # noqa: ARG002
+        """Connect, or start ``jobs`` workers."""
+        return DaskPool(self.address or os.environ.get("DASK_SCHEDULER_ADDRESS"), jobs)
+
+
+class DaskPool:
+    """The workers of a Dask scheduler."""
+
+    breaks = False
+    here = False
+
+    def __init__(self, address: str | None, jobs: int) -> None:
+        dask = needed("dask", "dask")
+        distributed = needed("distributed", "dask")
+        self.deaths = (DeadWorkerError, distributed.KilledWorker)
+        self._jobs, self._cluster = jobs, None
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            stack.enter_context(_Silence())
+            try:
+                if address is None:
+                    environ = {
+                        **dask.config.get("distributed.nanny.pre-spawn-environ"),
+                        **ONE_THREAD,
+                    }
+                    stack.enter_context(
+                        dask.config.set({"distributed.nanny.pre-spawn-environ": environ})
+                    )
+                    self._cluster = distributed.LocalCluster(
+                        n_workers=jobs,
+                        threads_per_worker=1,
+                        processes=True,
+                        # Without these, a port is opened, and workers near a limit of memory that
+                        # nobody asked for stop working.
+                        dashboard_address=None,
+                        memory_limit=0,
+                        silence_logs=logging.CRITICAL,
+                    )
+                    stack.callback(self._cluster.close)
+                self._client = distributed.Client(
+                    address or self._cluster, set_as_default=False, timeout=_PATIENCE
+                )
+            except (OSError, TimeoutError, RuntimeError, ValueError) as error:
+                where = f"at {address}" if address else "on this machine"
+                message = (
+                    f"No Dask scheduler answers {where} ({type(error).__name__}: {error}). "
+                    "Check the address (DASK_SCHEDULER_ADDRESS), or unset it for a local cluster."
+                )
+                raise BackendError(message) from error
+            stack.callback(self._client.close)
+            self._stack = stack.pop_all()
+        self._running: dict[Future[Any], Any] = {}
+
+    @property
+    def width(self) -> int:
+        """Local workers have one call each; a shared cluster more, so that it can grow."""
+        if self._cluster is not None:
+            return self._jobs
+        threads = int(sum(self._client.nthreads().values()))
+        return max(2 * threads, _FEW)
+
+    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+        """Hand the calls to the scheduler."""
+        return [self._submitted(call) for call in calls]
+
+    def _submitted(self, call: Call) -> Future[Any]:
+        remote = self._client.submit(call, pure=False, retries=0)
+        future: Future[Any] = Future()
+        self._running[future] = remote
+        future.add_done_callback(self._drop)
+        remote.add_done_callback(lambda done: _pass_on(done, future))
+        return future
+
+    def _drop(self, future: Future[Any]) -> None:
+        remote = self._running.pop(future, None)
+        if remote is not None and future.cancelled():
+            remote.cancel()
+        elif remote is not None:
+            # Dask makes a call again if the worker that holds the answer dies; we have the answer.
+            remote.release()
+
+    def close(self, *, kill: bool) -> None:
+        """Disconnect; end the workers that were started here.
+
+        A call that runs on a cluster of others cannot be interrupted; it ends and stores its block.
+        """
+        with self._stack:
+            for future in list(self._running):
+                future.cancel()
+            if kill and self._cluster is not None:
+                self._kill()
+
+    def _kill(self) -> None:
+        # Closing waits for the call that a worker is in; a nanny would start the worker again.
+        for nanny in list(self._cluster.workers.values()) if self._cluster else []:
+            nanny.auto_restart = False
+            process = nanny.process and nanny.process.pid
+            if process:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+
+def _pass_on(remote: Any, future: Future[Any]) -> None:
+    try:
+        if remote.status == "cancelled":
+            future.cancel()
+            future.set_running_or_notify_cancel()  # or nobody who waits wakes up
+        elif remote.status == "error":
+            future.set_exception(remote.exception())
+        else:
+            future.set_result(remote.result())
+    except InvalidStateError:
+        return  # cancelled meanwhile
+    except Exception as error:
+        future.set_exception(error)
+
+
+class _Silence:
+    """No log lines of Dask about deaths that the loop sees and answers; restored at the end."""
+
+    def __enter__(self) -> None:
+        names = ("distributed", *(n for n in logging.root.manager.loggerDict if _is_dask(n)))
+        self._levels = {name: logging.getLogger(name).level for name in names}
+        for name in names:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+    def __exit__(self, *_: object) -> None:
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _is_dask(name: str) -> bool:
+    return name.startswith(("distributed.", "tornado"))

@@ -1,0 +1,248 @@
+"""A block: some replicas of one cell, computed in a worker, written as one Parquet file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.experiments.runner import run
+from rlhf_theory.experiments.store import write_atomic, write_json
+from rlhf_theory.randomness import Key
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.registry import build_learner, build_world
+from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
+
+__all__ = [
+    "Outcome",
+    "Task",
+    "compute",
+    "read_json",
+    "record_failure",
+]
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker needs to know to compute one block.
+
+    Attributes
+    ----------
+    folder
+        Folder of the study; made absolute, for a worker may be somewhere else.
+    cell
+        The cell.
+    first, stop
+        Replicas ``first .. stop - 1``; ``first`` is a multiple of ``cell.block``.
+    """
+
+    folder: str
+    cell: Cell
+    first: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", str(Path(self.folder).absolute()))
+
+    @property
+    def name(self) -> str:
+        """Name in manifests and messages: the key of the cell, and the replicas."""
+        return f"{self.cell.key}/r{self.first:06d}-{self.stop:06d}"
+
+    @property
+    def path(self) -> Path:
+        """The file that the block is written to."""
+        return self.beside(".parquet")
+
+    def beside(self, ending: str) -> Path:
+        """Return the path of a file of this block with another ending."""
+        return Path(self.folder) / "cells" / f"{self.name}{ending}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a task; small, so that it travels cheaply.
+
+    Attributes
+    ----------
+    name
+        Name of the task.
+    state
+        ``"done"``; ``"failed"``; ``"skipped"`` where the finished file had appeared meanwhile.
+    seconds
+        Wall time in the worker.
+    size
+        Bytes of the finished file, 0 where there is none.
+    error, traceback
+        What went wrong, in one line and in full; empty where nothing did.
+    disk
+        The error was a full disk or quota, which is no failure of the cell.
+    about
+        What the finished file holds; None where there is none.
+    """
+
+    name: str
+    state: Literal["done", "failed", "skipped"]
+    seconds: float
+    size: int = 0
+    error: str = ""
+    traceback: str = ""
+    disk: bool = False
+    about: About | None = None
+
+
+def compute(task: Task) -> Outcome:
+    """Compute one block and write its file; runs in a worker.
+
+    Never raises for what the learner or the world does: an exception is a failed outcome, and a
+    record ``r....failed.json`` beside the block. One BLAS thread on every path, so that the bits
+    do not depend on the number of workers.
+
+    A file of the same block with fewer rounds is replaced if the longer run repeats what it holds,
+    exactly; else it is kept, and the block has failed.
+    """
+    clock = time.perf_counter()
+    try:
+        held = _held(task)
+        if held is not None and held[1].serves(task.cell):
+            return Outcome(
+                name=task.name,
+                state="skipped",
+                seconds=time.perf_counter() - clock,
+                size=task.path.stat().st_size,
+                about=held[1],
+            )
+        table = _table(task)
+        if held is not None:
+            _check_repeats(task, *held, table)
+        content = encode(table)
+        task.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(task.path, content)
+        _clear_superseded(task)
+        return Outcome(
+            name=task.name,
+            state="done",
+            seconds=time.perf_counter() - clock,
+            size=len(content),
+            about=about_of(table),
+        )
+    except Exception as error:
+        seconds = time.perf_counter() - clock
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _failure(task, text, "", seconds, disk=True)
+        trace = traceback.format_exc()
+        try:
+            return record_failure(task, text, trace, seconds=seconds)
+        except OSError as problem:
+            full = problem.errno in _FULL
+            return _failure(task, text, trace, seconds, disk=full)
+
+
+def _failure(task: Task, text: str, trace: str, seconds: float, *, disk: bool = False) -> Outcome:
+    return Outcome(
+        name=task.name, state="failed", seconds=seconds, error=text, traceback=trace, disk=disk
+    )
+
+
+def _held(task: Task) -> tuple[pa.Table, About] | None:
+    """Return what the block's file holds, or None where there is none that can be read."""
+    try:
+        return read_block(task.path)
+    except (OSError, ValueError):
+        return None
+
+
+def _table(task: Task) -> pa.Table:
+    cell, first, stop = task.cell, task.first, task.stop
+    with threadpool_limits(limits=1):
+        # Made as large as needed and cut: what a replica is does not depend on how many there are.
+        world = build_world(cell.world, stop).block(first, stop)
+        learner = build_learner(cell.learner)
+        trace = run(
+            learner,
+            world,
+            n_rounds=cell.rounds,
+            n=cell.pairs,
+            seed=cell.seed,
+            block=cell.block,
+            first_replica=first,
+            n_offline=cell.n_offline,
+            behaviour=cell.coverage,
+        )
+        before = np.zeros(stop - first)
+        if cell.n_offline > 0:
+            # `run` keeps no data; the same address draws the same pairs again.
+            key = Key(cell.seed).block(first).child("offline")
+            data = world.offline_data(key, cell.n_offline, world.behaviour(cell.coverage))
+            before = to_numpy(data.n_labels)
+    return block_table(cell, first, stop, trace, before)
+
+
+def _check_repeats(task: Task, old: pa.Table, about: About, new: pa.Table) -> None:
+    """Raise ``ValueError`` unless the new table repeats the rounds of the old one."""
+    if task.cell.metric not in (None, about.metric):  # regret sums another metric now
+        old, new = (t.drop_columns(["regret"]) for t in (old, new))
+    found = difference(old, new)
+    if found is not None:
+        message = (
+            f"The run over {task.cell.rounds} rounds must repeat the {about.rounds} that are "
+            f"stored, and does not: {found}. The code, a library or the machine has changed. "
+            f"The stored file is kept; raise VERSION of what has changed, or choose a new folder."
+        )
+        raise ValueError(message)
+
+
+def _clear_superseded(task: Task) -> None:
+    """Remove what the finished file replaces: failures, and a last block that was shorter."""
+    task.beside(".failed.json").unlink(missing_ok=True)
+    for path in task.path.parent.glob(f"r{task.first:06d}-*"):
+        stop = path.name.partition("-")[2].partition(".")[0]
+        if stop.isdigit() and int(stop) < task.stop:
+            path.unlink(missing_ok=True)
+
+
+def record_failure(task: Task, error: str, trace: str = "", *, seconds: float = 0.0) -> Outcome:
+    """Write ``r....failed.json`` beside the block; return the outcome to go with it.
+
+    The record has ``error``, ``traceback``, ``attempts`` (how often the block has failed so far),
+    ``when`` and ``host``. It goes when the block is done.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    path = task.beside(".failed.json")
+    record = {
+        "error": error,
+        "traceback": trace,
+        "attempts": int(read_json(path).get("attempts", 0)) + 1,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+    return _failure(task, error, trace, seconds)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

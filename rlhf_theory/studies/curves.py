@@ -1,0 +1,212 @@
+"""Many blocks as one table: read from their files, or from the one file that holds them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.tables import read_block
+
+__all__ = ["Contents", "compact", "read"]
+
+_NAME = "curves.parquet"
+_META = b"rlhf_theory"
+_FORMAT = 1
+_PLACE = ("cell", "replica", "index", "t")
+_FIRST = ("labels", "regret")
+_THREADS, _AHEAD = 4, 256
+_ROWS = 1_000_000
+"""About how many rows are in memory at once while the file of all blocks is written."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The blocks of one cell, in order of replicas: name, and what changes with the content."""
+
+    cell: Cell
+    blocks: tuple[tuple[str, str], ...]
+
+    @property
+    def digest(self) -> str:
+        """Text that changes when a block is added, replaced by another one, or cut."""
+        said = json.dumps([self.blocks, self.cell.rounds])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def read(folder: Path, contents: Sequence[Contents], columns: Sequence[str] | None) -> pd.DataFrame:
+    """Return the table of some cells; see `StudyFolder.read`."""
+    together = _digests(folder / _NAME)
+    kept = [c for c in contents if c.blocks and together.get(c.cell.key) == c.digest]
+    keys = {c.cell.key for c in kept}
+    parts = [] if not kept else [_from_one(folder / _NAME, keys, len(together), columns)]
+    rest = [c for c in contents if c.blocks and c.cell.key not in keys]
+    parts += list(_from_blocks(folder, rest, columns))
+    table = pa.concat_tables(parts, promote_options="default") if parts else _empty()
+    absent = [n for n in columns or () if n not in (*_FIRST, *table.column_names)]
+    if absent and parts:
+        known = ", ".join(n for n in _schema(folder, contents).names if n not in _PLACE)
+        message = f"columns must be among those recorded ({known}); got {', '.join(absent)}."
+        raise ValueError(message)
+    return _frame(table, [c.cell.key for c in contents], columns)
+
+
+def _empty() -> pa.Table:
+    text = pa.dictionary(pa.int32(), pa.string())
+    types = [("cell", text), ("replica", pa.int32()), ("index", text), ("t", pa.int64())]
+    return pa.schema(types).empty_table()
+
+
+def _frame(table: pa.Table, keys: list[str], columns: Sequence[str] | None) -> pd.DataFrame:
+    wanted = _FIRST if columns is None else tuple(columns)
+    missing = [name for name in wanted if name not in table.column_names]
+    # Dictionaries of many parts are joined here; in pandas each part would be converted.
+    frame = table.unify_dictionaries().to_pandas()
+    for name in missing:
+        frame[name] = np.full(len(frame), np.nan)
+    frame["cell"] = frame["cell"].cat.set_categories(keys)
+    frame["index"] = frame["index"].cat.set_categories(["round", "n"])
+    rest = [n for n in frame.columns if n not in (*_PLACE, *_FIRST)]
+    frame = pd.DataFrame(frame[[*_PLACE, *wanted, *(rest if columns is None else ())]])
+    codes = frame["cell"].cat.codes.to_numpy()
+    if np.any(np.diff(codes) < 0):
+        frame = frame.iloc[np.argsort(codes, kind="stable")].reset_index(drop=True)
+    return frame
+
+
+# ----------------------------------------------------------------------------- from the blocks
+
+
+def _from_blocks(
+    folder: Path, contents: Sequence[Contents], columns: Sequence[str] | None
+) -> Iterator[pa.Table]:
+    """Yield the tables of the blocks, in order."""
+    wanted = None if columns is None else ["replica", "round", "n", *columns]
+    jobs = [(c.cell, name) for c in contents for name, _ in c.blocks]
+
+    def load(job: tuple[Cell, str]) -> pa.Table:
+        cell, name = job
+        table, about = read_block(folder / "cells" / f"{name}.parquet", wanted)
+        if cell.rounds is not None and about.rounds is not None and about.rounds > cell.rounds:
+            table = table.filter(pa.compute.field("round") <= cell.rounds)
+        return _placed(table, cell.key)
+
+    # Reading and unpacking leave Python alone, so threads help; not too far ahead of the caller,
+    # who may have less memory than there are blocks.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(jobs), _AHEAD):
+            yield from pool.map(load, jobs[start : start + _AHEAD])
+
+
+def _placed(table: pa.Table, key: str) -> pa.Table:
+    """Return the table of a block with ``cell``, ``replica``, ``index`` and ``t`` in front."""
+    index = "round" if "round" in table.column_names else "n"
+    rest = [name for name in table.column_names if name not in ("replica", index)]
+    arrays = {
+        "cell": _constant(key, table.num_rows),
+        "replica": table["replica"],
+        "index": _constant(index, table.num_rows),
+        "t": table[index],
+    }
+    return pa.table(arrays | {name: table[name] for name in rest})
+
+
+def _constant(text: str, rows: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int32), [text])
+
+
+# ----------------------------------------------------------------------------- from one file
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """Return the digests of the cells that the file of all blocks holds; empty without one."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        says = json.loads(metadata[_META])
+        return dict(says["cells"]) if says["format"] == _FORMAT else {}
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _from_one(path: Path, keys: set[str], held: int, columns: Sequence[str] | None) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        names = file.schema_arrow.names
+        wanted = names if columns is None else [n for n in names if n in (*_PLACE, *columns)]
+        table = file.read(columns=wanted).replace_schema_metadata(None)
+    if len(keys) < held:
+        table = table.filter(pa.compute.field("cell").isin(sorted(keys)))
+    return table
+
+
+def compact(folder: Path, contents: Sequence[Contents]) -> Path:
+    """Write the table of some cells into one file; see `StudyFolder.compact`."""
+    path = folder / _NAME
+    contents = [c for c in contents if c.blocks]
+    about = {"format": _FORMAT, "cells": {c.cell.key: c.digest for c in contents}}
+    schema = _schema(folder, contents).with_metadata({_META: json.dumps(about).encode()})
+    with (
+        _written(path) as temporary,
+        pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="zstd",
+            use_dictionary=list(_PLACE),
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for part in _chunks(folder, contents, schema):
+            writer.write_table(part)
+    return path
+
+
+def _schema(folder: Path, contents: Sequence[Contents]) -> pa.Schema:
+    """Return the columns of all cells; blocks of one cell have the same."""
+    firsts = [Contents(c.cell, c.blocks[:1]) for c in contents]
+    found = [table.schema for table in _from_blocks(folder, firsts, None)]
+    schema = pa.unify_schemas([_empty().schema, *found])
+    names = [n for n in schema.names if n not in (*_PLACE, *_FIRST)]
+    first = [n for n in _FIRST if n in schema.names]
+    return pa.schema([schema.field(n) for n in (*_PLACE, *first, *names)])
+
+
+def _chunks(folder: Path, contents: Sequence[Contents], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield tables of about a million rows with one schema."""
+    parts: list[pa.Table] = []
+    for table in _from_blocks(folder, contents, None):
+        absent = [f for f in schema if f.name not in table.column_names]
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        columns |= {f.name: pa.nulls(table.num_rows, f.type) for f in absent}
+        parts.append(pa.table({name: columns[name] for name in schema.names}))
+        if sum(part.num_rows for part in parts) >= _ROWS:
+            yield pa.concat_tables(parts).unify_dictionaries()
+            parts = []
+    if parts:
+        yield pa.concat_tables(parts).unify_dictionaries()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, and the file its own name in the end; see `write_atomic`.
+
+    For files that are too large to be made in memory first.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

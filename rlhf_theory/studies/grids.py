@@ -1,0 +1,137 @@
+"""Grids in a study: ``{ grid = [...] }`` anywhere in an entry makes one entry per value."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_theory.studies.messages import Path, shown
+
+__all__ = ["LARGEST", "Variant", "check_grids", "expand", "is_grid", "label_of"]
+
+LARGEST = 10_000
+"""Entries that one entry may become."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An entry without grids.
+
+    Attributes
+    ----------
+    value
+        The entry.
+    varied
+        What the grids put in, by its path in the entry, in the order of the file.
+    moved
+        Path in the entry to path in the file, where the two differ.
+    """
+
+    value: Any
+    varied: Mapping[Path, Any] = field(default_factory=dict)
+    moved: Mapping[Path, Path] = field(default_factory=dict)
+
+    def place(self, path: Path) -> Path:
+        """Return where in the file a path of the entry is."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.moved:
+                return (*self.moved[path[:length]], *path[length:])
+        return path
+
+
+def is_grid(value: Any) -> bool:
+    """Return whether a value is meant as a grid."""
+    return isinstance(value, Mapping) and "grid" in value
+
+
+def check_grids(value: Any, say: Callable[[Path, str], None], path: Path = ()) -> int:
+    """Report grids that are none, and return how many entries the others make."""
+    if is_grid(value):
+        others, values = [k for k in value if k != "grid"], value["grid"]
+        if others:
+            say(path, f"a grid stands alone in its table; got also {', '.join(map(repr, others))}.")
+        if not isinstance(values, list | tuple) or not values:
+            say((*path, "grid"), f"must be a list of at least one value; got {shown(values)}.")
+            return 1
+        texts = [json.dumps(v, sort_keys=True, default=repr) for v in values]
+        for index, text in enumerate(texts):
+            if text in texts[:index]:
+                say((*path, "grid", index), f"{shown(values[index])} is in the grid twice.")
+        return sum(check_grids(v, say, (*path, "grid", i)) for i, v in enumerate(values))
+    children: list[tuple[str | int, Any]] = []
+    if isinstance(value, Mapping):
+        children = list(value.items())
+    elif isinstance(value, list | tuple):
+        children = list(enumerate(value))
+    return math.prod(check_grids(v, say, (*path, k)) for k, v in children)
+
+
+def expand(value: Any) -> Iterator[Variant]:
+    """Yield the entries that the grids of an entry make, the last grid varying fastest.
+
+    Grids that `check_grids` refuses give nothing.
+    """
+    if is_grid(value):
+        values = value["grid"]
+        for index, one in enumerate(values if isinstance(values, list | tuple) else ()):
+            for part in expand(one):
+                here: Path = ("grid", index)
+                moved = {path: (*here, *to) for path, to in part.moved.items()}
+                yield Variant(part.value, {(): part.value}, {(): here, **moved})
+        return
+    if isinstance(value, Mapping):
+        keys, parts = list(value), [list(expand(v)) for v in value.values()]
+        for chosen in itertools.product(*parts):
+            made = {k: part.value for k, part in zip(keys, chosen, strict=True)}
+            yield Variant(made, *_joined(keys, chosen))
+    elif isinstance(value, list | tuple):
+        parts = [list(expand(v)) for v in value]
+        for chosen in itertools.product(*parts):
+            yield Variant([p.value for p in chosen], *_joined(range(len(parts)), chosen))
+    else:
+        yield Variant(value)
+
+
+def _joined(
+    keys: Sequence[str | int], parts: Sequence[Variant]
+) -> tuple[dict[Path, Any], dict[Path, Path]]:
+    varied: dict[Path, Any] = {}
+    moved: dict[Path, Path] = {}
+    for key, part in zip(keys, parts, strict=True):
+        varied |= {(key, *path): value for path, value in part.varied.items()}
+        moved |= {(key, *path): (key, *to) for path, to in part.moved.items()}
+    return varied, moved
+
+
+def label_of(base: str, varied: Mapping[Path, Any]) -> str:
+    """Return a label with the values that grids put in.
+
+    Examples
+    --------
+    >>> label_of("linear", {("dim",): 4, ("reference",): "peaked"})
+    'linear dim=4 reference=peaked'
+    """
+    words = [f"{_short(path, list(varied))}={_word(value)}" for path, value in varied.items()]
+    return " ".join([base, *words])
+
+
+def _short(path: Path, others: Sequence[Path]) -> str:
+    """Return the end of a path that no other path shares."""
+    for length in range(1, len(path)):
+        if sum(other[-length:] == path[-length:] for other in others) == 1:
+            return ".".join(map(str, path[-length:]))
+    return ".".join(map(str, path))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        kind = str(value.get("kind", ""))
+        rest = [f"{k}={_word(v)}" for k, v in value.items() if k != "kind"]
+        return f"{kind}({', '.join(rest)})" if rest else kind
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_word, value)) + "]"
+    return value if isinstance(value, str) else shown(value)

@@ -1,0 +1,279 @@
+"""The entries of a study, one by one: labels, families, and where in the file they come from."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rlhf_theory.errors import suggestion
+from rlhf_theory.studies.cells import canonical
+from rlhf_theory.studies.grids import LARGEST, Variant, check_grids, expand, label_of
+from rlhf_theory.studies.messages import Path, choices, mistakes_of, shown
+from rlhf_theory.studies.resolve import Resolver, Say, whole
+from rlhf_theory.studies.signatures import ENVELOPE
+
+__all__ = [
+    "LearnerItem",
+    "WorldItem",
+    "learner_items",
+    "pairs_of",
+    "stored_learner",
+    "stored_world",
+    "world_items",
+]
+
+Label = Annotated[str, Field(min_length=1)]
+
+
+class _WorldKeys(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    label: Label | None = None
+    family: Label | None = None
+    metric: Label | None = None
+
+
+class _LearnerKeys(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    label: Label | None = None
+    n_offline: Annotated[int, Field(ge=0), BeforeValidator(whole)] = 0
+    coverage: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    worlds: list[str] | None = None
+    online: bool | None = None
+
+
+@dataclass(frozen=True)
+class WorldItem:
+    """A world of a study.
+
+    Attributes
+    ----------
+    path
+        Where in the study its entry is.
+    variant
+        The entry, with what its grids put in.
+    label, family, metric
+        As in the study, or their defaults.
+    spec
+        Resolved.
+    metrics
+        What the world evaluates.
+    """
+
+    path: Path
+    variant: Variant
+    label: str
+    family: str
+    metric: str
+    spec: Mapping[str, Any]
+    metrics: tuple[str, ...]
+
+    def written(self) -> dict[str, Any]:
+        """Return the entry without grids, every setting named."""
+        kind = {"kind": self.spec["kind"]}
+        own = {"label": self.label, "family": self.family, "metric": self.metric}
+        return {**kind, **own, **self.spec}
+
+
+@dataclass(frozen=True)
+class LearnerItem:
+    """A learner of a study.
+
+    Attributes
+    ----------
+    path, variant, label, spec
+        As in `WorldItem`.
+    n_offline, coverage
+        As in the study.
+    worlds
+        Patterns of the labels of its worlds; None for all.
+    online
+        Whether it plays rounds.
+    """
+
+    path: Path
+    variant: Variant
+    label: str
+    spec: Mapping[str, Any]
+    n_offline: int
+    coverage: float
+    worlds: tuple[str, ...] | None
+    online: bool
+
+    def runs_in(self, world: WorldItem) -> bool:
+        """Return whether the study runs the learner in a world."""
+        return self.worlds is None or any(
+            fnmatch.fnmatchcase(world.label, pattern) for pattern in self.worlds
+        )
+
+    def written(self) -> dict[str, Any]:
+        """Return the entry without grids, every setting named."""
+        kind = {"kind": self.spec["kind"]}
+        own: dict[str, Any] = {"label": self.label, "n_offline": self.n_offline}
+        patterns = None if self.worlds is None else list(self.worlds)
+        own |= {"coverage": self.coverage, "worlds": patterns, "online": self.online}
+        return {**kind, **own, **self.spec}
+
+
+def _variants(entries: Sequence[Any], root: str, say: Say) -> Iterator[tuple[Path, Variant, Say]]:
+    """Yield every entry without grids, with where it is and where its mistakes go."""
+    for index, entry in enumerate(entries):
+        path = (root, index)
+
+        def at(inside: Path, text: str, path: Path = path) -> None:
+            say((*path, *inside), text)
+
+        if not isinstance(entry, Mapping):
+            at((), f"must be a table with `kind`; got {shown(entry)}.")
+            continue
+        if (count := check_grids(entry, at)) > LARGEST:
+            at((), f"its grids make {count} entries; at most {LARGEST} are allowed.")
+            continue
+        for variant in expand(entry):
+
+            def inside(
+                where: Path, text: str, variant: Variant = variant, path: Path = path
+            ) -> None:
+                say((*path, *variant.place(where)), text)
+
+            yield path, variant, inside
+
+
+def _split(
+    role: str, variant: Variant, say: Say, model: type[BaseModel]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the keys that are no settings, checked (None after a mistake), and the rest."""
+    # `online` is no choice: resolved studies say it for those who read them.
+    keys = [*(k for k in ENVELOPE[role] if k != "kind"), *(["online"] if role == "learner" else [])]
+    own = {k: v for k, v in variant.value.items() if k in keys}
+    rest = {k: v for k, v in variant.value.items() if k not in keys}
+    if isinstance(own.get("worlds"), str):
+        own["worlds"] = [own["worlds"]]
+    try:
+        return model(**own), rest
+    except ValidationError as error:
+        for mistake, complaint in zip(
+            mistakes_of(error.errors(), (), keys), error.errors(), strict=True
+        ):
+            say(tuple(complaint["loc"]), mistake.text)
+        return None, rest
+
+
+def _short(kind: str) -> str:
+    """Return the name of a kind for people: ``Mine`` for ``package.module:Mine``."""
+    return kind.rpartition(":")[2].rpartition(".")[2]
+
+
+def _label(given: str | None, kind: str, variant: Variant) -> str:
+    skip = {("label",), ("family",), ("metric",), ("worlds",)}
+    if given is None:
+        skip.add(("kind",))
+    varied = {path: value for path, value in variant.varied.items() if path not in skip}
+    return label_of(given or _short(kind), varied)
+
+
+def world_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list[WorldItem]:
+    """Return the worlds of a study, one per value of every grid; mistakes go to the resolver."""
+    found = []
+    for path, variant, say in _variants(entries, root, resolver.say):
+        own, rest = _split("world", variant, say, _WorldKeys)
+        spec = resolver.at(say).entry("world", rest)
+        if own is None or spec is None:
+            continue
+        metrics = resolver.fact("world", spec)
+        metric = own.metric or metrics[0]
+        if metric not in metrics:
+            near = suggestion(metric, metrics)
+            say(("metric",), f"must be one of {choices(metrics)}; got {shown(metric)}.{near}")
+            continue
+        label = _label(own.label, spec["kind"], variant)
+        family = own.family or _short(spec["kind"])
+        found.append(WorldItem(path, variant, label, family, metric, spec, metrics))
+    _distinct(found, resolver.say)
+    return found
+
+
+def learner_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list[LearnerItem]:
+    """Return the learners of a study, one per value of every grid; mistakes go to the resolver."""
+    found = []
+    for path, variant, say in _variants(entries, root, resolver.say):
+        own, rest = _split("learner", variant, say, _LearnerKeys)
+        spec = resolver.at(say).entry("learner", rest)
+        if own is None or spec is None:
+            continue
+        online = resolver.fact("learner", spec)
+        if not online and own.n_offline > 0:
+            say(
+                ("n_offline",),
+                "is for online learners, before their first round; an offline learner gets the "
+                f"`pairs` of the study. Got {own.n_offline}.",
+            )
+        if online and own.n_offline == 0 and own.coverage > 0:
+            say(
+                ("coverage",),
+                "is the law of offline pairs, and this online learner has none; give `n_offline`. "
+                f"Got {own.coverage}.",
+            )
+        label = _label(own.label, spec["kind"], variant)
+        patterns = None if own.worlds is None else tuple(own.worlds)
+        found.append(
+            LearnerItem(path, variant, label, spec, own.n_offline, own.coverage, patterns, online)
+        )
+    _distinct(found, resolver.say)
+    return found
+
+
+def _distinct(items: Sequence[WorldItem] | Sequence[LearnerItem], say: Say) -> None:
+    """Report labels and contents that two entries share."""
+    labels: dict[str, Path] = {}
+    contents: dict[str, str] = {}
+    for item in items:
+        content = canonical(
+            {k: v for k, v in item.written().items() if k not in ("label", "family", "metric")}
+        )
+        if item.label in labels and labels[item.label] != item.path:
+            text = f"label {item.label!r} is taken; give each entry a `label` of its own."
+            say((*item.path, "label"), text)
+        elif item.label in labels:
+            text = f"its grids make two entries with the label {item.label!r}."
+            say((*item.path, "label"), text)
+        elif content in contents:
+            text = f"{item.label!r} is the same as {contents[content]!r} in all but its label."
+            say(item.path, text)
+        labels.setdefault(item.label, item.path)
+        contents.setdefault(content, item.label)
+
+
+def stored_world(table: Mapping[str, Any], index: int) -> WorldItem:
+    """Return a world from what `WorldItem.written` gave, unchecked."""
+    own = {k: table[k] for k in ("label", "family", "metric")}
+    spec = {k: v for k, v in table.items() if k not in own}
+    return WorldItem(("worlds", index), Variant(dict(table)), spec=spec, metrics=(), **own)
+
+
+def stored_learner(table: Mapping[str, Any], index: int) -> LearnerItem:
+    """Return a learner from what `LearnerItem.written` gave, unchecked."""
+    own = {k: table[k] for k in ("label", "n_offline", "coverage", "worlds", "online")}
+    spec = {k: v for k, v in table.items() if k not in own}
+    own["worlds"] = None if own["worlds"] is None else tuple(own["worlds"])
+    return LearnerItem(("learners", index), Variant(dict(table)), spec=spec, **own)
+
+
+def pairs_of(
+    worlds: Sequence[WorldItem], learners: Sequence[LearnerItem], say: Say
+) -> list[tuple[WorldItem, LearnerItem]]:
+    """Return which learner runs in which world; report patterns that match no world."""
+    names = [w.label for w in worlds]
+    for learner in learners:
+        for index, pattern in enumerate(learner.worlds or ()):
+            if worlds and not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                near = suggestion(pattern, names)
+                text = f"matches no world; their labels are {choices(names)}.{near}"
+                place = learner.variant.place(("worlds", index))
+                say((*learner.path, *place), f"{shown(pattern)} {text}")
+    return [(w, le) for w in worlds for le in learners if le.runs_in(w)]

@@ -1,0 +1,316 @@
+"""One run of the loop that gets tasks done: in flight, dead, suspect, done."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlhf_theory.studies.attempts import Answer, Attempt, Marks
+from rlhf_theory.studies.backends import Backend, BackendError, Pool
+from rlhf_theory.studies.blocks import Outcome
+from rlhf_theory.studies.interrupts import Interrupt
+
+__all__ = ["MAX_DEATHS", "Folder", "Loop", "Named", "Report", "Tally"]
+
+MAX_DEATHS = 3
+"""Deaths after which a task is given up: one among others, the others alone."""
+
+_KILLER = f"the worker died {MAX_DEATHS} times (killed, or out of memory or time)"
+_GLANCE = 0.1
+_PATIENCE = 60.0
+# Workers that die before they begin anything are no task's fault, and will not do better.
+_BARREN = 5
+_BROKEN_CALLS = 3
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_ROOM = 64 * 1024
+
+
+class Named(Protocol):
+    """A task, as the loop sees it."""
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+        ...
+
+
+class Folder(Protocol):
+    """What the loop tells the folder of the study."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    def note(self, outcome: Outcome) -> object:
+        """Take up what a worker reported."""
+        ...
+
+    def record_failure(self, task: Any, error: str, traceback: str = "") -> object:
+        """Record a failure that no worker could report."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How a run stands.
+
+    Attributes
+    ----------
+    done, failed, skipped
+        Tasks that ended, by outcome; skipped: somebody else had done it meanwhile.
+    left
+        Tasks that have not ended.
+    stopped
+        Why the run stopped before the end, as a sentence; empty where it did not.
+    """
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    left: int = 0
+    stopped: str = ""
+
+
+Report = Callable[[Tally, int], object]
+
+
+class Loop:
+    """One run: what waits, what is in flight, who has died."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Named],
+        backend: Backend,
+        jobs: int,
+        folder: Folder,
+        compute: Callable[[Any], Outcome],
+        interrupt: Interrupt,
+        marks: Marks,
+    ) -> None:
+        self.tasks, self.backend, self.jobs = tasks, backend, jobs
+        self.folder, self.compute, self.interrupt, self.marks = folder, compute, interrupt, marks
+        self.progress: Report | None = None
+        self.fail_fast = False
+        self.deadline: float | None = None
+        # Tasks go by their number: names need not be file names.
+        self.waiting = deque(range(len(tasks)))
+        self.suspects: deque[int] = deque()
+        self.flying: dict[Future[Any], int] = {}
+        self.deaths: Counter[int] = Counter()
+        self.again: set[int] = set()
+        self.counts: Counter[str] = Counter()
+        self.stopped = ""
+        self.pool: Pool | None = None
+        self.barren = 0
+        self.broken_calls = 0
+        self.told = 0.0
+
+    def run(self) -> Tally:
+        """Work until nothing is left, or the run is stopped."""
+        try:
+            while True:
+                self.interrupt.check()
+                self._look_at_the_clock()
+                if not self.stopped:
+                    self._hand_out()
+                if not self.flying:
+                    break
+                self._take_in()
+                self._tell()
+            self._close(kill=False)
+        except BaseException as error:
+            # The handler of `interrupt` is in force still: another Ctrl-C changes nothing here.
+            self._close(kill=True)
+            if self.interrupt.pressed and isinstance(error, Exception):
+                # Programs that the backend calls hear of Ctrl-C too, and fail for it.
+                raise KeyboardInterrupt from error
+            raise
+        self._tell(now=True)
+        return self.tally
+
+    @property
+    def tally(self) -> Tally:
+        """How it stands."""
+        ended = self.counts["done"] + self.counts["failed"] + self.counts["skipped"]
+        return Tally(**self.counts, left=len(self.tasks) - ended, stopped=self.stopped)
+
+    # ---- handing out
+
+    def _hand_out(self) -> None:
+        if self.waiting:
+            pool = self._open()
+            room = min(pool.width - len(self.flying), len(self.waiting))
+            self._submit(pool, [self.waiting.popleft() for _ in range(room)])
+        elif self.suspects and not self.flying:
+            # Alone: nobody else can be killed by it, and it has all the memory.
+            self._submit(self._open(), [self.suspects.popleft()])
+
+    def _open(self) -> Pool:
+        if self.pool is None:
+            jobs = min(self.jobs, max(len(self.waiting), 1))
+            # Interrupted in the middle, a start may leave processes behind; a service that does not
+            # answer must not hold anybody, though. So the second Ctrl-C ends it.
+            with self.interrupt.allowed(presses=2):
+                self.pool = self.backend.open(jobs, self.folder.path)
+        return self.pool
+
+    def _submit(self, pool: Pool, numbers: list[int]) -> None:
+        if not numbers:
+            return
+        calls = []
+        for number in numbers:
+            self.marks.clear(number)
+            calls.append(Attempt.of(self.compute, self.tasks[number], self.marks.path(number)))
+        if pool.here:
+            with self.interrupt.allowed():
+                futures = pool.submit(calls)
+        else:
+            futures = pool.submit(calls)
+        self.flying.update(zip(futures, numbers, strict=True))
+
+    # ---- taking in
+
+    def _take_in(self) -> None:
+        ended, _ = wait(self.flying, timeout=_GLANCE, return_when=FIRST_COMPLETED)
+        if not ended:
+            return
+        died = self._settle(ended)
+        if died and self.pool is not None and self.pool.breaks:
+            # All that was in flight fails with the pool, if not at once.
+            ended, _ = wait(self.flying, timeout=_PATIENCE)
+            died += self._settle(ended)
+            self._close(kill=True)
+            died += list(self.flying.values())
+            self.flying.clear()
+        if died:
+            self._answer(died)
+
+    def _settle(self, ended: set[Future[Any]]) -> list[int]:
+        """Take up answers; return the tasks whose workers died."""
+        died = []
+        for future in ended:
+            number = self.flying.pop(future)
+            try:
+                answer: Answer = future.result()
+            except self._deaths():
+                died.append(number)
+                continue
+            except CancelledError as error:
+                message = (
+                    f"The backend {self.backend.name!r} has dropped its tasks: connection lost?"
+                )
+                raise BackendError(message) from error
+            except Exception as error:
+                answer = Answer.of(error)
+            if answer.died:
+                died.append(number)
+            elif answer.error:
+                self._call_failed(number, answer)
+            else:
+                self._ended(number, answer.value)
+        return died
+
+    def _deaths(self) -> tuple[type[BaseException], ...]:
+        return () if self.pool is None else self.pool.deaths
+
+    def _ended(self, number: int, outcome: Outcome) -> None:
+        self.barren = 0
+        if outcome.disk:
+            self._stop(f"The disk is full ({outcome.error}). Make room, then run it again.")
+            return
+        try:
+            self.folder.note(outcome)
+        except OSError as error:
+            self._disk_or_raise(error)
+            return
+        # Found finished at a second attempt: the first had written it, and its answer was lost.
+        ours = outcome.state == "skipped" and number in self.again
+        self.counts["done" if ours else outcome.state] += 1
+        if outcome.state == "failed" and self.fail_fast:
+            self._stop(f"{outcome.name} failed: {outcome.error}")
+
+    def _answer(self, died: list[int]) -> None:
+        """Tell the tasks that a dead worker was in from those that only lost their place."""
+        self.again.update(died)
+        in_it = [number for number in died if self.marks.is_set(number)]
+        for number in sorted(set(died) - set(in_it), reverse=True):
+            self.waiting.appendleft(number)
+        for number in in_it:
+            self.marks.clear(number)
+            self.deaths[number] += 1
+            if self.deaths[number] < MAX_DEATHS:
+                self.suspects.append(number)
+            elif shutil.disk_usage(self.folder.path).free < _NO_ROOM:
+                self._stop("The disk is full. Make room, then run it again.")
+            else:
+                self._failed(number, _KILLER)
+        self.barren = 0 if in_it else self.barren + 1
+        if self.barren >= _BARREN:
+            message = (
+                f"The workers of the backend {self.backend.name!r} die before they begin a task, "
+                f"{_BARREN} times in a row. Try --backend serial to see what is wrong."
+            )
+            raise BackendError(message)
+
+    def _call_failed(self, number: int, answer: Answer) -> None:
+        """Take up an exception that came from around the task: pickling, imports, a lost answer."""
+        if answer.errno in _FULL:
+            self._stop(f"The disk is full ({answer.error}). Make room, then run it again.")
+            return
+        self.broken_calls += 1
+        if self.broken_calls >= _BROKEN_CALLS and not self.counts["done"]:
+            message = (
+                f"No call works on the backend {self.backend.name!r}: {answer.error}. "
+                f"Try --backend serial to see what is wrong.\n{answer.traceback}"
+            )
+            raise BackendError(message)
+        self._failed(number, f"the call failed: {answer.error}", answer.traceback)
+
+    def _failed(self, number: int, reason: str, trace: str = "") -> None:
+        task = self.tasks[number]
+        try:
+            self.folder.record_failure(task, reason, trace)
+        except OSError as error:
+            self._disk_or_raise(error)
+            return
+        self.counts["failed"] += 1
+        if self.fail_fast:
+            self._stop(f"{task.name} failed: {reason}")
+
+    # ---- stopping
+
+    def _look_at_the_clock(self) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            if self.waiting or self.suspects:
+                self._stop("The time limit is reached.")
+            self.deadline = None
+
+    def _disk_or_raise(self, error: OSError) -> None:
+        if error.errno not in _FULL:
+            raise error
+        self._stop(f"The disk is full ({error}). Make room, then run it again.")
+
+    def _stop(self, why: str) -> None:
+        """Start nothing more; take back what is in flight and has not started."""
+        self.stopped = self.stopped or why
+        for future, number in list(self.flying.items()):
+            if not self.marks.is_set(number) and future.cancel():
+                del self.flying[future]
+
+    def _close(self, *, kill: bool) -> None:
+        if self.pool is not None:
+            pool, self.pool = self.pool, None
+            pool.close(kill=kill)
+
+    def _tell(self, *, now: bool = False) -> None:
+        if self.progress is not None and (now or time.monotonic() - self.told >= _GLANCE):
+            self.told = time.monotonic()
+            self.progress(self.tally, len(self.flying))

@@ -1,0 +1,195 @@
+"""The small tables of a study: what is recorded, what is drawn, how it runs, its quick form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
+
+from rlhf_theory.studies.messages import shown
+from rlhf_theory.studies.resolve import whole
+
+__all__ = [
+    "Count",
+    "Pairs",
+    "PlotSpec",
+    "Quick",
+    "Record",
+    "Rounds",
+    "RunOptions",
+    "Swept",
+    "Table",
+]
+
+
+class Table(BaseModel):
+    """A table of a study: fixed once made, without unknown keys, and nothing is guessed."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+def as_tuple(value: Any) -> Any:
+    """Return a list as a tuple, anything else as it is."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _whole_from(low: int, value: Any) -> int | tuple[int, ...]:
+    """Return a whole number, or those of a grid as a tuple."""
+    given = value
+    if isinstance(value, Mapping) and set(value) == {"grid"}:
+        given = value["grid"]
+        if not isinstance(given, list | tuple) or not given:
+            message = f"must have a list as its grid; got {shown(given)}."
+            raise ValueError(message)
+    if isinstance(given, list | tuple) and given:
+        found = tuple(_whole_from(low, v) for v in given)
+        if len(set(found)) < len(found):
+            message = f"holds a value twice; got {shown(given)}."
+            raise ValueError(message)
+        return found  # type: ignore[return-value]
+    number = whole(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < low:
+        message = f"must be a whole number, at least {low}, or a grid of such; got {shown(value)}."
+        raise ValueError(message)
+    return number
+
+
+def _increasing(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if value is not None and list(value) != sorted(set(value)):
+        message = f"must increase; got {shown(value)}."
+        raise ValueError(message)
+    return value
+
+
+def _grid_schema(low: int) -> dict[str, Any]:
+    one = {"type": "integer", "minimum": low}
+    grid = {"type": "array", "items": one, "minItems": 1}
+    table = {"properties": {"grid": grid}, "required": ["grid"], "additionalProperties": False}
+    return {"anyOf": [one, {"type": "object", **table}]}
+
+
+Count = Annotated[int, Field(ge=1), BeforeValidator(whole)]
+Rounds = Annotated[int, Field(ge=0), BeforeValidator(whole)]
+Pairs = Annotated[
+    tuple[Rounds, ...] | None,
+    BeforeValidator(as_tuple),
+    Field(min_length=1),
+    AfterValidator(_increasing),
+]
+Swept = Annotated[Any, PlainValidator(lambda v: _whole_from(0, v)), WithJsonSchema(_grid_schema(0))]
+SweptCount = Annotated[
+    Any, PlainValidator(lambda v: _whole_from(1, v)), WithJsonSchema(_grid_schema(1))
+]
+
+
+class Record(Table):
+    """What is kept of a run.
+
+    Attributes
+    ----------
+    metrics
+        Names of metrics of the worlds and of what learners report; None for all.
+    grid
+        Which rounds: ``"log"``, ``"linear"`` or ``"all"``.
+    points
+        Rounds per decade (``"log"``, 20 unless set), or every how many-th round (``"linear"``, 1
+        unless set); None for ``"all"``.
+    """
+
+    metrics: Annotated[tuple[str, ...] | None, BeforeValidator(as_tuple), Field(min_length=1)] = (
+        None
+    )
+    grid: Literal["log", "linear", "all"] = "log"
+    points: Count | None = None
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ARG002
+        """Fill in the default of ``points``, which depends on the grid."""
+        if self.points is None and self.grid != "all":
+            object.__setattr__(self, "points", 20 if self.grid == "log" else 1)
+
+
+class PlotSpec(Table):
+    """A figure of a study; the settings are those of `plots.studies.study_figure`.
+
+    Attributes
+    ----------
+    kind
+        What to draw.
+    metric
+        What on the vertical axis; None for the metric of each world.
+    facet, hue
+        One panel, one colour per value of ``"world"``, ``"learner"``, ``"world.<setting>"`` or
+        ``"learner.<setting>"``; ``"none"`` for one panel.
+    venue
+        Whose sizes and fonts to take; also called ``style``.
+    band
+        ``"interval"`` of the mean, ``"quantiles"`` of the replicas, or ``"simultaneous"``.
+    bound
+        A bound to draw in: an expression such as ``"d / sqrt(t)"``.
+    window
+        First and last round (or number of pairs) of fitted slopes.
+    x
+        ``"t"`` or ``"labels"``; None leaves the choice to the figure.
+    notion
+        Which regret.
+    baseline
+        The learner with which others are compared, or ``"all"``.
+    relative
+        Whether a frontier shows what was gained over pi0.
+    width
+        ``"column"`` or ``"text"``.
+    """
+
+    kind: Literal["suboptimality", "regret", "slopes", "ratio", "frontier", "pairs", "tails"]
+    metric: str | None = None
+    facet: str | None = None
+    hue: str | None = None
+    venue: Annotated[str | None, Field(alias="style")] = None
+    band: Literal["interval", "quantiles", "simultaneous"] = "interval"
+    bound: str | None = None
+    window: Annotated[tuple[float, float] | None, BeforeValidator(as_tuple)] = None
+    x: Literal["t", "labels"] | None = None
+    notion: Literal["cumulative", "average", "simple", "best"] | None = None
+    baseline: str | None = None
+    relative: bool = False
+    width: Literal["column", "text"] | None = None
+
+
+class RunOptions(Table):
+    """How a study runs; results do not depend on it.
+
+    Attributes
+    ----------
+    jobs
+        Worker processes; None for one per core.
+    backend
+        Where they run.
+    options
+        Settings of the backend.
+    """
+
+    jobs: Count | None = None
+    backend: Literal["local", "serial", "dask", "ray", "slurm"] = "local"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Quick(Table):
+    """What the quick form of a study changes; as in `Study`, None for no change."""
+
+    seed: Swept | None = None
+    replicas: Count | None = None
+    block: SweptCount | None = None
+    rounds: Rounds | None = None
+    pairs: Pairs = None
+    record: Record | None = None

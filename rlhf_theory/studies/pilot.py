@@ -1,0 +1,254 @@
+"""How long a study will take, from a few seconds of trying."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from rlhf_theory.errors import check_positive
+from rlhf_theory.experiments.runner import run
+from rlhf_theory.studies.blocks import Task
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.progress import duration
+from rlhf_theory.studies.registry import build_learner, build_world
+
+__all__ = ["Estimate", "estimate"]
+
+_FEW = 4
+_GROWTH = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a study will cost, good to a factor of about two.
+
+    Attributes
+    ----------
+    seconds
+        By key of the cell, computing time of its blocks, in one worker; empty if nothing ran.
+    longest
+        The longest block, in seconds.
+    jobs
+        Workers.
+    measured, cells
+        Cells that were tried, and that there are.
+    """
+
+    seconds: dict[str, float]
+    longest: float
+    jobs: int
+    measured: int
+    cells: int
+
+    @property
+    def total(self) -> float:
+        """Computing time of everything, in one worker."""
+        return sum(self.seconds.values())
+
+    @property
+    def wall(self) -> float:
+        """Time until the last block is done, if every worker has a core of its own."""
+        return max(self.total / self.jobs, self.longest)
+
+    def __str__(self) -> str:
+        if self.cells == 0:
+            return "Nothing is left to compute."
+        if self.measured == 0:
+            return "No estimate: none of the cells that were tried could be run."
+        workers = "1 worker" if self.jobs == 1 else f"{self.jobs} workers"
+        return (
+            f"About {duration(self.wall)} with {workers} ({duration(self.total)} of computing), "
+            f"good to a factor of two; {self.measured} of {self.cells} cells were tried."
+        )
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of one block: what does not depend on the replicas before it, and the building."""
+
+    block: float
+    build_per_replica: float
+
+
+def estimate(
+    tasks: Sequence[Task],
+    jobs: int,
+    *,
+    budget: float = 5.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Estimate:
+    """Try the cells of some tasks for a few seconds; return what all tasks will cost.
+
+    A third of the budget goes to a glance at every cell: one round (or fit) with few replicas. The
+    rest is shared out equally: the first block runs over few rounds (or numbers of pairs), with all
+    its replicas if that seems to fit in the share, else with few. Costs are extrapolated linearly
+    in rounds, in blocks, and in replicas where few were tried; the building of the world, which
+    every block repeats, linearly in the replicas up to its last. Fits on more pairs cost more along
+    the line through those that were tried. A cell that got no time is taken to cost what cells of
+    the same learner and world kinds (or all) do, in proportion to the glance if it got one, else
+    per replica and round; so is one that fails. Nothing is written.
+
+    Parameters
+    ----------
+    tasks
+        What is to be computed.
+    jobs
+        Number of workers.
+    budget
+        Seconds to spend in all. A single round that is longer than its share is still finished.
+    clock
+        Seconds that only grow; for tests.
+    """
+    check_positive("jobs", jobs)
+    check_positive("budget", budget)
+    cells = {task.cell.key: task.cell for task in tasks}
+    glances, costs = _tried(list(cells.values()), budget, clock)
+    seconds: dict[str, float] = {}
+    longest = 0.0
+    for task in tasks if costs else ():
+        key, cell = task.cell.key, task.cell
+        cost = costs.get(key) or _Cost(_typical(cell, cells, glances, costs), 0.0)
+        share = (task.stop - task.first) / min(cell.block, cell.replicas)
+        here = cost.block * share + cost.build_per_replica * task.stop
+        seconds[key] = seconds.get(key, 0.0) + here
+        longest = max(longest, here)
+    return Estimate(
+        seconds=seconds, longest=longest, jobs=jobs, measured=len(costs), cells=len(cells)
+    )
+
+
+def _tried(
+    cells: list[Cell], budget: float, clock: Callable[[], float]
+) -> tuple[dict[str, float], dict[str, _Cost]]:
+    """Return the seconds of a glance at the cells, and the costs of those that were tried."""
+    start = clock()
+    probes: dict[str, _Probe] = {}
+    glances: dict[str, float] = {}
+    costs: dict[str, _Cost] = {}
+    order = list(_varied(cells))
+    with threadpool_limits(limits=1):
+        for cell in order:
+            if clock() - start > budget / 3:
+                break
+            # What is wrong with a cell that raises, the run will say.
+            with suppress(Exception):
+                probe = _Probe(cell, min(_FEW, cell.block, cell.replicas), clock)
+                if not glances:
+                    probe.steps(1)  # pays for what is loaded once
+                glances[cell.key], probes[cell.key] = probe.steps(1), probe
+        left = [cell for cell in order if cell.key in probes]
+        for position, cell in enumerate(left):
+            share = (start + budget - clock()) / (len(left) - position)
+            if share <= 0:
+                break
+            with suppress(Exception):
+                costs[cell.key] = _try(probes[cell.key], glances[cell.key], share)
+    return glances, costs
+
+
+def _varied(cells: list[Cell]) -> Iterator[Cell]:
+    """Yield cells such that every pair of a learner and a world kind comes early."""
+    groups: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_kinds(cell), []).append(cell)
+    while groups:
+        for name in list(groups):
+            yield groups[name].pop(0)
+            if not groups[name]:
+                del groups[name]
+
+
+def _kinds(cell: Cell) -> tuple[Any, Any]:
+    return cell.learner["kind"], cell.world["kind"]
+
+
+def _size(cell: Cell) -> float:
+    """Return rounds (or fits) times replicas of a block; one for the policy before any round."""
+    steps = len(cell.pairs) if cell.pairs is not None else 1 + (cell.rounds or 0)
+    return float(steps * min(cell.block, cell.replicas))
+
+
+def _typical(
+    cell: Cell, cells: dict[str, Cell], glances: dict[str, float], costs: dict[str, _Cost]
+) -> float:
+    """Return the seconds of a block in a cell that was not tried, from those that were."""
+    alike = [key for key in costs if _kinds(cells[key]) == _kinds(cell)] or list(costs)
+    glance = glances.get(cell.key)
+    if glance is not None and all(glances[key] > 0 for key in alike):
+        units = [costs[key].block / _size(cells[key]) / glances[key] for key in alike]
+        return statistics.median(units) * glance * _size(cell)
+    return statistics.median(costs[key].block / _size(cells[key]) for key in alike) * _size(cell)
+
+
+def _try(glance: _Probe, first: float, share: float) -> _Cost:
+    """Return the costs of a cell, of which ``first`` seconds of a glance are known."""
+    cell, clock, start = glance.cell, glance.clock, glance.clock()
+    full = min(cell.block, cell.replicas)
+    fits = (glance.build + first) * full / glance.replicas <= share / 2
+    probe = _Probe(cell, full, clock) if fits and full > glance.replicas else glance
+    # Online: 0, 1, 4, 16 ... rounds; the first two tell the start from the rounds. Offline: one
+    # more number of pairs at a time.
+    most = len(cell.pairs) if cell.pairs is not None else (cell.rounds or 0)
+    steps = 0 if cell.pairs is None else 1
+    times = {steps: probe.steps(steps)}
+    while steps < most:
+        if cell.pairs is None:
+            wanted = min(most, max(1, steps * _GROWTH))
+            growth = wanted / max(steps, 1)
+        else:
+            wanted = steps + 1
+            growth = cell.pairs[steps] / max(cell.pairs[steps - 1], 1)
+        if steps > 0 and clock() - start + times[steps] * growth > share:
+            break
+        times[wanted], steps = probe.steps(wanted), wanted
+    block = _extrapolated(cell, times, most) * full / probe.replicas
+    return _Cost(block, probe.build / probe.replicas)
+
+
+class _Probe:
+    """Runs the beginning of a cell with some replicas; ``build`` is what their world took."""
+
+    def __init__(self, cell: Cell, replicas: int, clock: Callable[[], float]) -> None:
+        self.cell, self.replicas, self.clock = cell, replicas, clock
+        start = clock()
+        self.world = build_world(cell.world, replicas)
+        self.build = clock() - start
+        self.learner = build_learner(cell.learner)
+
+    def steps(self, count: int) -> float:
+        """Return the seconds of a run over the first rounds or numbers of pairs."""
+        cell, start = self.cell, self.clock()
+        run(
+            self.learner,
+            self.world,
+            n_rounds=None if cell.rounds is None else min(count, cell.rounds),
+            n=None if cell.pairs is None else cell.pairs[:count],
+            seed=cell.seed,
+            block=cell.block,
+            n_offline=cell.n_offline,
+            behaviour=cell.coverage,
+        )
+        return self.clock() - start
+
+
+def _extrapolated(cell: Cell, times: dict[int, float], most: int) -> float:
+    """Return the seconds of the whole run from those of its beginnings, by number of steps."""
+    steps = sorted(times)
+    last = steps[-1]
+    if last == most or len(steps) == 1:
+        return times[last] * max(most, 1) / max(last, 1)
+    if cell.pairs is None:
+        per_round = max(0.0, (times[last] - times[steps[0]]) / (last - steps[0]))
+        return times[last] + per_round * (most - last)
+    # Costs of single fits; the line through the first and the last gives the others.
+    n = cell.pairs
+    fits = [times[1], *(times[k] - times[k - 1] for k in steps[1:])]
+    slope = max(0.0, (fits[-1] - fits[0]) / (n[last - 1] - n[0]))
+    rest = [max(0.0, fits[-1]) + slope * (n[k] - n[last - 1]) for k in range(last, most)]
+    return times[last] + sum(rest)

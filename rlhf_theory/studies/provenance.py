@@ -1,0 +1,190 @@
+"""Where results come from: one file per run of a study, for whoever reads them years later."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import loky
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from rlhf_theory.experiments.store import write_json
+from rlhf_theory.experiments.trace import versions
+
+__all__ = ["Provenance", "git_state", "plain_json", "surroundings"]
+
+_ALSO = ("pandas", "pyarrow", "pydantic", "loky", "dask", "ray", "submitit")
+_GIT_PATIENCE = 5.0
+
+
+class Provenance:
+    """The record of one run of a study, under ``provenance/`` in its folder.
+
+    Written at the start, so that a killed run has left one, and again at the end.
+
+    Parameters
+    ----------
+    folder
+        Folder of the study.
+    command
+        What was typed, or the call in Python, as a list of words.
+    study
+        The resolved study.
+    origins
+        Where each setting came from: dotted place to ``"file"``, ``"--set"``, ``"default"`` ...
+    backend, jobs
+        How it is run.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> record = Provenance(folder, ["run", "a.toml"], {"name": "a"}, backend="serial", jobs=1)
+    >>> record.end({"done": 3})
+    >>> json.loads(record.path.read_text())["tally"]
+    {'done': 3}
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        command: Sequence[str],
+        study: Mapping[str, Any],
+        *,
+        origins: Mapping[str, str] | None = None,
+        backend: str,
+        jobs: int,
+    ) -> None:
+        now = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._content: dict[str, Any] = {
+            "command": [str(word) for word in command],
+            "start": now.isoformat(timespec="seconds"),
+            "end": None,
+            "seconds": None,
+            "tally": None,
+            "backend": backend,
+            "jobs": jobs,
+            **surroundings(),
+            "study": plain_json(study),
+            "origins": plain_json(origins or {}),
+        }
+        place = Path(folder) / "provenance"
+        place.mkdir(parents=True, exist_ok=True)
+        # Sorted by name is sorted by time; the last part keeps two runs of one second apart.
+        self.path = place / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
+        write_json(self.path, self._content)
+
+    def end(self, tally: Mapping[str, Any] | Any) -> None:
+        """Add the end, the duration, and what became of the blocks."""
+        self._content |= {
+            "end": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 3),
+            "tally": plain_json(tally),
+        }
+        write_json(self.path, self._content)
+
+
+def surroundings() -> dict[str, Any]:
+    """Return versions, linear algebra, code state and machine; no environment variables."""
+    return {
+        "versions": versions() | _versions(_ALSO),
+        "linear_algebra": _libraries(),
+        "git": git_state(Path.cwd()),
+        "machine": {
+            "host": platform.node(),
+            "system": f"{platform.system()} {platform.release()}",
+            "architecture": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "usable_cores": loky.cpu_count(),
+            "python": sys.version.split()[0],
+        },
+    }
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _libraries() -> list[dict[str, Any]]:
+    """Return the loaded BLAS and OpenMP libraries; workers use one thread whatever is said here."""
+    names = ("user_api", "internal_api", "version", "num_threads", "architecture")
+    rows = [{name: info.get(name) for name in names} for info in threadpool_info()]
+    return sorted(rows, key=str)
+
+
+def _processor() -> str:
+    """Return the name of the processor, as good as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, ValueError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return ``commit`` and ``dirty`` (tracked files differ) of the repository around a folder.
+
+    None where there is no repository, no git, or no answer in time.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else changes != ""}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    # Without the lock: asking for the state must not get in the way of another git.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_GIT_PATIENCE, check=False
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def plain_json(value: Any) -> Any:
+    """Return plain data that JSON can hold; numbers that are not finite, and objects, are text.
+
+    Examples
+    --------
+    >>> plain_json({"a": (1, float("inf")), "b": Path("x"), 2: None})
+    {'a': [1, 'inf'], 'b': 'x', '2': None}
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain_json(v) for v in value]
+    return str(value)

@@ -1,0 +1,210 @@
+"""From plain data to worlds and learners, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+import numpy as np
+
+from rlhf_theory.studies.entries import (
+    ROLES,
+    Entry,
+    components,
+    find,
+    kind_of,
+    learners,
+    name_in,
+    refresh,
+    worlds,
+)
+from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
+from rlhf_theory.worlds.world import World
+
+__all__ = [
+    "Entry",
+    "arguments",
+    "build_component",
+    "build_learner",
+    "build_world",
+    "components",
+    "find",
+    "is_online",
+    "kind_of",
+    "learners",
+    "plain",
+    "plain_setting",
+    "refresh",
+    "role_of",
+    "spec_of",
+    "worlds",
+]
+
+Spec = Mapping[str, Any]
+"""A resolved spec: plain data with ``kind``, ``version`` and every setting."""
+
+
+def build_world(spec: Spec, replicas: int) -> World:
+    """Return the world of a resolved spec.
+
+    Parameters
+    ----------
+    spec
+        ``kind``, ``version`` and settings.
+    replicas
+        Number of replicas ``R``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, another version, and whatever the world itself refuses.
+    """
+    entry = _entry("world", spec)
+    world = entry.target(replicas=replicas, **arguments(entry, spec))
+    if not isinstance(world, World):
+        message = f"world {entry.name!r} must return a World; got {type(world).__name__}."
+        raise ValueError(message)
+    if world.n_replicas != replicas:
+        message = (
+            f"world {entry.name!r} must have the replicas it is asked for; "
+            f"got {world.n_replicas} instead of {replicas}."
+        )
+        raise ValueError(message)
+    return world
+
+
+def build_learner(spec: Spec) -> Any:
+    """Return the learner of a resolved spec, online or offline; raises as `build_world`."""
+    return build_component("learner", spec)
+
+
+def build_component(role: str, spec: Spec) -> Any:
+    """Return the learner or part of a resolved spec; raises as `build_world`."""
+    entry = _entry(role, spec)
+    return entry.target(**arguments(entry, spec))
+
+
+def is_online(spec: Spec) -> bool:
+    """Return whether the learner of a resolved spec plays rounds."""
+    return hasattr(build_learner(spec), "step")
+
+
+def _entry(role: str, spec: Spec) -> Entry:
+    entry = find(role, spec["kind"])
+    wanted = spec.get("version", entry.version)
+    if wanted != entry.version:
+        message = (
+            f"{role} {entry.name!r} is version {entry.version} here, and the study was resolved "
+            f"with version {wanted}; results of the two do not belong together."
+        )
+        raise ValueError(message)
+    return entry
+
+
+def arguments(entry: Entry, spec: Spec) -> dict[str, Any]:
+    """Return the settings of a spec as the target takes them: parts built, lists as tuples."""
+    known = settings_of(entry)
+    return {
+        name: _argument(known[name], value)
+        for name, value in spec.items()
+        if name not in ("kind", "version")
+    }
+
+
+def _argument(setting: Setting, value: Any) -> Any:
+    slot = setting.slot
+    if slot is None or value is None:
+        return _typed(value, setting.hint)
+    if slot.many:
+        return tuple(build_component(slot.role, part) for part in value)
+    return build_component(slot.role, value)
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """Return lists as tuples, which a frozen dataclass can hold, unless lists are asked for."""
+    if not isinstance(value, list):
+        return value
+    hints = (inner_hint(hint), *get_args(inner_hint(hint)))
+    if any(h is list or get_origin(h) is list for h in hints):
+        return value
+    return tuple(_typed(v, Any) for v in value)
+
+
+def plain(value: Any) -> Any:
+    """Return plain JSON data that equals a value: lists for tuples, Python's numbers for NumPy's.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinity, arrays, functions and other objects.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            message = f"must be finite; got {value}."
+            raise ValueError(message)
+        return value + 0.0  # no negative zero: it equals 0 and would be written otherwise
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    message = f"must be plain data (numbers, text, lists, tables); got {type(value).__name__}."
+    raise ValueError(message)
+
+
+def role_of(target: Any) -> str:
+    """Return the role in which a class or function has a name; ``"part"`` where it has none."""
+    return next((role for role in ROLES if name_in(role, target) is not None), "part")
+
+
+def spec_of(value: Any, role: str | None = None) -> dict[str, Any]:
+    """Return the spec from which a learner or part could be built again.
+
+    Parameters
+    ----------
+    value
+        An object of a dataclass that workers can import.
+    role
+        Its role; None for the one in which its class has a name.
+
+    Raises
+    ------
+    ValueError
+        For other objects, and for settings that are no plain data; it says which.
+
+    Examples
+    --------
+    >>> from rlhf_theory.algorithms.enhancers import Optimistic
+    >>> spec_of(Optimistic(form="free"))["form"]
+    'free'
+    """
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        message = (
+            f"must be an object of a dataclass, or a table with `kind`; got {type(value).__name__}."
+        )
+        raise ValueError(message)
+    role = role_of(type(value)) if role is None else role
+    entry = find(role, kind_of(type(value), role))
+    spec: dict[str, Any] = {"kind": entry.name, "version": entry.version}
+    for name, setting in settings_of(entry).items():
+        try:
+            spec[name] = plain_setting(setting, getattr(value, name))
+        except ValueError as error:
+            message = f"{name} of {type(value).__name__}: {error}"
+            raise ValueError(message) from error
+    return spec
+
+
+def plain_setting(setting: Setting, value: Any) -> Any:
+    """Return the value of one setting as plain data; raises as `spec_of`."""
+    slot = setting.slot
+    if slot is None or value is None:
+        return plain(value)
+    if slot.many and isinstance(value, list | tuple):
+        return [spec_of(part, slot.role) for part in value]
+    return spec_of(value, slot.role)

@@ -1,0 +1,308 @@
+"""From what somebody wrote to resolved specs: every value checked, every default filled in."""
+
+from __future__ import annotations
+
+import collections.abc
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+
+from rlhf_theory.errors import suggestion
+from rlhf_theory.studies import registry
+from rlhf_theory.studies.cells import canonical
+from rlhf_theory.studies.entries import Entry
+from rlhf_theory.studies.messages import Path, choices, shown
+from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, inner_hint, settings_of
+from rlhf_theory.worlds.world import World
+
+__all__ = ["Resolver", "Say", "leaf_adapter", "leaf_words", "whole"]
+
+Say = Callable[[Path, str], None]
+"""Takes a path in the entry and what is wrong there."""
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_MISSING = object()
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+def whole(value: Any) -> Any:
+    """Return whole floats as integers, so that ``rounds = 1e4`` is what it looks like."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def leaf_type(hint: Any) -> Any:
+    """Return the type that pydantic checks for the hint of a plain setting."""
+    hint = inner_hint(hint)
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is int:
+        return Annotated[int, BeforeValidator(whole)]
+    if origin in (Union, types.UnionType):
+        # Where a fraction is allowed a whole number is one: 1 and 1.0 must not be two results.
+        kept = [a for a in args if not (a is int and float in args)]
+        return Union[tuple(map(leaf_type, kept))]  # noqa: UP007
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        fixed: Any = tuple[tuple(map(leaf_type, args))]  # type: ignore[misc]
+        return Annotated[fixed, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return list[leaf_type(args[0])] if args else list[Any]  # type: ignore[misc]
+    if hint in (list, tuple):
+        return list[Any]
+    if origin in (dict, collections.abc.Mapping):
+        return dict[str, leaf_type(args[1])]  # type: ignore[misc]
+    if hint in (dict, collections.abc.Mapping):
+        return dict[str, Any]
+    return hint if hint in (float, bool, str, type(None)) or origin is Literal else Any
+
+
+@cache
+def leaf_adapter(hint: Any) -> TypeAdapter[Any]:
+    """Return what checks the values of a plain setting."""
+    return TypeAdapter(leaf_type(hint), config=_STRICT)
+
+
+def leaf_words(hint: Any) -> str:
+    """Return what a plain setting takes, in words: ``a number, or "none"``."""
+    hint = inner_hint(hint)
+    origin, args = get_origin(hint), get_args(hint)
+    simple = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): '"none"',
+    }
+    if hint in simple:
+        return simple[hint]
+    if origin is Literal:
+        words = [f'"{a}"' if isinstance(a, str) else shown(a) for a in args]
+        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    if origin in (Union, types.UnionType):
+        kept = [a for a in args if not (a is int and float in args)]
+        return ", or ".join(map(leaf_words, kept))
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        return f"a list of {len(args)}: " + ", ".join(map(leaf_words, args))
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable) and args:
+        return f"a list, each entry {leaf_words(args[0])}"
+    if origin in (dict, collections.abc.Mapping):
+        return f"a table, each value {leaf_words(args[1])}"
+    return "plain data"
+
+
+def _literals(hint: Any) -> list[str]:
+    hint = inner_hint(hint)
+    if get_origin(hint) is Literal:
+        return [a for a in get_args(hint) if isinstance(a, str)]
+    if get_origin(hint) in (Union, types.UnionType):
+        return [word for a in get_args(hint) for word in _literals(a)]
+    return []
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Resolves the entries of one study.
+
+    Attributes
+    ----------
+    say
+        Where mistakes go; resolving goes on after each, so that all are found.
+    facts
+        What building told, by `cells.canonical` of a spec: the metrics of a world, and whether a
+        learner is online.
+    """
+
+    say: Say
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, say: Say) -> Resolver:
+        """Return the same resolver with another place for its mistakes."""
+        return Resolver(say, self.facts)
+
+    def entry(self, role: str, given: Mapping[str, Any], path: Path = ()) -> dict[str, Any] | None:
+        """Return the resolved spec of a world or learner, or None after a mistake.
+
+        Parameters
+        ----------
+        role
+            ``"world"`` or ``"learner"``.
+        given
+            Kind and settings, without the other keys of an entry.
+        path
+            Where it is.
+        """
+        slot = Slot(role, Any)
+        if "kind" not in given:
+            text = f"is missing; choose from {choices(slot.known())}."
+            self.say((*path, "kind"), text)
+            return None
+        return self._part(slot, given, path)
+
+    def _find(self, slot: Slot, kind: Any, path: Path) -> Entry | None:
+        if not isinstance(kind, str):
+            self.say(path, f"must be text, the name of a {slot.role}; got {shown(kind)}.")
+            return None
+        try:
+            entry = registry.find(slot.role, kind, slot.known())
+            settings_of(entry)  # finds targets that cannot be loaded or used
+            _ = entry.version
+        except (ValueError, TypeError) as error:
+            self.say(path, str(error))
+            return None
+        return entry
+
+    def _part(
+        self, slot: Slot, given: Any, path: Path, default: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """Return the resolved spec of a part; a bare text is its kind."""
+        short = isinstance(given, str)
+        table = {"kind": given} if short else given
+        if not isinstance(table, Mapping):
+            known = choices(slot.known())
+            self.say(
+                path,
+                f"must be a {slot.role}: a name ({known}) or a table with `kind`; "
+                f"got {shown(given)}.",
+            )
+            return None
+        # Without a kind a table changes settings of the default.
+        base = default if default is not None and "kind" not in table else {}
+        table = {**base, **table}
+        if "kind" not in table:
+            only = list(slot.known())
+            if len(only) != 1:
+                self.say((*path, "kind"), f"is missing; choose from {choices(only)}.")
+                return None
+            table["kind"] = only[0]
+        entry = self._find(slot, table["kind"], path if short else (*path, "kind"))
+        return None if entry is None else self._settings(entry, table, path)
+
+    def _settings(
+        self, entry: Entry, table: Mapping[str, Any], path: Path
+    ) -> dict[str, Any] | None:
+        known = settings_of(entry)
+        fine = self._check_names(entry, table, known, path)
+        spec: dict[str, Any] = {"kind": entry.name, "version": entry.version}
+        if table.get("version", entry.version) != entry.version:
+            text = f"must be {entry.version}, the version of {entry.name!r} that is installed; got "
+            self.say((*path, "version"), text + f"{shown(table['version'])}.")
+            fine = False
+        for name, setting in known.items():
+            value = self._setting(entry, setting, table.get(name, _MISSING), (*path, name))
+            fine = fine and value is not _MISSING
+            spec[name] = value
+        return spec if fine and self._accepted(entry, spec, path) else None
+
+    def _check_names(
+        self, entry: Entry, table: Mapping[str, Any], known: Mapping[str, Setting], path: Path
+    ) -> bool:
+        fine = True
+        more = [k for k in ENVELOPE.get(entry.role, ()) if not path and k != "kind"]
+        for name in table:
+            if name not in known and name not in ("kind", "version"):
+                allowed = [*known, *more]
+                text = (
+                    f"{entry.role} {entry.name!r} has no such setting; it has {choices(known)}."
+                    f"{suggestion(str(name), allowed)}"
+                )
+                if entry.role == "world" and name in ("replicas", "name"):
+                    text = f"{name} of a world is not set here, but once for the whole study."
+                self.say((*path, name), text)
+                fine = False
+        return fine
+
+    def _setting(self, entry: Entry, setting: Setting, given: Any, path: Path) -> Any:
+        default: Any = _MISSING
+        if setting.make_default is not None:
+            try:
+                default = registry.plain_setting(setting, setting.make_default())
+            except ValueError as error:
+                default = _MISSING
+                if given is _MISSING:
+                    self.say(path, f"the default of {entry.name!r} cannot be written down: {error}")
+                    return _MISSING
+        value = default if given is _MISSING else given
+        if value is _MISSING:
+            self.say(path, f"is missing; {entry.role} {entry.name!r} needs {self._words(setting)}.")
+            return _MISSING
+        # TOML has no null. Where none is allowed, no text has to mean "none".
+        if setting.optional and (value is None or value == "none"):
+            return None
+        slot = setting.slot
+        if slot is None:
+            return self._leaf(setting, value, path)
+        if slot.many:
+            if not isinstance(value, list | tuple):
+                self.say(path, f"must be a list of {slot.role}s; got {shown(value)}.")
+                return _MISSING
+            parts = [self._part(slot, v, (*path, i)) for i, v in enumerate(value)]
+            return _MISSING if any(p is None for p in parts) else parts
+        part = self._part(slot, value, path, default if isinstance(default, Mapping) else None)
+        return _MISSING if part is None else part
+
+    def _words(self, setting: Setting) -> str:
+        if setting.slot is None:
+            return leaf_words(setting.hint)
+        return f"a {setting.slot.role}, one of {choices(setting.slot.known())}"
+
+    def _leaf(self, setting: Setting, value: Any, path: Path) -> Any:
+        try:
+            return registry.plain(leaf_adapter(setting.hint).validate_python(registry.plain(value)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            inside = tuple(p for p in first["loc"] if isinstance(p, int))[:1]
+            word = suggestion(value, _literals(setting.hint)) if isinstance(value, str) else ""
+            text = f"must be {leaf_words(setting.hint)}; got {shown(value)}.{word}"
+            self.say((*path, *inside), text)
+        except ValueError as error:
+            self.say(path, str(error))
+        return _MISSING
+
+    def _accepted(self, entry: Entry, spec: Mapping[str, Any], path: Path) -> bool:
+        """Build the thing once: its own checks are mistakes of the study."""
+        name = canonical([entry.role, spec])
+        if name in self.facts:
+            return True
+        try:
+            if entry.role == "world":
+                # One replica: what is drawn per replica costs little, what is shared costs in full.
+                self.facts[name] = _metrics(registry.build_world(spec, 1))
+            else:
+                made = registry.build_component(entry.role, spec)
+                self.facts[name] = _online(made) if entry.role == "learner" else None
+        # Another package may raise anything; the study names the place.
+        except Exception as error:
+            text = str(error)
+            if not isinstance(error, ValueError):
+                text = f"{type(error).__name__}: {error}"
+            word = _NAME.match(text)
+            inside = (word[0],) if word and word[0] in settings_of(entry) else ()
+            self.say((*path, *inside), text)
+            return False
+        return True
+
+    def fact(self, role: str, spec: Mapping[str, Any]) -> Any:
+        """Return what building a resolved spec told."""
+        return self.facts[canonical([role, spec])]
+
+
+def _metrics(world: World) -> tuple[str, ...]:
+    """Return the names of what the world evaluates, its own metric first."""
+    names: list[str] = ["gap", "jeffreys"] if world.reward is not None else []
+    names += ["exploitability"] if world.game is not None else []
+    return (*names, "kl")
+
+
+def _online(learner: Any) -> bool:
+    if all(callable(getattr(learner, name, None)) for name in ("init", "step", "policy")):
+        return True
+    if hasattr(learner, "step") or not callable(learner):
+        message = (
+            "is no learner: an online one has `init`, `step` and `policy`, an offline one is "
+            f"called with (problem, data, key); got {type(learner).__name__}."
+        )
+        raise ValueError(message)
+    return False

@@ -1,0 +1,330 @@
+"""What a study has found: tidy tables, summaries, comparisons, scores and figures."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from rlhf_theory.errors import check_choice
+from rlhf_theory.evaluation.statistics import mean_interval, quantiles
+from rlhf_theory.policies import ReferencePolicy
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.execution import Tally
+from rlhf_theory.studies.findings import comparisons, rates, scores
+from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.registry import build_world
+from rlhf_theory.studies.schema import Study
+
+__all__ = ["StudyResult"]
+
+Level = Literal["curves", "final"]
+
+_ABOUT = ("cell", "world", "learner", "family", "metric")
+
+
+class StudyResult:
+    """The results in the folder of a study, finished or not.
+
+    Parameters
+    ----------
+    folder
+        Folder that ``run`` has written.
+    study
+        The study; None reads the one that is stored in the folder.
+
+    Attributes
+    ----------
+    folder, study, cells
+        Where results are, the study, and its cells.
+    tally
+        How the run ended that returned this result; None for a result that was opened.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no study.
+    """
+
+    def __init__(self, folder: Path | str, study: Study | None = None) -> None:
+        self.folder = StudyFolder(Path(folder))
+        self.study = Study.from_resolved(self.folder.resolved()) if study is None else study
+        self.cells: list[Cell] = self.study.cells()
+        self.tally: Tally | None = None
+
+    def __repr__(self) -> str:
+        counts = self.counts()
+        return (
+            f"StudyResult({self.study.name!r}: {len(self.cells)} cells, {counts['done']} of "
+            f"{counts['blocks']} blocks done, {counts['failed']} failed)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the summary as a table, for notebooks."""
+        head = f"<p><code>{self!r}</code></p>"
+        if self.counts()["done"] == 0:
+            return head
+        table = self.summary().to_html(index=False, float_format="{:.4g}".format, border=0)
+        return f"{head}{table}"
+
+    def counts(self) -> dict[str, int]:
+        """Return numbers of blocks: ``blocks``, ``done``, ``failed`` and ``missing``."""
+        total = sum(len(cell.blocks()) for cell in self.cells)
+        done, failed = len(self.folder.done(self.cells)), len(self.folder.failed(self.cells))
+        return {"blocks": total, "done": done, "failed": failed, "missing": total - done - failed}
+
+    def status(self) -> pd.DataFrame:
+        """Return blocks done, failed and in all, and seconds of computing, per cell."""
+        done, failed = self.folder.done(self.cells), self.folder.failed(self.cells)
+        seconds = self.folder.seconds(self.cells)
+        rows = []
+        for cell in self.cells:
+            names = [task.name for task in self.folder.tasks([cell])]
+            rows.append(
+                {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
+                | {"done": sum(n in done for n in names), "failed": sum(n in failed for n in names)}
+                | {"blocks": len(names), "seconds": sum(seconds.get(n, 0.0) for n in names)}
+                | {"cell": cell.key}
+            )
+        return pd.DataFrame(rows)
+
+    def failures(self) -> dict[str, str]:
+        """Return the error of every block that failed, by its cell and replicas."""
+        by_key = {cell.key: cell for cell in self.cells}
+        found = {}
+        for name, record in self.folder.failed(self.cells).items():
+            key, _, replicas = name.partition("/")
+            cell = by_key[key]
+            where = f"{cell.world_label}/{cell.learner_label} {replicas}"
+            found[where] = str(record.get("error", ""))
+        return found
+
+    # ----------------------------------------------------------------------------- tables
+
+    @cached_property
+    def _curves(self) -> pd.DataFrame:
+        rows = self.folder.read(self.cells)
+        if rows.empty:
+            message = f"{self.folder.path} holds no results yet; run the study first."
+            raise ValueError(message)
+        about = pd.DataFrame([_about(cell) for cell in self.cells]).set_index("cell")
+        place = rows["cell"].map({key: k for k, key in enumerate(about.index)}).to_numpy(dtype=int)
+        columns: dict[str, Any] = {"cell": rows["cell"].astype(str).to_numpy()}
+        for name in about.columns:
+            if name in _ABOUT or len(set(about[name])) > 1:
+                columns[name] = about[name].to_numpy()[place]
+        return pd.concat([pd.DataFrame(columns), rows.drop(columns="cell")], axis=1)
+
+    def to_pandas(self, level: Level = "curves") -> pd.DataFrame:
+        """Return one row per cell, replica and recorded round (or number of pairs).
+
+        Parameters
+        ----------
+        level
+            ``"curves"``, or ``"final"`` for the last row of every replica.
+
+        Returns
+        -------
+        Columns ``cell`` (key), ``world``, ``learner``, ``family``, ``metric`` (the name of the
+        world's metric), the settings that vary over the study (``world.dim``, ...), ``replica``,
+        ``index`` (``"round"`` or ``"n"``), ``t`` (its value), ``labels`` (that the policy was
+        fitted on), ``regret`` (of rounds before ``t``) and everything that was recorded.
+        """
+        check_choice("level", level, ("curves", "final"))
+        return self._curves.copy() if level == "curves" else self._at(None)
+
+    def _at(self, at: float | None) -> pd.DataFrame:
+        """Return the last row of every replica, at or before ``at``.
+
+        While a study is extended, blocks of a cell may end at different rounds: the end is then the
+        last round that all of them have.
+        """
+        table = self._curves if at is None else self._curves[self._curves["t"] <= at]
+        ends = table.groupby(["cell", "replica"], sort=False)["t"].max().groupby("cell").min()
+        table = table[table["t"] <= table["cell"].map(ends)]
+        last = table.groupby(["cell", "replica"], sort=False)["t"].idxmax()
+        return table.loc[last].reset_index(drop=True)
+
+    def _by_cell(
+        self, table: pd.DataFrame, metric: str | None
+    ) -> Iterator[tuple[str, pd.Series, pd.DataFrame]]:
+        """Yield the metric, the first row and all rows of every cell."""
+        for _, part in table.groupby("cell", sort=False):
+            name = str(part["metric"].iloc[0]) if metric is None else metric
+            known = [c for c in self._recorded if part[c].notna().any()]
+            check_choice("metric", name, known)
+            yield name, part.iloc[0], part
+
+    @cached_property
+    def _recorded(self) -> list[str]:
+        """Names of recorded numbers."""
+        after = list(self._curves.columns).index("replica")
+        return [c for c in self._curves.columns[after + 1 :] if c not in ("index", "t")]
+
+    def summary(
+        self, at: float | None = None, metrics: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Return mean, 95 % bootstrap interval and 5-95 % quantiles over replicas, per cell.
+
+        Parameters
+        ----------
+        at
+            Round or number of pairs; the last recorded one at or before it. None for the end.
+        metrics
+            Names of metrics; None takes the metric of each world.
+        """
+        table, rows = self._at(at), []
+        for chosen in (None,) if metrics is None else metrics:
+            for metric, first, part in self._by_cell(table, chosen):
+                values = part[metric].to_numpy(dtype=float)
+                interval, spread = mean_interval(values), quantiles(values, (0.05, 0.5, 0.95))
+                rows.append(
+                    {name: first[name] for name in ("world", "learner", "family")}
+                    | {"metric": metric, "index": first["index"], "t": first["t"]}
+                    | {"replicas": values.size}
+                    | {"mean": interval.value, "lower": interval.lower, "upper": interval.upper}
+                    | dict(zip(("q05", "median", "q95"), map(float, spread), strict=True))
+                )
+        return pd.DataFrame(rows)
+
+    # ----------------------------------------------------------------------------- comparisons
+
+    def values(
+        self, metric: str | None = None, at: float | None = None
+    ) -> dict[str, dict[str, pd.Series]]:
+        """Return the metric by world and learner, each by number of the replica.
+
+        One replica of two learners in one world is a pair: both met the same contexts and the
+        same label noise. A learner with failed blocks lacks their replicas.
+        """
+        found: dict[str, dict[str, pd.Series]] = {}
+        for name, first, part in self._by_cell(self._at(at), metric):
+            values = part.set_index("replica")[name].sort_index()
+            found.setdefault(first["world"], {})[first["learner"]] = values
+        return found
+
+    def compare(
+        self,
+        first: str | None = None,
+        second: str | None = None,
+        *,
+        baseline: str | None = None,
+        metric: str | None = None,
+        at: float | None = None,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Compare learners world by world, replica by replica.
+
+        Parameters
+        ----------
+        first, second
+            Labels of two learners; all pairs if none is given.
+        baseline
+            One learner that all others are compared with.
+        metric
+            The metric, smaller is better; None takes the world's.
+        at
+            Round or number of pairs; None for the end.
+        level
+            Coverage of the intervals.
+
+        Returns
+        -------
+        One row per world and pair; columns as in `evaluation.comparisons.to_frame`. Holm's
+        correction is over all rows.
+
+        Raises
+        ------
+        ValueError
+            For an unknown learner, for one learner alone, and for learners that share no world.
+        """
+        if (first is None) != (second is None) or (first is not None and baseline is not None):
+            message = (
+                "compare takes two learners, or a baseline, or none of them for all pairs; got "
+                f"first={first!r}, second={second!r}, baseline={baseline!r}."
+            )
+            raise ValueError(message)
+        known = dict.fromkeys(cell.learner_label for cell in self.cells)
+        for name in (first, second, baseline):
+            if name is not None:
+                check_choice("learner", name, known)
+        chosen: Any = baseline or "all"
+        if first is not None and second is not None:
+            chosen = [(first, second)]
+        return comparisons(self.values(metric, at), chosen, level)
+
+    def rates(
+        self,
+        window: tuple[float, float] | None = None,
+        *,
+        metric: str | None = None,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Return the slope of the log mean curve per cell, with a bootstrap over replicas.
+
+        Parameters
+        ----------
+        window
+            Smallest and largest round (or number of pairs); None takes the last two thirds of the
+            recorded decades. Choose it before looking.
+        metric, level
+            As in `compare`.
+        """
+        curves = {}
+        for name, row, part in self._by_cell(self._curves, metric):
+            table = part.pivot_table(index="replica", columns="t", values=name)
+            curves[row["world"], row["learner"], name] = table
+        return rates(curves, window, level)
+
+    def scores(self, level: float = 0.95) -> pd.DataFrame:
+        """Return a score in [0, 1] per learner and family of worlds, and over all worlds.
+
+        1 is the optimal policy, 0 one that is no better than pi0; see `evaluation.scores`. Only
+        learners that ran in every world of a family have a score there.
+        """
+        reference: dict[str, Any] = {}
+        families: dict[str, str] = {}
+        for cell in self.cells:
+            if cell.world_label not in reference:
+                world = build_world(cell.world, cell.replicas)
+                reference[cell.world_label] = world.evaluate(ReferencePolicy())[str(cell.metric)]
+                families[cell.world_label] = cell.family
+        return scores(self.values(), reference, families, level)
+
+    # ----------------------------------------------------------------------------- figures, files
+
+    def plot(self, kind: str = "suboptimality", **options: Any) -> Any:
+        """Return a figure with its caption; ``.save("folder/name")`` writes it.
+
+        See `plots.studies.study_figure` for the kinds and their options.
+        """
+        # By name: plots lie above this layer, and matplotlib stays out of runs that draw nothing.
+        draw = importlib.import_module("rlhf_theory.plots.studies").study_figure
+        settings = {cell.key: cell.settings() for cell in self.cells}
+        return draw(self._curves, kind, settings=settings, **options)
+
+    def export(self, path: Path | str, level: Level = "curves") -> Path:
+        """Write the table of `to_pandas` as ``.csv`` or ``.parquet``; return the path."""
+        target = Path(path)
+        check_choice("suffix", target.suffix, (".csv", ".parquet"))
+        table = self.to_pandas(level)
+        if target.suffix == ".csv":
+            table.to_csv(target, index=False)
+        else:
+            table.to_parquet(target, index=False)
+        return target
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    return {
+        "cell": cell.key,
+        "world": cell.world_label,
+        "learner": cell.learner_label,
+        "family": cell.family,
+        "metric": cell.metric,
+        **cell.settings(),
+    }

@@ -1,0 +1,236 @@
+"""Run a study, go on with one, make one longer: from cells to blocks to a backend."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import loky
+
+from rlhf_theory.studies.backends import make_backend
+from rlhf_theory.studies.blocks import Task
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.execution import Tally, execute
+from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.progress import Progress
+from rlhf_theory.studies.provenance import Provenance
+from rlhf_theory.studies.result import StudyResult
+from rlhf_theory.studies.schema import Study
+
+__all__ = ["Plan", "chosen_cells", "default_folder", "longer", "plan_study", "run_study"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run of a study would do.
+
+    Attributes
+    ----------
+    folder
+        Where results go.
+    cells
+        Cells that were chosen.
+    todo
+        Blocks to compute.
+    done, failed
+        Numbers of blocks that are done, and that failed and are left alone.
+    """
+
+    folder: Path
+    cells: tuple[Cell, ...]
+    todo: tuple[Task, ...]
+    done: int
+    failed: int
+
+
+def default_folder(study: Study) -> Path:
+    """Return ``results/NAME``."""
+    return Path("results") / study.name
+
+
+def chosen_cells(study: Study, only: Sequence[str] = ()) -> list[Cell]:
+    """Return the cells of a study whose world, learner, ``WORLD/LEARNER`` or key match.
+
+    Raises
+    ------
+    ValueError
+        If a pattern matches no cell.
+    """
+    cells = study.cells()
+    if not only:
+        return cells
+    for pattern in only:
+        if not any(_matches(cell, pattern) for cell in cells):
+            names = sorted({c.world_label for c in cells} | {c.learner_label for c in cells})
+            message = (
+                f"A pattern must match the label of a world or a learner, or WORLD/LEARNER; "
+                f"{pattern!r} matches none of {', '.join(names)}."
+            )
+            raise ValueError(message)
+    return [cell for cell in cells if any(_matches(cell, pattern) for pattern in only)]
+
+
+def _matches(cell: Cell, pattern: str) -> bool:
+    world, learner = cell.world_label, cell.learner_label
+    names = (world, learner, f"{world}/{learner}", cell.key)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def plan_study(
+    study: Study,
+    out: Path | str | None = None,
+    *,
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+) -> Plan:
+    """Return what `run_study` would do; writes nothing.
+
+    Parameters
+    ----------
+    study, out, only, retry_failed
+        As in `run_study`.
+    """
+    path = default_folder(study) if out is None else Path(out)
+    cells = chosen_cells(study, only)
+    folder = StudyFolder(path)
+    todo, failed = folder.todo(cells), set()
+    if not retry_failed:
+        failed = set(folder.failed(cells))
+    total = len(folder.tasks(cells))
+    return Plan(
+        folder=path,
+        cells=tuple(cells),
+        todo=tuple(task for task in todo if task.name not in failed),
+        done=total - len(todo),
+        failed=len(failed),
+    )
+
+
+def run_study(
+    study: Study,
+    out: Path | str | None = None,
+    *,
+    jobs: int | None = None,
+    backend: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+    fail_fast: bool = False,
+    max_time: float | None = None,
+    toml: str | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] | None = None,
+    command: Sequence[str] = ("Study.run",),
+) -> StudyResult:
+    """Run a study, or go on where it was stopped.
+
+    What is stored already is not computed again, whether it comes from this study or from an
+    earlier version of it: a block belongs to its settings. Numbers depend on the block size alone,
+    not on ``jobs`` or the backend.
+
+    Parameters
+    ----------
+    study
+        The study.
+    out
+        Folder; ``results/NAME`` if none. It may hold an earlier run of the study of this name.
+    jobs
+        Workers; None takes the study's, else one per core.
+    backend, options
+        ``"local"``, ``"serial"``, ``"dask"``, ``"ray"`` or ``"slurm"``, and its settings; None
+        takes the study's.
+    only
+        Patterns of worlds, learners or ``WORLD/LEARNER``.
+    retry_failed
+        Compute blocks again that have failed before.
+    fail_fast
+        Stop at the first failure.
+    max_time
+        Seconds after which no block is started.
+    toml
+        The study as it was written, to be kept with the results.
+    quiet, say
+        Whether to show progress, and where lines go that are not for a terminal.
+    command
+        For the provenance: what was typed.
+
+    Returns
+    -------
+    The result, with ``tally``: how the run ended.
+
+    Raises
+    ------
+    ValueError
+        If something cannot work, or the folder holds something else. Nothing is written then.
+    KeyboardInterrupt
+        At Ctrl-C; what is finished is kept.
+    """
+    workers = (study.run_options.jobs or loky.cpu_count()) if jobs is None else jobs
+    if workers < 1:
+        message = f"jobs must be at least 1; got {workers}."
+        raise ValueError(message)
+    name = backend or study.run_options.backend
+    settings = {**({} if backend else study.run_options.options), **(options or {})}
+    place = make_backend(name, settings)
+    plan = plan_study(study, out, only=only, retry_failed=retry_failed)
+    folder = StudyFolder(plan.folder)
+    folder.claim(study, toml)
+    record = Provenance(
+        plan.folder,
+        list(command),
+        study.resolved(),
+        origins=study.origins,
+        backend=name,
+        jobs=workers,
+    )
+    tally = Tally(left=len(plan.todo), stopped="Interrupted.")
+    try:
+        with Progress(len(plan.todo), ready=plan.done, say=say, quiet=quiet) as progress:
+            tally = execute(
+                plan.todo,
+                place,
+                jobs=workers,
+                folder=folder,
+                progress=progress,
+                fail_fast=fail_fast,
+                max_time=max_time,
+            )
+    finally:
+        folder.close()
+        record.end(tally)
+    if tally.done + tally.skipped and not tally.left and not only:
+        # One file for readers in a hurry. It can be made again, so no disk may fail because of it.
+        with suppress(OSError):
+            folder.compact(plan.cells)
+    result = StudyResult(plan.folder, study)
+    result.tally = tally
+    return result
+
+
+def longer(study: Study, *, replicas: int | None = None, rounds: int | None = None) -> Study:
+    """Return a study with more replicas or more rounds.
+
+    Raises
+    ------
+    ValueError
+        If something would become smaller: results are never thrown away.
+    """
+    changes: dict[str, int] = {}
+    for label, new, old in (
+        ("replicas", replicas, study.replicas),
+        ("rounds", rounds, study.rounds),
+    ):
+        if new is None:
+            continue
+        if old is None:
+            message = f"The study has no online learner, so no {label} to extend."
+            raise ValueError(message)
+        if new < old:
+            message = f"{label} can only grow, from {old}; got {new}."
+            raise ValueError(message)
+        changes[label] = new
+    return study.changed(changes, origin="extend")

@@ -1,0 +1,369 @@
+"""The study: worlds, learners, how long and how often, checked before anything runs."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.checks import check_study
+from rlhf_theory.studies.items import (
+    LearnerItem,
+    WorldItem,
+    learner_items,
+    pairs_of,
+    stored_learner,
+    stored_world,
+    world_items,
+)
+from rlhf_theory.studies.messages import Mistake, Path, StudyError, mistakes_of, place_of
+from rlhf_theory.studies.origins import origins_of
+from rlhf_theory.studies.parts import (
+    Count,
+    Pairs,
+    PlotSpec,
+    Quick,
+    Record,
+    Rounds,
+    RunOptions,
+    Swept,
+    SweptCount,
+    Table,
+    as_tuple,
+)
+from rlhf_theory.studies.resolve import Resolver
+from rlhf_theory.studies.written import entries_of, written
+
+__all__ = ["PlotSpec", "Quick", "Record", "RunOptions", "Study"]
+
+
+def _listed(value: Any) -> Any:
+    """Return one table as a list of one: somebody wrote ``[plot]`` for ``[[plot]]``."""
+    return (value,) if isinstance(value, Mapping) else as_tuple(value)
+
+
+class Study(Table):
+    """Learners in worlds: a sweep as data.
+
+    A study file says the same in TOML, with one table per ``world``, ``learner`` and ``plot``.
+
+    Attributes
+    ----------
+    name
+        Letters, digits, ``-``, ``_`` and ``.``; the folder of the results.
+    title
+        One line.
+    seed
+        Seed of data and learners, or a grid of them; all cells share it, so that comparisons are
+        paired.
+    replicas
+        Replicas per cell.
+    block
+        Replicas that advance together (or a grid); part of the keys of results, because it fixes
+        the last bits.
+    rounds
+        Rounds of online learners.
+    pairs
+        Increasing numbers of pairs of offline learners; data are nested.
+    record
+        What is kept.
+    worlds, learners
+        The entries as given, as plain data. Objects of learners are welcome as entries, and so are
+        names.
+    plots
+        Figures.
+    quick
+        What `from_toml` changes for ``quick=True``.
+    run_options
+        How to run; the table ``run`` of a file.
+
+    Raises
+    ------
+    StudyError
+        With one line per mistake.
+
+    Examples
+    --------
+    >>> import rlhf_theory as rt
+    >>> study = Study(
+    ...     name="first",
+    ...     worlds=[{"kind": "linear", "dim": {"grid": [2, 4]}}],
+    ...     learners=[rt.OnlineIterative(batch_size=8), "offline-greedy"],
+    ...     rounds=10,
+    ...     pairs=[10, 100],
+    ...     replicas=8,
+    ... )
+    >>> [(cell.world_label, cell.learner_label) for cell in study.cells()][:2]
+    [('linear dim=2', 'online-iterative'), ('linear dim=2', 'offline-greedy')]
+    """
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    title: str = ""
+    seed: Swept = 0
+    replicas: Count = 256
+    block: SweptCount = 64
+    rounds: Rounds | None = None
+    pairs: Pairs = None
+    quick: Quick | None = None
+    record: Record = Record()
+    worlds: tuple[Any, ...] = Field(alias="world")
+    learners: tuple[Any, ...] = Field(alias="learner")
+    plots: Annotated[tuple[PlotSpec, ...], BeforeValidator(_listed)] = Field((), alias="plot")
+    run_options: RunOptions = Field(default=RunOptions(), alias="run")
+
+    _worlds: tuple[WorldItem, ...] = PrivateAttr(default=())
+    _learners: tuple[LearnerItem, ...] = PrivateAttr(default=())
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _called: frozenset[str] = PrivateAttr(default=frozenset())
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **data: Any) -> None:
+        mistakes: list[Mistake] = []
+
+        def say(path: Path, text: str) -> None:
+            mistakes.append(Mistake(place_of(path), text))
+
+        given = _given(data, say)
+        # What cannot be written down is no further mistake, whatever stands in its place.
+        unwritten = {m.place for m in mistakes}
+        first = len(mistakes)
+        names = _names(data)
+        fixed = {k: v for k, v in given.items() if k not in ("worlds", "learners")}
+        try:
+            entries = {name: tuple(given[name]) for name in ("worlds", "learners")}
+            super().__init__(**fixed, **entries)
+        except ValidationError as error:
+            mistakes += _complaints(error, names)
+        resolver = Resolver(say)
+        worlds = world_items(given["worlds"], names["world"], resolver)
+        learners = learner_items(given["learners"], names["learner"], resolver)
+        chosen = pairs_of(worlds, learners, say)
+        if not mistakes:
+            check_study(self, worlds, learners, chosen, names, say)
+        if mistakes:
+            later = [m for m in mistakes[first:] if m.place not in unwritten]
+            raise StudyError(sorted(mistakes[:first] + later, key=_order(given, names)))
+        self._worlds, self._learners, self._given = tuple(worlds), tuple(learners), given
+        self._called = frozenset(data)
+        self._origins = origins_of(self, given, names, lambda _: "python")
+
+    @classmethod
+    def from_toml(
+        cls, path: FilePath | str, sets: Sequence[str] = (), *, quick: bool = False
+    ) -> Study:
+        """Return the study of a TOML file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        sets
+            Changes such as ``"rounds=50"`` or ``"learner[0].batch_size=64"``; see `files.change`.
+            They come after those of ``quick``.
+        quick
+            Whether to take the values of the table ``quick``.
+
+        Raises
+        ------
+        StudyError
+            With one line per mistake, in the file or in the changes.
+        """
+        files = importlib.import_module("rlhf_theory.studies.files")
+        data, origin = files.load(path, sets, quick=quick)
+        study = cls(**data)
+        study._origins = origins_of(study, study._given, _names(data), origin)
+        return study
+
+    @classmethod
+    def from_resolved(cls, table: Mapping[str, Any]) -> Study:
+        """Return the study of a stored `resolved` table, for reading its results.
+
+        Its settings are trusted, not checked again: results can be read where a package that
+        brought a learner is missing, or has another version by now. Running it does check.
+        """
+        study = cls.__new__(cls)
+        study._restore(table)  # noqa: SLF001 (a constructor of this class)
+        return study
+
+    def _restore(self, table: Mapping[str, Any]) -> None:
+        worlds, learners = list(table["worlds"]), list(table["learners"])
+        values = {**table, "worlds": tuple(worlds), "learners": tuple(learners)}
+        super().__init__(**values)
+        self._worlds = tuple(stored_world(w, i) for i, w in enumerate(worlds))
+        self._learners = tuple(stored_learner(le, i) for i, le in enumerate(learners))
+        self._given = dict(table)
+
+    @property
+    def world_items(self) -> tuple[WorldItem, ...]:
+        """The worlds, one per value of every grid."""
+        return self._worlds
+
+    @property
+    def learner_items(self) -> tuple[LearnerItem, ...]:
+        """The learners, one per value of every grid."""
+        return self._learners
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where every value comes from: place to "file", "--set", "python" or "default"."""
+        return self._origins
+
+    def changed(self, values: Mapping[str, Any] | None = None, origin: str = "python") -> Study:
+        """Return the study with other values, checked again.
+
+        Parameters
+        ----------
+        values
+            Name to value, such as ``{"replicas": 1000}``.
+        origin
+            Where they come from, for `origins`.
+        """
+        renamed = {_NAMES.get(k, k): v for k, v in (values or {}).items()}
+        # Entries keep the name that the file has for them, so that messages and origins do too.
+        called = {plural: name for name, plural in _PLURALS.items() if name in self._called}
+        data = {called.get(k, k): v for k, v in {**self._given, **renamed}.items()}
+        study = Study(**data)
+        new = {called.get(k, k) for k in renamed}
+        study._origins = {
+            place: origin if _first(place) in new else self._origins.get(place, found)
+            for place, found in study._origins.items()
+        }
+        return study
+
+    def cells(self) -> list[Cell]:
+        """Return the cells: world by world, learner by learner, then seeds and blocks."""
+        found = []
+        sweeps = itertools.product(_values(self.seed), _values(self.block))
+        settings = list(sweeps)
+        for world, learner in pairs_of(self._worlds, self._learners, lambda *_: None):
+            for seed, block in settings:
+                label = world.label
+                label += f" seed={seed}" if isinstance(self.seed, tuple) else ""
+                label += f" block={block}" if isinstance(self.block, tuple) else ""
+                found.append(self._cell(world, learner, label, seed, block))
+        return found
+
+    def _cell(
+        self, world: WorldItem, learner: LearnerItem, label: str, seed: int, block: int
+    ) -> Cell:
+        online = learner.online
+        return Cell(
+            world=world.spec,
+            learner=learner.spec,
+            world_label=label,
+            learner_label=learner.label,
+            family=world.family,
+            metric=world.metric,
+            n_offline=learner.n_offline,
+            coverage=learner.coverage,
+            rounds=self.rounds if online else None,
+            pairs=None if online else self.pairs,
+            seed=seed,
+            replicas=self.replicas,
+            block=block,
+            metrics=self.record.metrics,
+            # Every number of pairs is recorded; a grid of rounds must not split their keys.
+            grid=self.record.grid if online else "all",
+            points=self.record.points if online else None,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the study with every setting named and no grids of entries, as plain data.
+
+        ``Study(**study.resolved())`` has the same cells.
+        """
+        table: dict[str, Any] = self.model_dump(
+            mode="json", exclude={"worlds", "learners", "quick"}, exclude_none=True
+        )
+        for name in ("seed", "block"):
+            value = getattr(self, name)
+            table[name] = {"grid": list(value)} if isinstance(value, tuple) else value
+        table["run"] = table.pop("run_options")
+        table["worlds"] = [w.written() for w in self._worlds]
+        table["learners"] = [le.written() for le in self._learners]
+        return table
+
+    def run(self, out: FilePath | str | None = None, **options: Any) -> Any:
+        """Run the study, or go on with it; return its results. See `running.run_study`.
+
+        Parameters
+        ----------
+        out
+            Folder of the results; ``results/NAME`` unless given.
+        options
+            ``jobs``, ``backend`` and the others of `running.run_study`.
+        """
+        running = importlib.import_module("rlhf_theory.studies.running")
+        return running.run_study(self, out, **options)
+
+
+_PLURALS = {"world": "worlds", "learner": "learners", "plot": "plots"}
+_NAMES = {**_PLURALS, "run_options": "run"}
+
+
+def _names(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return how a study calls its lists of entries: ``world`` in files, ``worlds`` in Python."""
+    return {role: plural if plural in data else role for role, plural in _PLURALS.items()}
+
+
+def _first(place: str) -> str:
+    """Return the outermost key of a place."""
+    return place.partition(".")[0].partition("[")[0]
+
+
+def _values(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _given(data: Mapping[str, Any], say: Any) -> dict[str, Any]:
+    """Return the arguments as plain data under one name each; entries as lists."""
+    given: dict[str, Any] = {}
+    for key, value in data.items():
+        name = _NAMES.get(key, key)
+        if name in given:
+            say((key,), f"is the same as {name!r}; give one of the two.")
+        if name in ("worlds", "learners"):
+            given[name] = entries_of(value, key, say)
+        else:
+            given[name] = written(value, (key,), say)
+    return {**given, **{k: [] for k in ("worlds", "learners") if k not in given}}
+
+
+def _complaints(error: ValidationError, names: Mapping[str, str]) -> list[Mistake]:
+    """Return what pydantic found in the tables, with the keys that the user wrote."""
+    found = []
+    allowed = {
+        "record": list(Record.model_fields),
+        "run": list(RunOptions.model_fields),
+        "quick": list(Quick.model_fields),
+        "plot": list(PlotSpec.model_fields),
+        "": [f.alias or k for k, f in Study.model_fields.items()],
+    }
+    for complaint in error.errors():
+        first, *rest = complaint["loc"]
+        table = {"plots": "plot", "run_options": "run"}.get(str(first), str(first))
+        here = {**complaint, "loc": (names.get(table, table), *rest)}
+        if first in ("rounds", "replicas", "pairs") and isinstance(complaint["input"], Mapping):
+            here |= {
+                "type": "value_error",
+                "ctx": {"error": "cannot be a grid: give the most, it holds what is smaller."},
+            }
+        found += mistakes_of([here], (), allowed[table if rest and table in allowed else ""])
+    return found
+
+
+def _order(given: Mapping[str, Any], names: Mapping[str, str]) -> Any:
+    """Return a key that sorts mistakes as the study has them."""
+    order = [names.get(k.removesuffix("s"), k) for k in given]
+
+    def key(mistake: Mistake) -> int:
+        first = _first(mistake.place)
+        return order.index(first) if first in order else -1
+
+    return key

@@ -1,0 +1,209 @@
+"""The settings of worlds, learners and parts, read from signatures and type hints."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from rlhf_theory.core import Enhancer, Planner, Policy, Radius
+from rlhf_theory.estimators.confidence import ConfidenceRule
+from rlhf_theory.studies.entries import ROLES, Entry, components
+
+__all__ = ["ENVELOPE", "Setting", "Slot", "inner_hint", "settings_of"]
+
+ENVELOPE = {
+    "world": ("kind", "label", "family", "metric"),
+    "learner": ("kind", "label", "n_offline", "coverage", "worlds"),
+}
+"""Keys of an entry of a study that are no settings of its world or learner."""
+
+_OURS = {"world": ("replicas", "name")}
+"""Arguments that the study gives, not its author."""
+
+_PROTOCOLS: dict[Any, str] = {
+    Enhancer: "enhancer",
+    ConfidenceRule: "radius",
+    Radius: "radius",
+    Policy: "policy",
+    Planner: "planner",
+}
+_PLAIN = (int, float, bool, str, type(None), Any, object)
+_SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
+_TABLES = (dict, collections.abc.Mapping)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a part.
+
+    Attributes
+    ----------
+    role
+        What it must be; a role without names takes ``module:attribute`` only.
+    accepts
+        The type hint.
+    many
+        Whether it takes a list of parts.
+    """
+
+    role: str
+    accepts: Any
+    many: bool = False
+
+    def known(self) -> dict[str, Entry]:
+        """Return the named parts that fit."""
+        return {k: e for k, e in components(self.role).items() if self._fits(e)}
+
+    def _fits(self, entry: Entry) -> bool:
+        if get_origin(self.accepts) is Planner:
+            # A planner of rewards cannot plan for a preference: its type says which it takes.
+            wanted, taken = get_args(self.accepts)[0], _model_of(entry.target)
+            return wanted is Any or taken is Any or taken is wanted
+        if self.accepts is Any or self.accepts in _PROTOCOLS:
+            return True
+        if not inspect.isclass(self.accepts) or entry.problem:
+            return True
+        return inspect.isclass(entry.target) and issubclass(entry.target, self.accepts)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes
+    ----------
+    name
+        Its name.
+    hint
+        Its type.
+    slot
+        What part it takes; None for plain data.
+    make_default
+        Returns the default; None where the setting must be given.
+    """
+
+    name: str
+    hint: Any
+    slot: Slot | None
+    make_default: Callable[[], Any] | None
+
+    @property
+    def optional(self) -> bool:
+        """Whether None is allowed."""
+        return _is_union(self.hint) and type(None) in get_args(self.hint)
+
+
+def inner_hint(hint: Any) -> Any:
+    """Return the hint without ``Annotated``."""
+    return inner_hint(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _model_of(target: Callable[..., Any]) -> Any:
+    """Return the type of model that a planner takes."""
+    call = getattr(target, "__call__", None)  # noqa: B004
+    try:
+        return get_type_hints(call).get("model", Any)
+    except (NameError, TypeError):
+        return Any
+
+
+def _slot(hint: Any) -> Slot | None:
+    hint, origin = inner_hint(hint), get_origin(inner_hint(hint))
+    if hint in _PLAIN or origin is Literal:
+        return None
+    if _is_union(hint):
+        found = [s for s in map(_slot, get_args(hint)) if s is not None]
+        return found[0] if found else None
+    if origin in _SEQUENCES or hint in _SEQUENCES:
+        inner = next((s for s in map(_slot, get_args(hint)) if s is not None), None)
+        return None if inner is None else dataclasses.replace(inner, many=True)
+    if origin in _TABLES or hint in _TABLES:
+        return None
+    role = _PROTOCOLS.get(origin or hint)
+    if role is None and inspect.isclass(hint):
+        role = next((r for r in ROLES if _names(r, hint)), hint.__name__)
+    return None if role is None else Slot(role, hint)
+
+
+def _names(role: str, hint: type) -> bool:
+    """Return whether a named part of the role is of a class."""
+    own = [e.target for e in components(role).values() if e.source == "built in"]
+    return any(inspect.isclass(t) and issubclass(t, hint) for t in own)
+
+
+@cache
+def settings_of(entry: Entry) -> Mapping[str, Setting]:
+    """Return the settings of an entry by name.
+
+    Raises
+    ------
+    ValueError
+        Where its signature does not suit a study: no ``replicas`` in a world, a setting with the
+        name of a key that every entry has.
+    """
+    target, role = entry.target, entry.role
+    described = f"{role} {entry.name!r}"
+    found = _fields(target) if dataclasses.is_dataclass(target) else _parameters(target)
+    for name in _OURS.get(role, ()):
+        if name == "replicas" and name not in found:
+            message = f"{described} must take `replicas`, the number of replicas to make."
+            raise ValueError(message)
+        found.pop(name, None)
+    for name in (*ENVELOPE.get(role, ("kind",)), "version"):
+        if name in found:
+            message = (
+                f"{described} has a setting {name!r}, which every entry of a study has for itself; "
+                "rename it."
+            )
+            raise ValueError(message)
+    return types.MappingProxyType(found)
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    function = target
+    if inspect.isclass(target) and not dataclasses.is_dataclass(target):
+        function = target.__init__
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # names that are imported for type checkers only
+        return {}
+
+
+def _fields(target: Any) -> dict[str, Setting]:
+    hints, found = _hints(target), {}
+    for f in dataclasses.fields(target):
+        if not f.init:
+            continue
+        make: Callable[[], Any] | None = None
+        if f.default_factory is not dataclasses.MISSING:
+            make = f.default_factory
+        elif f.default is not dataclasses.MISSING:
+            make = _constant(f.default)
+        hint = hints.get(f.name, Any)
+        found[f.name] = Setting(f.name, hint, _slot(hint), make)
+    return found
+
+
+def _parameters(target: Any) -> dict[str, Setting]:
+    hints, found = _hints(target), {}
+    for p in inspect.signature(target).parameters.values():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        make = None if p.default is p.empty else _constant(p.default)
+        hint = hints.get(p.name, Any)
+        found[p.name] = Setting(p.name, hint, _slot(hint), make)
+    return found
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value

@@ -1,0 +1,229 @@
+"""The Parquet file of one block: what a run recorded, as a tidy table that describes itself.
+
+The bytes depend on the cell, the replicas, the rounds and the installed versions, never on the time
+or the machine, so that an interrupted run and an undisturbed one leave identical files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhf_theory.errors import check_choice
+from rlhf_theory.experiments.trace import Trace
+from rlhf_theory.studies.recording import recorded_rounds
+
+if TYPE_CHECKING:
+    from rlhf_theory.studies.cells import Cell
+
+__all__ = ["FORMAT", "About", "about_of", "block_table", "difference", "encode", "read_block"]
+
+FORMAT = 1
+"""Of the block files; raised when their columns change meaning."""
+
+_META = b"rlhf_theory"
+_PLACE = ("replica", "round", "n", "labels", "regret")
+_RESERVED = (*_PLACE, "t", "index", "cell")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a block file says about itself.
+
+    Attributes
+    ----------
+    key
+        Key of the cell.
+    first, stop
+        Replicas ``first .. stop - 1``.
+    rounds
+        Rounds ``T`` that it holds; None for an offline cell.
+    metric
+        The metric whose sum over rounds is ``regret``; None for an offline cell.
+    """
+
+    key: str
+    first: int
+    stop: int
+    rounds: int | None
+    metric: str | None
+
+    def serves(self, cell: Cell) -> bool:
+        """Return whether the block needs no further computing for the cell as it is now.
+
+        Rounds and metric are not in the key of a cell: they may have changed since.
+        """
+        rounds = self.rounds is None or cell.rounds is None or self.rounds >= cell.rounds
+        return rounds and (self.metric is None or cell.metric in (None, self.metric))
+
+
+def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarray) -> pa.Table:
+    """Return the table of one block, replica by replica, in order of rounds.
+
+    Parameters
+    ----------
+    cell
+        The cell: which metrics and rounds are kept.
+    first, stop
+        Replicas of the block.
+    trace
+        What `run` recorded of these replicas.
+    start
+        Labels that each replica has before round one, shape ``(R,)``; not read if offline.
+
+    Returns
+    -------
+    Columns ``replica``; ``round`` or ``n``; ``labels``, those that the policy of the row was fitted
+    on; ``regret`` if online, the metric of the cell summed over the policies played before the row;
+    and the metrics. A trace that reports no labels has NaN there.
+
+    Raises
+    ------
+    ValueError
+        If a metric is asked for that was not recorded, or a recorded name is one of our columns.
+    """
+    online = trace.index_name == "round"
+    used = "labels" if online else "n_labels"
+    found = {name: values for name, values in trace.arrays.items() if name != used}
+    clash = [name for name in found if name in _RESERVED]
+    if clash:
+        message = f"A recorded name is taken by a column of every table: {', '.join(clash)}."
+        raise ValueError(message)
+    chosen = list(found) if cell.metrics is None else [m for m in cell.metrics if m not in _PLACE]
+    for name in chosen:
+        check_choice("metric", name, found)
+    metric = _metric(cell, found) if online else None
+
+    columns: dict[str, np.ndarray] = {"labels": _labels(trace, used, start)}
+    if metric is not None:
+        # Summed before rounds are dropped; row t counts the policies of the rounds before it.
+        sums = np.cumsum(found[metric][:, :-1], axis=1)
+        columns["regret"] = np.concatenate([np.zeros((stop - first, 1)), sums], axis=1)
+    columns |= {name: found[name] for name in chosen}
+
+    kept = np.arange(len(trace.index))
+    if online:
+        kept = recorded_rounds(len(trace.index) - 1, cell.grid, cell.points)
+    place = {
+        "replica": np.repeat(np.arange(first, stop, dtype=np.int32), len(kept)),
+        trace.index_name: np.tile(trace.index[kept].astype(np.int64), stop - first),
+    }
+    about = {
+        "format": FORMAT,
+        "key": cell.key,
+        "first": first,
+        "stop": stop,
+        "rounds": cell.rounds,
+        "metric": metric,
+        "versions": trace.settings.get("versions", {}),
+    }
+    table = pa.table(place | {name: v[:, kept].ravel() for name, v in columns.items()})
+    return table.replace_schema_metadata({_META: json.dumps(about, sort_keys=True).encode()})
+
+
+def _metric(cell: Cell, found: dict[str, np.ndarray]) -> str:
+    """Return the name of the metric that regret sums; it need not be among the kept ones."""
+    if cell.metric is None:
+        return next(name for name in ("gap", "exploitability", *found) if name in found)
+    check_choice("metric", cell.metric, found)
+    return cell.metric
+
+
+def _labels(trace: Trace, used: str, start: np.ndarray) -> np.ndarray:
+    """Return labels behind the policy of each row, shape ``(R, T + 1)``."""
+    shape = (trace.n_replicas, len(trace.index))
+    counts = trace.arrays.get(used)
+    if used == "n_labels":
+        return np.full(shape, np.nan) if counts is None else counts
+    # A round reports the labels after its batch; the policy fitted on them is that of the next row.
+    later = np.full((shape[0], shape[1] - 1), np.nan) if counts is None else counts[:, :-1]
+    before = np.broadcast_to(np.asarray(start, dtype=np.float64), (shape[0],))
+    return np.concatenate([before[:, None], later], axis=1)
+
+
+def encode(table: pa.Table) -> bytes:
+    """Return the bytes of the Parquet file, with a checksum on every page."""
+    sink = pa.BufferOutputStream()
+    # Dictionaries pay for what repeats, and cost time for what does not.
+    repeated = [name for name in ("replica", "round", "n") if name in table.column_names]
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=repeated, write_page_checksum=True
+    )
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def read_block(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, About]:
+    """Read a block file and check it.
+
+    Raises
+    ------
+    ValueError
+        If the file is none of ours, is cut off, or fails a checksum.
+    OSError
+        If it cannot be opened.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            wanted = names if columns is None else [c for c in names if c in columns]
+            # One thread: callers read many files at a time.
+            table = file.read(columns=wanted, use_threads=False)
+            about = about_of(table)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        message = f"{path} must be a block of a study; it cannot be read ({error})."
+        raise ValueError(message) from error
+    if (about.key, f"r{about.first:06d}-{about.stop:06d}") != (path.parent.name, path.stem):
+        message = f"{path} must hold the block that its name says; it holds {about}."
+        raise ValueError(message)
+    return table, about
+
+
+def about_of(table: pa.Table) -> About:
+    """Return what the table of a block says about itself; ``ValueError`` if it says nothing."""
+    says: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    if says.get("format") != FORMAT:
+        message = f"its format must be {FORMAT}; got {says.get('format')}"
+        raise ValueError(message)
+    return About(**{name: says[name] for name in ("key", "first", "stop", "rounds", "metric")})
+
+
+def difference(old: pa.Table, new: pa.Table) -> str | None:
+    """Say where a longer run does not repeat a shorter one, or return None.
+
+    Compared are the rounds that both hold, exactly. NaN equals NaN; and what the round played by
+    the last policy of ``old`` reports was not known then.
+    """
+    if set(old.column_names) != set(new.column_names):
+        both = f"{sorted(old.column_names)}; now {sorted(new.column_names)}"
+        return f"the columns were {both}"
+    t_old, t_new = (table["round"].to_numpy() for table in (old, new))
+    r_old, r_new = (table["replica"].to_numpy() for table in (old, new))
+    last = t_old.max(initial=0)
+    at_old, at_new = _shared_rows(r_old, t_old, r_new, t_new)
+    for name in new.column_names:
+        before, now = old[name].to_numpy()[at_old], new[name].to_numpy()[at_new]
+        with np.errstate(invalid="ignore"):
+            same = (before == now) | (np.isnan(before) & (np.isnan(now) | (t_old[at_old] == last)))
+        if not same.all():
+            k = int(np.argmin(same))
+            where = f"replica {r_old[at_old][k]} at round {t_old[at_old][k]}"
+            return f"{name} of {where} was {float(before[k])!r} and is now {float(now[k])!r}"
+    return None
+
+
+def _shared_rows(
+    r_old: np.ndarray, t_old: np.ndarray, r_new: np.ndarray, t_new: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of both tables that hold the same replica and round."""
+    wide = int(max(t_old.max(initial=0), t_new.max(initial=0))) + 1
+    old, new = (r.astype(np.int64) * wide + t for r, t in ((r_old, t_old), (r_new, t_new)))
+    _, at_old, at_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
+    return at_old, at_new

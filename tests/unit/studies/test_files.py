@@ -1,0 +1,214 @@
+"""Study files and changes from the command line."""
+
+import pytest
+
+from rlhf_theory.studies.files import change, value_of
+from rlhf_theory.studies.messages import StudyError
+from rlhf_theory.studies.schema import Study
+
+TEXT = """
+format = 1
+name = "easy"
+rounds = 20
+pairs = [10, 100]
+replicas = 8
+
+[quick]
+replicas = 2
+record = { points = 3 }
+
+[record]
+grid = "log"
+
+[[world]]
+kind = "linear"
+label = "easy"
+dim = { grid = [4, 8] }
+
+[[world]]
+kind = "intransitive"
+
+[[learner]]
+kind = "online-iterative"
+enhancer = { grid = ["optimistic", { kind = "uniform" }] }
+radius = { kind = "scaled", multiplier = { grid = [0.1, 1] }, rule = "r2-prime" }
+
+[[learner]]
+kind = "offline-greedy"
+
+[[plot]]
+kind = "suboptimality"
+style = "neurips2024"
+
+[run]
+jobs = 2
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "easy.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def test_a_file_is_a_study(file):
+    study = Study.from_toml(file)
+    assert len(study.cells()) == 3 * (4 + 1)
+    assert study.plots[0].venue == "neurips2024"
+    assert study.run_options.jobs == 2
+    assert study.origins["world[0].dim.grid[1]"] == "file"
+    assert study.origins["world[0].actions"] == "default"
+    assert study.origins["learner[0].radius.rule.kind"] == "file"
+    assert study.origins["learner[0].radius.rule.delta"] == "default"
+    assert set(study.origins.values()) == {"file", "default"}
+
+
+def test_the_quick_form_changes_what_it_names(file):
+    study = Study.from_toml(file, quick=True)
+    assert (study.replicas, study.rounds, study.record.points) == (2, 20, 3)
+    assert study.origins["replicas"] == "quick"
+    assert study.origins["record.points"] == "quick"
+    assert study.origins["record.grid"] == "file"
+    assert Study.from_toml(file, ["replicas=5"], quick=True).replicas == 5
+    file.write_text(TEXT.replace("[quick]", "[quik]"), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"quick: is missing in .*easy.toml"):
+        Study.from_toml(file, quick=True)
+
+
+def cells_after(file, *sets):
+    study = Study.from_toml(file, sets)
+    return study, study.cells()
+
+
+def test_a_change_at_the_top(file):
+    study, _ = cells_after(file, "rounds=50", "record.grid=all", "run.backend=serial")
+    assert (study.rounds, study.record.grid, study.run_options.backend) == (50, "all", "serial")
+    for place in ("rounds", "record.grid", "run.backend"):
+        assert study.origins[place] == "--set"
+    assert study.origins["run.jobs"] == "file"
+
+
+def test_a_change_without_number_reaches_all_that_have_the_setting(file):
+    study, cells = cells_after(file, "world.dim=3", "learner.batch_size=4")
+    assert {c.world["dim"] for c in cells} == {3}
+    assert {c.learner.get("batch_size", 4) for c in cells} == {4}
+    assert study.origins["world[0].dim"] == "--set"
+    assert study.origins["world[1].dim"] == "--set"
+    assert study.origins["learner[0].batch_size"] == "--set"
+    assert "learner[1].batch_size" not in study.origins
+
+
+def test_a_change_of_one_entry(file):
+    _, cells = cells_after(file, "world[1].dim=3")
+    assert {c.world["dim"] for c in cells} == {3, 4, 8}
+    _, cells = cells_after(file, "worlds[0].dim={ grid = [2, 6] }")
+    assert {c.world["dim"] for c in cells} == {2, 4, 6}
+
+
+def test_a_change_inside_parts_goes_through_names_defaults_and_grids(file):
+    study, cells = cells_after(
+        file,
+        "learner[0].radius.rule.delta=0.2",
+        "learner[0].enhancer.form=free",
+        "learner[1].planner=argmax",
+    )
+    online = [c for c in cells if c.online]
+    assert {c.learner["radius"]["rule"]["delta"] for c in online} == {0.2}
+    forms = {(c.learner["enhancer"]["kind"], c.learner["enhancer"].get("form")) for c in online}
+    assert forms == {("optimistic", "free"), ("uniform", None)}
+    assert study.origins["learner[0].enhancer.grid[0].form"] == "--set"
+    assert study.origins["learner[0].enhancer.grid[0].kind"] == "file"
+
+
+def test_a_change_of_the_default_part_keeps_its_other_settings(file):
+    _, cells = cells_after(file, "learner[1].planner={ kind = 'best-of-n', n = 4 }")
+    assert {c.learner["planner"]["kind"] for c in cells if not c.online} == {"best-of-n"}
+    file.write_text(TEXT.replace("radius = {", "# radius = {"), encoding="utf-8")
+    _, cells = cells_after(file, "learner.radius.lam=2")
+    radii = [c.learner["radius"] for c in cells if c.online]
+    assert all(r == {"kind": "constant", "version": 1, "beta": 1.0, "lam": 2.0, "scale": 1.0}
+               for r in radii)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("rounds", "must be PLACE=VALUE"),
+        ("=3", "must be PLACE=VALUE"),
+        ("learner[0.x=3", "must be PLACE=VALUE"),
+        ("world.dmi=3", "no world has a setting 'dmi'; .*Did you mean 'dim'"),
+        ("learner.planner.tie=3", "its planner is of a kind without it. Change learner.planner as"),
+        ("world[2].dim=3", "must have a number from 0 to 1"),
+        ("world[0]=3", "must have a number from 0 to 1, and then a setting"),
+        ("rounds.x=3", "leads into a value that is no table"),
+        ("rounds=[1", "is no value in TOML"),
+        ("rounds=1\nx = 2", "is more than one value"),
+        ("plot[1].band=quantiles", "must have a number from 0 to 0"),
+    ],
+)
+def test_changes_that_name_nothing_say_what_there_is(file, item, message):
+    with pytest.raises(StudyError, match=message):
+        Study.from_toml(file, [item])
+
+
+def test_changed_values_pass_the_same_checks(file):
+    with pytest.raises(StudyError) as caught:
+        Study.from_toml(file, ["rounds=-1", "world[0].dim=0", "record.gird=all"])
+    assert str(caught.value).splitlines() == [
+        "rounds: must be at least 0; got -1.",
+        "record.gird: unknown key; allowed are 'metrics', 'grid', 'points'. Did you mean 'grid'?",
+        "world[0].dim: dim must be at least 1; got 0.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("uniform", "uniform"),
+        ('"3"', "3"),
+        ("[1, 2]", [1, 2]),
+        ("{ grid = [1] }", {"grid": [1]}),
+        ("r2-prime", "r2-prime"),
+        ("my_module:Thing", "my_module:Thing"),
+    ],
+)
+def test_values_are_toml_and_bare_words_are_text(text, value):
+    assert value_of(text) == value
+    assert type(value_of(text)) is type(value)
+
+
+def test_a_plot_can_be_changed():
+    data = {"plot": [{"kind": "regret"}, {"kind": "pairs"}]}
+    assert change(data, "plot.style=icml2024") == {("plot", 0, "style"), ("plot", 1, "style")}
+    assert [p["style"] for p in data["plot"]] == ["icml2024", "icml2024"]
+
+
+def test_files_that_are_no_studies(tmp_path):
+    with pytest.raises(StudyError, match=r"none.toml cannot be read: No such file"):
+        Study.from_toml(tmp_path / "none.toml")
+    file = tmp_path / "broken.toml"
+    file.write_text("format = 1\nname = easy\n", encoding="utf-8")
+    with pytest.raises(
+        StudyError, match=r"line 2, column \d+, is no TOML: .*there is: name = easy"
+    ):
+        Study.from_toml(file)
+    file.write_text('name = "easy', encoding="utf-8")
+    with pytest.raises(StudyError, match="is no TOML"):
+        Study.from_toml(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(StudyError, match="not text in UTF-8"):
+        Study.from_toml(file)
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(StudyError) as caught:
+        Study.from_toml(file)
+    assert len(str(caught.value).splitlines()) >= 1
+
+
+def test_one_table_instead_of_a_list_is_one_entry(file):
+    text = TEXT.replace("[[plot]]", "[plot]")
+    file.write_text(text, encoding="utf-8")
+    assert len(Study.from_toml(file, ["plot.metric=gap"]).plots) == 1

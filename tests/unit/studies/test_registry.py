@@ -1,0 +1,229 @@
+"""Entries by name, from plain data to objects and back."""
+
+import importlib.metadata
+import sys
+import types
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import rlhf_theory as rt
+from rlhf_theory.algorithms.catalogue import CATALOGUE
+from rlhf_theory.core import Enhancer
+from rlhf_theory.estimators.confidence import R2Prime, Scaled
+from rlhf_theory.studies import entries, registry
+from rlhf_theory.studies.resolve import Resolver
+from rlhf_theory.studies.signatures import settings_of
+
+
+def resolved(role, given):
+    mistakes = []
+    spec = Resolver(lambda path, text: mistakes.append((path, text))).entry(role, given)
+    assert not mistakes
+    return spec
+
+
+@pytest.mark.parametrize("kind", [k for k in CATALOGUE if ": " not in k])
+def test_a_learner_survives_the_way_through_plain_data(kind):
+    spec = resolved("learner", {"kind": kind})
+    learner = registry.build_learner(spec)
+    assert type(learner) is CATALOGUE[kind][0]
+    assert repr(learner) == repr(CATALOGUE[kind][0]())  # the defaults are those of the class
+    assert registry.spec_of(learner) == spec
+    assert registry.is_online(spec) == hasattr(CATALOGUE[kind][0], "step")
+
+
+@pytest.mark.parametrize("kind", list(rt.worlds.CATALOGUE))
+def test_a_world_from_plain_data_is_the_world_of_the_function(kind):
+    spec = resolved("world", {"kind": kind})
+    made = registry.build_world(spec, 3)
+    plain = rt.worlds.CATALOGUE[kind][0](replicas=3)
+    assert made.n_replicas == 3
+    assert dict(made.settings) == dict(plain.settings)
+    np.testing.assert_array_equal(made.preferences, plain.preferences)
+    np.testing.assert_array_equal(made.population[0].phi, plain.population[0].phi)
+
+
+@pytest.mark.parametrize("role", ["enhancer", "radius", "planner", "policy"])
+def test_every_part_survives_the_way_through_plain_data(role):
+    needed = {
+        "constant": {"beta": 2.0},
+        "scaled": {"multiplier": 0.5, "rule": "r4"},
+        "best-of-n": {"n": 4.0},
+    }
+    for kind in registry.components(role):
+        mistakes = []
+        resolver = Resolver(lambda path, text: mistakes.append((path, text)))  # noqa: B023
+        slot = entries.find(role, kind)
+        spec = resolver._settings(slot, {"kind": kind, **needed.get(kind, {})}, ("part",))
+        assert not mistakes, (kind, mistakes)
+        assert registry.spec_of(registry.build_component(role, spec)) == spec
+
+
+def test_nested_objects_become_nested_specs():
+    learner = rt.OnlineIterative(
+        radius=Scaled(R2Prime(theta_bound=2.0), 0.1), enhancer=rt.enhancers.Uniform()
+    )
+    spec = registry.spec_of(learner)
+    assert spec["radius"]["kind"] == "scaled"
+    assert spec["radius"]["rule"] == {
+        "kind": "r2-prime",
+        "version": 1,
+        "theta_bound": 2.0,
+        "delta": 0.05,
+        "lam": 1.0,
+        "z_max": None,
+        "scale": 1.0,
+    }
+    assert repr(registry.build_learner(spec)) == repr(learner)
+
+
+def test_only_planners_for_the_model_of_a_learner_are_offered():
+    """A planner of rewards cannot plan for preferences; the type hints say which is which."""
+    known = {
+        kind: set(settings_of(registry.find("learner", kind))["planner"].slot.known())
+        for kind in ("online-iterative", "nash-game", "offline-pessimistic")
+    }
+    assert known["online-iterative"] == {"gibbs", "argmax", "best-of-n", "chi-squared"}
+    assert known["nash-game"] == {"nash", "pessimistic-nash", "unregularised-nash"}
+    assert known["offline-pessimistic"] == set(registry.components("planner"))
+
+
+def test_unknown_kinds_list_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"unknown world 'linaer'.*'linear'.*Did you mean 'linear'"
+    ):
+        registry.find("world", "linaer")
+    with pytest.raises(ValueError, match="cannot be loaded: ModuleNotFoundError"):
+        registry.build_learner({"kind": "no_such_module:Thing"})
+    with pytest.raises(ValueError, match="cannot be loaded: AttributeError"):
+        registry.build_learner({"kind": "rlhf_theory:NoSuchLearner"})
+    with pytest.raises(ValueError, match="must be a class or a function; got tuple"):
+        registry.build_learner({"kind": "rlhf_theory.studies.entries:ROLES"})
+
+
+def test_another_version_is_refused():
+    spec = resolved("learner", {"kind": "offline-greedy"})
+    with pytest.raises(ValueError, match="version 1 here, and the study was resolved with"):
+        registry.build_learner({**spec, "version": 7})
+
+
+def test_what_cannot_be_written_down_says_so():
+    with pytest.raises(ValueError, match="object of a dataclass, or a table"):
+        registry.spec_of(object())
+    with pytest.raises(
+        ValueError, match=r"planner of OnlineIterative: must be an object of a data"
+    ):
+        registry.spec_of(rt.OnlineIterative(planner=lambda *_: None))
+
+    @dataclass(frozen=True)
+    class Local:
+        pass
+
+    with pytest.raises(ValueError, match="workers could not import it"):
+        registry.spec_of(Local())
+    with pytest.raises(ValueError, match=r"must be finite; got nan"):
+        registry.plain(float("nan"))
+    with pytest.raises(ValueError, match="must be plain data"):
+        registry.plain([np.zeros(2)])
+
+
+def test_plain_data_do_not_depend_on_how_they_came():
+    values = {"a": (1, np.int64(2)), "b": np.float64(0.5), "c": [-0.0]}
+    assert registry.plain(values) == {"a": [1, 2], "b": 0.5, "c": [0.0]}
+    assert str(registry.plain(-0.0)) == "0.0"
+    assert type(registry.plain(np.bool_(True))) is bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """A learner from elsewhere."""
+
+    powers: tuple[float, ...] = (1.0, 2.0)
+    mixed: int | float = 1
+    explorers: tuple[Enhancer, ...] = field(default_factory=lambda: (rt.enhancers.Uniform(),))
+
+    VERSION: ClassVar[int] = 3
+
+    def __call__(self, problem, data, key):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    module = types.ModuleType("outside_module")
+    module.Outside = Outside
+    module.world = lambda *, replicas, dim=2: "no world"
+    module.forgetful = lambda *, dim=2: None
+    module.clash = lambda *, replicas, label="x": None
+    monkeypatch.setitem(sys.modules, "outside_module", module)
+    monkeypatch.setattr(Outside, "__module__", "outside_module")
+    yield module
+    registry.refresh()
+
+
+def test_a_learner_by_address_has_its_version_in_the_spec(outside):
+    spec = resolved("learner", {"kind": "outside_module:Outside", "powers": [1, 2, 3]})
+    assert spec == {
+        "kind": "outside_module:Outside",
+        "version": 3,
+        "powers": [1.0, 2.0, 3.0],
+        "mixed": 1.0,  # where a fraction is allowed 1 is 1.0: one result, one key
+        "explorers": [{"kind": "uniform", "version": 1}],
+    }
+    learner = registry.build_learner(spec)
+    assert learner.powers == (1.0, 2.0, 3.0)
+    assert isinstance(learner.explorers[0], rt.enhancers.Uniform)
+    assert registry.spec_of(learner) == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("world", "must return a World; got str"),
+        ("forgetful", "must take `replicas`"),
+        ("clash", "has a setting 'label', which every entry"),
+    ],
+)
+def test_worlds_that_do_not_suit_a_study_say_why(outside, name, message):
+    found = []
+    kind = {"kind": f"outside_module:{name}"}
+    assert Resolver(lambda path, text: found.append(text)).entry("world", kind) is None
+    assert len(found) == 1
+    assert message in found[0]
+
+
+def test_broken_plugins_are_quiet_until_they_are_asked_for(monkeypatch):
+    broken = importlib.metadata.EntryPoint(
+        "broken", "no_such_package:Learner", "rlhf_theory.learners"
+    )
+    shadow = importlib.metadata.EntryPoint(
+        "offline-greedy", "no_such_package:Learner", "rlhf_theory.learners"
+    )
+    monkeypatch.setattr(
+        entries, "entry_points", lambda group: [broken, shadow] if "learn" in group else []
+    )
+    registry.refresh()
+    try:
+        assert "broken" in registry.learners()
+        assert "cannot be loaded" in registry.learners()["broken"].problem
+        assert registry.learners()["offline-greedy"].problem == ""  # names here stay ours
+        resolved("learner", {"kind": "same-law-pairs"})
+        with pytest.raises(ValueError, match=r"broken' .*cannot be loaded: ModuleNotFoundError"):
+            registry.build_learner({"kind": "broken"})
+    finally:
+        registry.refresh()
+
+
+def test_every_learner_runs_in_every_world():
+    """Two rounds, or two numbers of pairs, with finite metrics: 64 combinations today."""
+    for kind in rt.worlds.CATALOGUE:
+        world = registry.build_world(resolved("world", {"kind": kind}), 2)
+        metric = "gap" if world.reward is not None else "exploitability"
+        for name in registry.learners():
+            spec = resolved("learner", {"kind": name})
+            length = {"n_rounds": 2} if registry.is_online(spec) else {"n": [5, 40]}
+            trace = rt.run(registry.build_learner(spec), world, **length)
+            assert np.isfinite(trace[metric]).all(), (kind, name)

@@ -1,0 +1,217 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import rlhf_theory as rt
+from rlhf_theory.evaluation.comparisons import holm
+from rlhf_theory.evaluation.statistics import mean_interval, slope_bootstrap
+from rlhf_theory.policies import ReferencePolicy
+from rlhf_theory.studies.registry import build_learner, build_world
+from rlhf_theory.studies.result import StudyResult
+from tests.helpers.studied import WORLDS, small_result
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return small_result(tmp_path_factory.mktemp("study"))
+
+
+def direct(cell):
+    """Run a cell with the runner, without any of the study's machinery."""
+    size = {"n_rounds": cell.rounds} if cell.online else {"n": list(cell.pairs)}
+    world = build_world(cell.world, cell.replicas)
+    return rt.run(build_learner(cell.learner), world, seed=cell.seed, block=cell.block, **size)
+
+
+def test_curves_are_the_runs_themselves(result):
+    table = result.to_pandas()
+    for cell in result.cells:
+        trace, part = direct(cell), table[table["cell"] == cell.key]
+        metric = part["metric"].iloc[0]
+        values = part.pivot_table(index="replica", columns="t", values=metric)
+        np.testing.assert_array_equal(values.columns, trace.index)
+        np.testing.assert_array_equal(values.to_numpy(), trace[metric])
+    assert set(table["metric"]) == {"gap", "exploitability"}
+    assert table.groupby("world")["metric"].unique().map(list).to_dict() == {
+        "easy dim=2": ["gap"],
+        "easy dim=3": ["gap"],
+        "game": ["exploitability"],
+    }
+
+
+def test_regret_is_the_sum_over_earlier_rounds(result):
+    table = result.to_pandas()
+    online = table[(table["learner"] == "GSHF") & (table["world"] == "game")]
+    for _, part in online.groupby("replica"):
+        ordered = part.sort_values("t")
+        want = np.concatenate([[0.0], np.cumsum(ordered["exploitability"].to_numpy())[:-1]])
+        np.testing.assert_allclose(ordered["regret"], want, rtol=1e-13)
+    assert table.loc[table["learner"] == "greedy", "regret"].isna().all()
+
+
+def test_columns_hold_what_varies_and_only_that(result):
+    table = result.to_pandas()
+    assert {"world.dim", "world.kind", "learner.kind"} <= set(table.columns)
+    assert "world.actions" not in table.columns
+    assert "seed" not in table.columns
+    assert list(table.columns[:5]) == ["cell", "world", "learner", "family", "metric"]
+
+
+def test_final_rows_are_the_last_of_every_replica(result):
+    final = result.to_pandas("final")
+    assert len(final) == len(result.cells) * 12
+    assert final.groupby("index")["t"].unique().map(list).to_dict() == {"n": [40], "round": [6]}
+    with pytest.raises(ValueError, match="level must be one of curves, final; got 'end'"):
+        result.to_pandas("end")
+
+
+def test_changing_the_table_leaves_the_result_alone(result):
+    table = result.to_pandas()
+    table["gap"] = 0.0
+    assert result.to_pandas()["gap"].max() > 0
+
+
+def test_the_summary_is_mean_interval_and_quantiles(result):
+    summary = result.summary()
+    assert len(summary) == 6
+    row = summary[(summary["world"] == "easy dim=3") & (summary["learner"] == "GSHF")].iloc[0]
+    cell = next(c for c in result.cells if c.world_label == "easy dim=3" and c.online)
+    values = direct(cell)["gap"][:, -1]
+    want = mean_interval(values)
+    assert (row["mean"], row["lower"], row["upper"]) == (want.value, want.lower, want.upper)
+    np.testing.assert_allclose(
+        row[["q05", "median", "q95"]].astype(float), np.quantile(values, [0.05, 0.5, 0.95])
+    )
+    assert (row["replicas"], row["index"], row["t"]) == (12, "round", 6)
+
+
+def test_a_summary_can_be_of_an_earlier_point_and_of_other_metrics(result):
+    early = result.summary(at=5, metrics=["kl", "labels"])
+    assert len(early) == 12
+    row = early[(early["learner"] == "GSHF") & (early["metric"] == "labels")].iloc[0]
+    assert (row["index"], row["t"]) == ("round", 5)
+    assert 0 < row["mean"] <= 5 * 8
+    with pytest.raises(
+        ValueError, match=r"metric must be one of .*; got 'gapp'\. Did you mean 'gap'"
+    ):
+        result.summary(metrics=["gapp"])
+
+
+def test_comparisons_are_paired_by_replica(result):
+    table = result.compare("GSHF", "greedy")
+    assert list(table["world"]) == list(WORLDS)
+    values = result.values()
+    for row in table.itertuples():
+        first, second = values[row.world]["GSHF"], values[row.world]["greedy"]
+        difference = (first - second).to_numpy()
+        assert row.difference == pytest.approx(difference.mean(), rel=1e-12)
+        assert row.better == pytest.approx(np.mean(difference < 0) + 0.5 * np.mean(difference == 0))
+        want = mean_interval(difference)
+        assert (row.difference_lower, row.difference_upper) == (want.lower, want.upper)
+    np.testing.assert_allclose(table["adjusted"], holm(table["p_value"].to_numpy()))
+
+
+def test_all_pairs_a_baseline_and_two_learners_agree(result):
+    pair, against = result.compare("GSHF", "greedy"), result.compare(baseline="greedy")
+    pd.testing.assert_frame_equal(pair, against)
+    every = result.compare()
+    np.testing.assert_allclose(every["difference"], -pair["difference"])
+    assert list(every["first"].unique()) == ["greedy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("GSHF",), "two learners, or a baseline"),
+        (("GSHF", "greedi"), r"learner must be one of greedy, GSHF; got 'greedi'\. Did you mean"),
+    ],
+)
+def test_comparisons_of_unknown_or_single_learners_raise(result, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        result.compare(*arguments)
+
+
+def test_failed_replicas_are_left_out_of_their_pairs(result, monkeypatch):
+    values = result.values()
+    values["game"]["GSHF"] = values["game"]["GSHF"].iloc[3:]
+    monkeypatch.setattr(result, "values", lambda *_: values)
+    row = result.compare("GSHF", "greedy").set_index("world").loc["game"]
+    difference = (values["game"]["GSHF"] - values["game"]["greedy"].iloc[3:]).to_numpy()
+    assert (row["n_replicas"], row["difference"]) == (9, pytest.approx(difference.mean()))
+    scores = result.scores().set_index(["family", "learner"])["score"]
+    assert ("games", "GSHF") not in scores.index
+    assert ("rewards", "GSHF") in scores.index
+
+
+def test_scores_are_shares_of_the_way_from_the_reference(result):
+    scores = result.scores().set_index(["family", "learner"])
+    values = result.values()
+    shares = {}
+    for cell in result.cells:
+        base = build_world(cell.world, 12).evaluate(ReferencePolicy())[cell.metric]
+        metric = values[cell.world_label][cell.learner_label].to_numpy()
+        shares[cell.world_label, cell.learner_label] = np.clip(1 - metric / base, 0, 1).mean()
+    for learner in ("greedy", "GSHF"):
+        want = np.mean([shares[w, learner] for w in WORLDS[:2]])
+        assert scores.loc[("rewards", learner), "score"] == pytest.approx(want, rel=1e-12)
+        want = np.mean([shares[w, learner] for w in WORLDS])
+        assert scores.loc[("all worlds", learner), "score"] == pytest.approx(want, rel=1e-12)
+
+
+def test_rates_are_slopes_of_mean_curves(result):
+    table = result.rates((2, 6))
+    cell = next(c for c in result.cells if c.world_label == "game" and c.online)
+    row = table[(table["world"] == "game") & (table["learner"] == "GSHF")].iloc[0]
+    fit = slope_bootstrap(np.arange(7), direct(cell)["exploitability"], window=(2, 6))
+    assert (row["slope"], row["lower"], row["upper"]) == pytest.approx((fit.value, *fit.ends))
+    offline = table[table["learner"] == "greedy"]
+    assert offline["slope"].isna().all()
+    assert offline["remark"].str.contains("at least two different positive x").all()
+
+
+def test_the_window_of_rates_is_the_late_part(result):
+    row = result.rates().set_index(["world", "learner"]).loc[("game", "GSHF")]
+    # Two thirds of the decades from 1 to 6 begin at 6^(1/3) = 1.8.
+    assert (row["from"], row["to"]) == pytest.approx((2.0, 6.0))
+
+
+def test_exports_hold_the_table(result, tmp_path):
+    frame = pd.read_csv(result.export(tmp_path / "final.csv", "final"))
+    assert len(frame) == 72
+    frame = pd.read_parquet(result.export(tmp_path / "curves.parquet"))
+    pd.testing.assert_frame_equal(
+        frame, result.to_pandas(), check_dtype=False, check_categorical=False
+    )
+    with pytest.raises(ValueError, match=r"suffix must be one of \.csv, \.parquet; got '\.xlsx'"):
+        result.export(tmp_path / "a.xlsx")
+
+
+def test_a_result_shows_itself(result):
+    assert repr(result) == "StudyResult('small': 6 cells, 18 of 18 blocks done, 0 failed)"
+    assert "<table" in result._repr_html_()
+    figure = result.plot("suboptimality", facet="world")
+    assert "12 replicas" in figure.caption
+
+
+def test_a_folder_can_be_opened_again(result):
+    again = StudyResult(result.folder.path)
+    assert [c.key for c in again.cells] == [c.key for c in result.cells]
+    pd.testing.assert_frame_equal(again.to_pandas(), result.to_pandas())
+    assert again.tally is None
+    assert result.tally.done == 18
+
+
+def test_status_counts_blocks_per_cell(result):
+    status = result.status()
+    assert list(status["blocks"]) == list(status["done"]) == [3] * 6
+    assert list(status["failed"]) == [0] * 6
+    assert (status["seconds"] > 0).all()
+    assert result.failures() == {}
+
+
+def test_other_folders_are_no_results(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="must be the folder of a study"):
+        StudyResult(tmp_path)
+    with pytest.raises(ValueError, match="must be the folder of a study"):
+        StudyResult(tmp_path / "missing")
