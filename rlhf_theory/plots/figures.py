@@ -90,6 +90,6 @@ def save(
         fig.set_layout_engine("none")
     for kind in kinds:
         write_atomic(folder / f"{stem}.{kind}", figure_bytes(fig, kind))
-    numbers = plotted_numbers(fig).to_csv(index=False, lineterminator="\n")
+    numbers = plotted_numbers(fig).to_csv(index=False, lineterminator="\n", float_format="%.10g")
     write_atomic(folder / f"{stem}.csv", numbers.encode())
     write_atomic(folder / "caption.txt", (caption.strip() + "\n").encode())

@@ -1,0 +1,105 @@
+"""What stands for a series: a line and a band over its replicas, and how a caption says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_theory.errors import check_choice, check_probability
+from rlhf_theory.evaluation.bands import simultaneous_band
+from rlhf_theory.evaluation.statistics import mean_interval, quantiles
+from rlhf_theory.plots.studies.frames import Series
+from rlhf_theory.plots.studies.words import percent, replica_words, where
+
+__all__ = ["BANDS", "Drawn", "check_band", "line_and_band", "sentences"]
+
+BANDS = ("interval", "quantiles", "simultaneous")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A line and its band over ``T`` points.
+
+    Attributes
+    ----------
+    middle, lower, upper
+        Shape ``(T,)``; both ends are None where there is no band.
+    infinite
+        Number of replicas with an infinite value; the line is the median then.
+    """
+
+    middle: np.ndarray
+    lower: np.ndarray | None
+    upper: np.ndarray | None
+    infinite: int = 0
+
+
+def check_band(band: str, level: float) -> None:
+    """Raise ``ValueError`` unless both have a meaning."""
+    check_choice("band", band, BANDS)
+    check_probability("level", level)
+
+
+def line_and_band(values: np.ndarray, band: str = "interval", level: float = 0.95) -> Drawn:
+    """Return what is drawn for values of shape ``(R, T)``.
+
+    Parameters
+    ----------
+    values
+        One curve per replica, without NaN.
+    band
+        ``"interval"``: pointwise bootstrap interval of the mean; ``"quantiles"``: 5 to 95 % of the
+        replicas; ``"simultaneous"``: a band that holds the whole mean curve.
+    level
+        Coverage of the first and the last.
+
+    Returns
+    -------
+    The mean with its band. If a replica is infinite anywhere, the mean and its intervals are
+    too: the line is then the median of all replicas, without a band.
+    """
+    infinite = int(np.isinf(values).any(axis=1).sum())
+    if infinite:
+        # A value that is there, not halfway between two: between a number and infinity is none.
+        middle = np.quantile(values, 0.5, axis=0, method="inverted_cdf")
+        return Drawn(np.where(np.isfinite(middle), middle, np.nan), None, None, infinite)
+    if len(values) == 1:
+        return Drawn(values[0], None, None)
+    if band == "quantiles":
+        lower, upper = quantiles(values, (0.05, 0.95))
+        return Drawn(values.mean(axis=0), lower, upper)
+    make = simultaneous_band if band == "simultaneous" else mean_interval
+    interval = make(values, level=level)
+    if not (np.all(np.isfinite(interval.lower)) and np.all(np.isfinite(interval.upper))):
+        return Drawn(interval.value, None, None)
+    return Drawn(interval.value, interval.lower, interval.upper)
+
+
+def sentences(drawn: list[tuple[Series, Drawn]], band: str, level: float) -> list[str]:
+    """Return what the caption says about lines, bands, replicas and infinite values."""
+    count = replica_words(s for s, _ in drawn)
+    if all(s.n_replicas == 1 for s, _ in drawn):
+        return ["Lines: the only replica; there is no band."]
+    share = percent(level)
+    words = {
+        "interval": f"{share} bootstrap intervals of the mean over replicas, at each point",
+        "quantiles": "5 % to 95 % quantiles of the replicas",
+        "simultaneous": f"{share} simultaneous bootstrap bands, which hold a whole mean curve",
+    }
+    said = [f"Lines: means over {count}. Bands: {words[band]}."]
+    everything = [s for s, _ in drawn]
+    infinite = [
+        f"{s.label}{where(s, everything)} ({d.infinite} of {s.n_replicas} replicas)"
+        for s, d in drawn
+        if d.infinite
+    ]
+    if infinite:
+        said.append(
+            f"Infinite values: {', '.join(infinite)}; means are infinite there, so these lines are "
+            "medians of all replicas, without a band."
+        )
+    bare = [s.label for s, d in drawn if d.lower is None and not d.infinite]
+    if bare:
+        said.append(f"Too few replicas for a band: {', '.join(dict.fromkeys(bare))}.")
+    return said

@@ -1,0 +1,170 @@
+"""The reward-KL frontier: how far from pi0 a learner goes, and what it gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.plots.studies import sheets
+from rlhf_theory.plots.studies.bands import Drawn, line_and_band
+from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arrange
+from rlhf_theory.plots.studies.sheets import Options
+from rlhf_theory.plots.studies.words import (
+    caption,
+    metric_words,
+    panel_words,
+    percent,
+    replica_words,
+    sentence,
+    where,
+)
+
+__all__ = ["draw"]
+
+# A policy this close to pi0 in every replica is pi0.
+_SAME = 1e-12
+
+
+def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
+    """Draw one path per learner from its first policy to its last, which has intervals."""
+    if options.relative and options.metric not in (None, "gap"):
+        message = f"relative=True is about the gap; got metric={options.metric!r}."
+        raise ValueError(message)
+    metric = "gap" if options.relative else options.metric
+    layout = arrange(frame, [PRIMARY, "kl"], metric=metric, facet=options.facet, hue=options.hue)
+    start = _pi0_gaps(layout) if options.relative else {}
+    found, notes = _found(layout, start, options)
+    drawn = [item for panel in found for item in panel]
+    positive = sheets.positive_range([y.middle for _, _, y in drawn])
+    logs = not options.relative and positive >= 4.0
+    titles = [p.title for p in layout.panels]
+    # How far a learner may go depends on the world: panels have scales of their own.
+    fig, panels = sheets.grid(titles, options, sharex="none", sharey="none")
+    flat = [own[0] for own in panels]
+    for ax, items in zip(flat, found, strict=True):
+        if logs:
+            axes.log_axes(ax, "y")
+        for series, x, y in items:
+            _path(ax, series, x, y)
+        sheets.few_ticks(ax)
+        if not logs:
+            sheets.few_ticks(ax, "y")
+    y_words = [
+        "J(π) − J(π0)" if options.relative else metric_words(panel.metric)
+        for panel in layout.panels
+    ]
+    sheets.labels(fig, flat, metric_words("kl"), y_words)
+    sheets.legend(fig, flat)
+    said = caption(
+        f"{sentence(y_words)} against KL(π‖π0){panel_words(layout)}: one path per "
+        "learner, from its first recorded policy (small ring) to its last (large marker).",
+        f"Both are means over {replica_words(s for s, _, _ in drawn)}; crosses are "
+        f"{percent(options.level)} bootstrap intervals of the last means."
+        if any(s.n_replicas > 1 for s, _, _ in drawn)
+        else "There is one replica, so there are no intervals.",
+        "Every panel has its own scales." if len(flat) > 1 else "",
+        *_infinite(drawn),
+        *notes,
+        *layout.notes,
+    )
+    return fig, said
+
+
+Item = tuple[Series, Drawn, Drawn]
+
+
+def _found(
+    layout: Layout, start: Mapping[str, Mapping[int, float]], options: Options
+) -> tuple[list[list[Item]], list[str]]:
+    found, notes = [], []
+    for panel in layout.panels:
+        items = []
+        for series in panel.series:
+            try:
+                table = _heights(panel, series, start, options)
+            except ValueError as error:
+                notes.append(f"{series.label}{where(series, layout.series)}: {error}")
+                continue
+            x = line_and_band(series.tables["kl"], level=options.level)
+            items.append((series, x, line_and_band(table, level=options.level)))
+        found.append(items)
+    if not any(found):
+        message = "No frontier can be drawn. " + " ".join(notes)
+        raise ValueError(message)
+    return found, notes
+
+
+def _heights(
+    panel: Panel,
+    series: Series,
+    start: Mapping[str, Mapping[int, float]],
+    options: Options,
+) -> np.ndarray:
+    table = series.tables[panel.metric]
+    if not options.relative:
+        return table
+    known = start.get(series.world, {})
+    if any(int(r) not in known for r in series.replicas):
+        message = (
+            "left out, as the gap of π0 is not known in all its replicas (no learner of this world "
+            "starts from π0)."
+        )
+        raise ValueError(message)
+    with np.errstate(invalid="ignore"):
+        start_gaps = np.array([known[int(r)] for r in series.replicas])
+        return np.asarray(start_gaps[:, None] - table)
+
+
+def _pi0_gaps(layout: Layout) -> dict[str, dict[int, float]]:
+    """Return the gap of pi0 per world and replica, from learners that start there."""
+    gaps: dict[str, dict[int, float]] = {}
+    for panel in layout.panels:
+        for s in panel.series:
+            if np.all(s.tables["kl"][:, 0] <= _SAME):
+                # Replica r of a world is one problem, whatever the learner.
+                first = zip(s.replicas, s.tables[panel.metric][:, 0], strict=True)
+                gaps.setdefault(s.world, {}).update({int(r): float(v) for r, v in first})
+    return gaps
+
+
+def _path(ax: Axes, series: Series, x: Drawn, y: Drawn) -> None:
+    look = style.series(series.look)
+    name = sheets.wrapped(series.label, ax.figure) + (
+        " (median)" if x.infinite or y.infinite else ""
+    )
+    curves.curve(ax, x.middle, y.middle, label=name, color=look.color, style=look.line)
+    ax.scatter(x.middle[0], y.middle[0], s=7, facecolor=style.PAPER, edgecolor=look.color, zorder=3)
+    end = (x.middle[-1], y.middle[-1])
+    if y.lower is not None and y.upper is not None:
+        curves.points(
+            ax, [end[0]], [end[1]], y.lower[-1:], y.upper[-1:], "", look.color, marker=look.marker
+        )
+    else:
+        curves.points(ax, [end[0]], [end[1]], color=look.color, marker=look.marker)
+    if x.lower is not None and x.upper is not None:
+        ends = [x.lower[-1], x.upper[-1]]
+        curves.curve(
+            ax, ends, [end[1]] * 2, label=f"{name}, interval of KL", color=look.color, width=1.0
+        )
+        # In the numbers, not in the legend.
+        ax.get_lines()[-1].set_label("_interval")
+
+
+def _infinite(drawn: list[Item]) -> list[str]:
+    names = [
+        f"{s.label}{where(s, [i[0] for i in drawn])} ({max(x.infinite, y.infinite)} of "
+        f"{s.n_replicas} replicas)"
+        for s, x, y in drawn
+        if x.infinite or y.infinite
+    ]
+    if not names:
+        return []
+    return [
+        f"Infinite values: {', '.join(names)}; what is infinite there has the median of all "
+        "replicas for its mean, without an interval."
+    ]

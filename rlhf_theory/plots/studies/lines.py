@@ -1,0 +1,291 @@
+"""Figures of curves: suboptimality, notions of regret, ratios to a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_theory.errors import check_choice
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.plots.studies import sheets
+from rlhf_theory.plots.studies.bands import Drawn, line_and_band, sentences
+from rlhf_theory.plots.studies.bounds import bound_values, draw_bounds
+from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arrange
+from rlhf_theory.plots.studies.sheets import Options
+from rlhf_theory.plots.studies.words import (
+    caption,
+    metric_words,
+    panel_words,
+    sentence,
+    short,
+    x_words,
+)
+
+__all__ = ["NOTIONS", "along", "ratio", "regret", "suboptimality", "x_kind"]
+
+NOTIONS = ("cumulative", "average", "simple", "best")
+
+# Points up to which each is marked.
+_FEW = 12
+# A logarithmic axis over less says nothing that a linear one does not, and has no room for labels.
+_LEAST_RANGE = 4.0
+# Labels stand next to their curves up to this number, in a single wide panel.
+_MOST_ENDS = 10
+
+
+def x_kind(layout: Layout, x: str | None) -> str:
+    """Return what the horizontal axis shows: ``"round"``, ``"n"`` or ``"labels"``.
+
+    None takes ``t``, and labels where online and offline learners meet.
+    """
+    kinds = {s.index for s in layout.series}
+    if x is not None:
+        check_choice("x", x, ("t", "labels"))
+    if x == "t" and len(kinds) > 1:
+        message = (
+            "x='t' would put rounds and numbers of pairs on one axis; use x='labels', or draw "
+            "online and offline learners apart."
+        )
+        raise ValueError(message)
+    if x == "labels" or len(kinds) > 1:
+        lacking = [s.label for s in layout.series if not np.all(np.isfinite(s.labels))]
+        if lacking:
+            message = f"x='labels' needs the column labels; {', '.join(lacking)} has none."
+            raise ValueError(message)
+        return "labels"
+    return kinds.pop()
+
+
+def along(series: Series, kind: str) -> np.ndarray:
+    """Return the horizontal places of the points of a series, shape ``(T,)``."""
+    return series.labels if kind == "labels" else series.t
+
+
+def suboptimality(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
+    """Draw the metric against rounds, numbers of pairs, or labels used."""
+    layout = _arranged(frame, [PRIMARY], options)
+
+    def values(series: Series, panel: Panel) -> np.ndarray:
+        return series.tables[panel.metric]
+
+    return _curves(layout, values, _metric_labels(layout, metric_words), options)
+
+
+def regret(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
+    """Draw a notion of regret; see ``NOTIONS``."""
+    notion = options.notion or "cumulative"
+    check_choice("notion", notion, NOTIONS)
+    summed = notion in ("cumulative", "average")
+    if summed and options.metric is not None:
+        message = (
+            f"notion={notion!r} is the regret of the world's own metric, which the run has summed; "
+            "leave metric out, or take notion='simple' or 'best'."
+        )
+        raise ValueError(message)
+    layout = _arranged(frame, ["regret" if summed else PRIMARY], options)
+
+    def values(series: Series, panel: Panel) -> np.ndarray:
+        table = series.tables["regret" if summed else panel.metric]
+        if notion == "average":
+            return table / np.where(series.t > 0, series.t, np.nan)
+        return np.minimum.accumulate(table, axis=1) if notion == "best" else table
+
+    words = {
+        "cumulative": (
+            "cumulative regret, Σ {}",
+            "The cumulative regret at round t is the sum over the policies of the rounds before t.",
+        ),
+        "average": (
+            "average regret, Σ {} / t",
+            "The average regret is the sum over the policies of the rounds before t, divided by t.",
+        ),
+        "simple": ("simple regret, {}", "The simple regret is that of the current policy."),
+        "best": (
+            "best {} so far",
+            "The best so far is the minimum up to there within each replica, which only the truth "
+            "can tell.",
+        ),
+    }
+    label, remark = words[notion]
+    y = _metric_labels(layout, lambda name: label.format(short(name)))
+    return _curves(layout, values, y, options, remark)
+
+
+def ratio(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
+    """Draw the metric over its bound: flat where the bound has the right rate."""
+    bound = options.bound
+    if bound is None:
+        message = "kind='ratio' needs a bound, such as bound='d / sqrt(t)'."
+        raise ValueError(message)
+    layout = _arranged(frame, [PRIMARY], options)
+
+    def values(series: Series, panel: Panel) -> np.ndarray:
+        right = bound_values(bound, series)
+        # Points where the bound is 0, negative or infinite have no ratio.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            quotient = series.tables[panel.metric] / right
+        return np.where((right > 0) & np.isfinite(right), quotient, np.nan)
+
+    y = _metric_labels(layout, lambda name: f"{short(name)} / bound")
+    remark = f"Bound: {bound}. A flat line has the rate of the bound; below 1 the bound holds."
+    return _curves(layout, values, y, options, remark, bound=None, level=1.0)
+
+
+# --------------------------------------------------------------------------- parts
+
+
+def _arranged(frame: pd.DataFrame, columns: list[str], options: Options) -> Layout:
+    return arrange(
+        frame,
+        columns,
+        metric=options.metric,
+        facet=options.facet,
+        hue=options.hue,
+        settings=options.settings,
+    )
+
+
+def _metric_labels(layout: Layout, words: Callable[[str], str]) -> list[str]:
+    return [words(panel.metric) for panel in layout.panels]
+
+
+def _curves(
+    layout: Layout,
+    values: Callable[[Series, Panel], np.ndarray],
+    y: list[str],
+    options: Options,
+    remark: str = "",
+    *,
+    bound: str | None = None,
+    level: float | None = None,
+) -> tuple[Figure, str]:
+    kind = x_kind(layout, options.x)
+    chosen = bound if level is not None else options.bound
+    found, dropped = _found(layout, values, kind, options)
+    logs = _scales(found)
+    one = len({panel.metric for panel in layout.panels}) == 1
+    fig, panels = sheets.grid(
+        [p.title for p in layout.panels], options, sharey="all" if one else "none"
+    )
+    flat = [own[0] for own in panels]
+    floor = _floor(found)
+    for ax, items in zip(flat, found, strict=True):
+        if logs:
+            axes.log_axes(ax, logs)  # type: ignore[arg-type]
+        for series, x, drawn in items:
+            _draw(ax, series, x, drawn, floor if "y" in logs else None)
+        if chosen is not None:
+            _bounds(ax, chosen, [s for s, _, _ in items], kind, logs)
+        if level is not None and _near(items, level):
+            curves.level(ax, level, "", color="ink")
+    sheets.labels(fig, flat, x_words(kind), y)
+    _names(fig, flat, options)
+    said = caption(
+        f"{sentence(y)} against {x_words(kind)}{panel_words(layout)}.",
+        *sentences([(s, d) for items in found for s, _, d in items], options.band, options.level),
+        remark,
+        f"Dashed: bound {chosen}." if chosen is not None else "",
+        "Labels used are means over replicas." if kind == "labels" else "",
+        dropped,
+        *layout.notes,
+    )
+    return fig, said
+
+
+Items = list[tuple[Series, np.ndarray, Drawn]]
+
+
+def _found(
+    layout: Layout,
+    values: Callable[[Series, Panel], np.ndarray],
+    kind: str,
+    options: Options,
+) -> tuple[list[Items], str]:
+    """Return what is drawn in every panel, and a sentence about points that cannot be."""
+    every = [along(s, kind) for s in layout.series]
+    # A logarithmic axis has no 0: the policy before the first label is left out there.
+    positive = [x[x > 0] for x in every]
+    log = all(len(x) for x in positive) and sheets.positive_range(positive) >= _LEAST_RANGE
+    found: list[Items] = []
+    start = other = False
+    for panel in layout.panels:
+        items: Items = []
+        for series in panel.series:
+            x, table = along(series, kind), values(series, panel)
+            kept = ~np.isnan(table).any(axis=0) & ((x > 0) | (not log))
+            start |= bool((~kept & (x <= 0)).any())
+            other |= bool((~kept & (x > 0)).any())
+            if kept.any():
+                drawn = line_and_band(table[:, kept], options.band, options.level)
+                items.append((series, x[kept], drawn))
+        found.append(items)
+    if not any(found):
+        message = "No point can be drawn: the values or the bound are nowhere positive and finite."
+        raise ValueError(message)
+    said = ["The start has no place on the logarithmic axis and is left out."] if start else []
+    said += ["Points where the bound is not positive and finite are left out."] if other else []
+    return found, " ".join(said)
+
+
+def _scales(found: list[Items]) -> str:
+    items = [item for panel in found for item in panel]
+    logs = "x" if sheets.positive_range([x for _, x, _ in items]) >= _LEAST_RANGE else ""
+    y = sheets.positive_range([d.middle for _, _, d in items])
+    return logs + ("y" if y >= _LEAST_RANGE else "")
+
+
+def _floor(found: list[Items]) -> float:
+    """Return a height below all curves, where bands end that reach 0 on a logarithmic axis."""
+    heights = np.concatenate([d.middle for panel in found for _, _, d in panel])
+    seen = heights[np.isfinite(heights) & (heights > 0)]
+    return float(seen.min()) / 10.0 if seen.size else 0.0
+
+
+def _draw(ax: Axes, series: Series, x: np.ndarray, drawn: Drawn, floor: float | None) -> None:
+    look = style.series(series.look)
+    lower = drawn.lower
+    if lower is not None and floor is not None:
+        lower = np.where(lower > 0, lower, floor)
+    curves.curve(
+        ax,
+        x,
+        drawn.middle,
+        lower,
+        drawn.upper,
+        sheets.wrapped(series.label, ax.figure) + (" (median)" if drawn.infinite else ""),
+        look.color,
+        look.line,
+        marker=look.marker if len(x) <= _FEW else None,
+    )
+
+
+def _bounds(ax: Axes, bound: str, series: list[Series], kind: str, logs: str) -> None:
+    drawn = []
+    for s in series:
+        x, y = along(s, kind), bound_values(bound, s)
+        kept = np.isfinite(y) & ((x > 0) | ("x" not in logs)) & ((y > 0) | ("y" not in logs))
+        if kept.any():
+            drawn.append((s, x[kept], y[kept]))
+    if drawn:
+        draw_bounds(ax, bound, drawn)
+
+
+def _near(items: Items, level: float) -> bool:
+    """Return whether a line at ``level`` leaves the curves their room."""
+    heights: Any = np.concatenate([d.middle for _, _, d in items])
+    seen = heights[np.isfinite(heights) & (heights > 0)]
+    return bool(seen.size and seen.min() < 10 * level and seen.max() > level / 10)
+
+
+def _names(fig: Figure, panels: list[Axes], options: Options) -> None:
+    names = panels[0].get_legend_handles_labels()[1]
+    short = all("\n" not in str(name) for name in names)
+    if len(panels) == 1 and options.width == "text" and 1 < len(names) <= _MOST_ENDS and short:
+        axes.end_labels(panels[0])
+        return
+    sheets.legend(fig, panels)

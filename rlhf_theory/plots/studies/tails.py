@@ -1,0 +1,94 @@
+"""The distribution over replicas at the end of the runs: who fails, how often, how badly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.plots.studies import sheets
+from rlhf_theory.plots.studies.frames import PRIMARY, Series, arrange
+from rlhf_theory.plots.studies.sheets import Options
+from rlhf_theory.plots.studies.words import (
+    caption,
+    metric_words,
+    panel_words,
+    replica_words,
+    short,
+    where,
+)
+
+__all__ = ["draw"]
+
+_MARKS = (0.05, 0.5, 0.95)
+
+
+def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
+    """Draw the share of replicas whose final value is at least x."""
+    layout = arrange(frame, [PRIMARY], metric=options.metric, facet=options.facet, hue=options.hue)
+    found = [[(s, s.tables[panel.metric][:, -1]) for s in panel.series] for panel in layout.panels]
+    everything = [item for part in found for item in part]
+    finite = [values[np.isfinite(values)] for _, values in everything]
+    if not any(len(values) for values in finite):
+        message = "No tail can be drawn: all final values are infinite."
+        raise ValueError(message)
+    logs = "xy" if sheets.positive_range(finite) >= 4.0 else "y"
+    one = len({panel.metric for panel in layout.panels}) == 1
+    titles = [p.title for p in layout.panels]
+    fig, panels = sheets.grid(titles, options, sharex="all" if one else "none")
+    flat = [own[0] for own in panels]
+    for ax, part in zip(flat, found, strict=True):
+        axes.log_axes(ax, logs)  # type: ignore[arg-type]
+        for series, values in part:
+            _draw(ax, series, values)
+        if "x" not in logs:
+            sheets.few_ticks(ax)
+    metrics = " or ".join(dict.fromkeys(short(p.metric) for p in layout.panels))
+    final = [f"final {metric_words(panel.metric)}, x" for panel in layout.panels]
+    sheets.labels(fig, flat, final, "share of replicas ≥ x")
+    sheets.legend(fig, flat)
+    every = [s for s, _ in everything]
+    infinite = [
+        f"{s.label}{where(s, every)} ({int(np.isinf(v).sum())} of {s.n_replicas})"
+        for s, v in everything
+        if np.isinf(v).any()
+    ]
+    ends = sorted({(s.index, float(s.t[-1])) for s in every})
+    at = ", ".join(
+        f"after {t:g} rounds" if index == "round" else f"from {t:g} pairs" for index, t in ends
+    )
+    said = caption(
+        f"Share of {replica_words(every)} whose final {metrics} ({at}) is at least x"
+        f"{panel_words(layout)}.",
+        "Markers: the 5 %, 50 % and 95 % quantiles of the replicas, from left to right.",
+        f"Infinite values: {', '.join(infinite)}; these curves end at the share of such replicas, "
+        "and markers among them are not drawn."
+        if infinite
+        else "",
+        *layout.notes,
+    )
+    return fig, said
+
+
+def _draw(ax: Axes, series: Series, values: np.ndarray) -> None:
+    look = style.series(series.look)
+    ordered = np.sort(values)
+    count = len(ordered)
+    # The share of values at or above the i-th smallest; equal values share the largest.
+    place = np.searchsorted(ordered, ordered, side="left")
+    share = (count - place) / count
+    seen = np.isfinite(ordered)
+    if not seen.any():
+        return
+    name = sheets.wrapped(series.label, ax.figure)
+    curves.curve(ax, ordered[seen], share[seen], label=name, color=look.color, style=look.line)
+    # Between two values the share is that of the larger one.
+    ax.get_lines()[-1].set_drawstyle("steps-pre")
+    marks = np.quantile(values, _MARKS, method="inverted_cdf")
+    heights = [(values >= mark).mean() for mark in marks]
+    kept = np.isfinite(marks)
+    curves.points(
+        ax, marks[kept], np.asarray(heights)[kept], color=look.color, marker=look.marker, size=2.6
+    )
