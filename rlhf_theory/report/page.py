@@ -10,7 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from rlhf_theory.experiments.store import folder_study
-from rlhf_theory.report.parts import downloads, figure_svg, render
+from rlhf_theory.report.filters import Facet, facets
+from rlhf_theory.report.parts import Download, downloads, figure_svg, render
 from rlhf_theory.report.words import duration, pretty
 from rlhf_theory.theorems import NAMES
 from rlhf_theory.theorems.card import Verdict
@@ -22,8 +23,8 @@ __all__ = ["read_verdicts", "write_report"]
 @dataclass(frozen=True)
 class _Card:
     verdict: Verdict
-    figure: Markup | None
-    downloads: tuple[tuple[str, str], ...]
+    svg: Markup | None
+    downloads: tuple[Download, ...]
 
     @property
     def state(self) -> str:
@@ -31,6 +32,21 @@ class _Card:
         if self.verdict.error:
             return "raised"
         return "holds" if self.verdict.passed else "fails"
+
+    @property
+    def title(self) -> str:
+        """What the figure shows."""
+        return self.verdict.title
+
+    @property
+    def caption(self) -> str:
+        """What the bands of the figure are."""
+        return self.verdict.caption
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the filters of the page go by."""
+        return {"verdict": self.state, "mode": self.verdict.mode}
 
 
 def read_verdicts(out: Path) -> list[Verdict]:
@@ -50,9 +66,17 @@ def read_verdicts(out: Path) -> list[Verdict]:
     return sorted(verdicts, key=lambda v: (place.get(v.name, len(place)), v.name))
 
 
-def _card(verdict: Verdict, folder: Path) -> _Card:
-    figure = figure_svg(folder, verdict.name, verdict.title)
-    return _Card(verdict, figure, downloads(folder) if figure is not None else ())
+def _card(verdict: Verdict, folder: Path, key: str) -> _Card:
+    figure = figure_svg(folder, key, verdict.title)
+    return _Card(verdict, figure, downloads(folder, verdict.name) if figure is not None else ())
+
+
+def _choices(cards: Sequence[_Card]) -> list[Facet]:
+    return facets(
+        {"verdict": "Verdict", "mode": "Run"},
+        [card.tags for card in cards],
+        {"raised": "did not run"},
+    )
 
 
 def _facts(verdicts: Sequence[Verdict], study: dict[str, Any]) -> list[tuple[str, str]]:
@@ -89,11 +113,13 @@ def write_report(out: Path) -> Path:
         If the folder holds no verdict.
     """
     verdicts = read_verdicts(out)
+    cards = [_card(v, out / v.name, f"f{k}") for k, v in enumerate(verdicts, start=1)]
     return render(
         out / "report.html",
         "page.html",
         title="Theorems of RLHF, reproduced",
-        cards=[_card(v, out / v.name) for v in verdicts],
+        cards=cards,
+        choices=_choices(cards),
         facts=_facts(verdicts, folder_study(out) or {}),
         n_held=sum(v.passed for v in verdicts),
         quick=any(v.mode == "quick" for v in verdicts),

@@ -3,19 +3,102 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_theory.experiments.store import write_atomic
-from rlhf_theory.report.svg import inline_svg
+from rlhf_theory.report.filters import tags_json
+from rlhf_theory.report.svg import inline_svg, standalone_svg
 from rlhf_theory.report.words import duration, formula, interval, pretty
 
-__all__ = ["downloads", "figure_svg", "render"]
+__all__ = ["Download", "download", "downloads", "figure_svg", "is_wide", "render"]
 
-_DOWNLOADS = (("pdf", "application/pdf"), ("svg", "image/svg+xml"), ("csv", "text/csv"))
+_MEDIA = {
+    "pdf": "application/pdf",
+    "svg": "image/svg+xml",
+    "csv": "text/csv",
+    "toml": "text/plain",
+    "json": "application/json",
+}
+_WORDS = {"csv": "numbers (csv)"}
+# A page of forty figures stays below 5 MB (PDF, the largest part, is compressed already). Shorter
+# tables are put in as they stand, so that they also open where scripts are off.
+_PLAIN_UP_TO = 16_000
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that comes with the page.
+
+    Attributes
+    ----------
+    name
+        Name that it is saved under.
+    label
+        Text of its link.
+    address
+        Its content, as a data address.
+    media
+        Empty, or the type of a file that is compressed by gzip (``.svgz`` or ``.gz``): the script
+        of the page hands it out unpacked, without a script it is saved compressed.
+    """
+
+    name: str
+    label: str
+    address: str
+    media: str = ""
+
+
+def download(kind: str, content: bytes, name: str, label: str = "") -> Download:
+    """Return a file as a part of the page.
+
+    Parameters
+    ----------
+    kind
+        pdf, svg, csv, toml or json.
+    content
+        The file.
+    name
+        Name to save it under, without its ending.
+    label
+        Text of the link; empty takes the kind.
+    """
+    media, label = _MEDIA[kind], label or _WORDS.get(kind, kind)
+    if kind == "svg" or (kind != "pdf" and len(content) > _PLAIN_UP_TO):
+        # No date inside: writing a page twice gives the same page.
+        packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+        ending = "svgz" if kind == "svg" else f"{kind}.gz"
+        address = f"data:application/gzip;base64,{packed}"
+        return Download(f"{name}.{ending}", label.replace(kind, ending), address, media)
+    if kind == "pdf":
+        address = f"data:{media};base64,{base64.b64encode(content).decode()}"
+    else:
+        address = f"data:{media};charset=utf-8,{quote(content, safe=' ,:;()/.*+-=_[]')}"
+    return Download(f"{name}.{kind}", label, address)
+
+
+def downloads(folder: Path, name: str, stem: str = "figure") -> tuple[Download, ...]:
+    """Return the files of a figure in a folder, to be saved as ``name`` with their endings.
+
+    PDF and numbers are the files as they are; the SVG is written shorter and draws the same.
+    """
+    found = []
+    for kind in ("pdf", "svg", "csv"):
+        path = folder / f"{stem}.{kind}"
+        if path.is_file():
+            content = path.read_bytes()
+            if kind == "svg":
+                content = standalone_svg(content.decode()).encode()
+            found.append(download(kind, content, name))
+    return tuple(found)
 
 
 def figure_svg(folder: Path, name: str, title: str, stem: str = "figure") -> Markup | None:
@@ -30,21 +113,18 @@ def figure_svg(folder: Path, name: str, title: str, stem: str = "figure") -> Mar
         return None
 
 
-def downloads(folder: Path, stem: str = "figure") -> tuple[tuple[str, str], ...]:
-    """Return the files of a figure, kind and data address: they come with the page."""
-    found = []
-    for kind, media in _DOWNLOADS:
-        path = folder / f"{stem}.{kind}"
-        if path.is_file():
-            content = base64.b64encode(path.read_bytes()).decode()
-            found.append((kind, f"data:{media};base64,{content}"))
-    return tuple(found)
+def is_wide(figure: Markup) -> bool:
+    """Return whether a figure is wider than one column of a paper."""
+    natural = re.search(r"--natural: (\d+)px", figure)
+    return natural is not None and int(natural.group(1)) > 400
 
 
 def render(
     path: Path, template: str, *, styles: Sequence[str] = ("page.css",), **content: object
 ) -> Path:
     """Write a page that holds everything it shows and needs no network; return its path.
+
+    The page allows no script but its own two, by their hashes.
 
     Parameters
     ----------
@@ -55,15 +135,30 @@ def render(
     content
         What the template shows.
     """
+    loader = PackageLoader("rlhf_theory.report", "templates")
     environment = Environment(
-        loader=PackageLoader("rlhf_theory.report", "templates"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(pretty=pretty, interval=interval, duration=duration, formula=formula)
+    environment.filters.update(
+        pretty=pretty, interval=interval, duration=duration, formula=formula, tags=tags_json
+    )
     style = Markup("\n".join(environment.get_template(name).render() for name in styles))
-    page = environment.get_template(template).render(style=style, **content)
+    scripts = [loader.get_source(environment, name)[0] for name in ("theme.js", "page.js")]
+    page = environment.get_template(template).render(
+        style=style,
+        theme_script=Markup(scripts[0]),
+        page_script=Markup(scripts[1]),
+        trusted=Markup(" ".join(_hash(script) for script in scripts)),
+        **content,
+    )
     write_atomic(path, page.encode())
     return path
+
+
+def _hash(script: str) -> str:
+    """Return what a content security policy calls a script by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_theory.report.parts import downloads, figure_svg, render
+from markupsafe import Markup
+
+from rlhf_theory.report.parts import Download, downloads, figure_svg, is_wide, render
+from rlhf_theory.report.tables import Table, Tags
 from rlhf_theory.report.words import pretty
 
-__all__ = ["Section", "Sheet", "Table", "write_page"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table.
-
-    Attributes
-    ----------
-    columns
-        Heads of the columns.
-    rows
-        Cells, one per column; numbers are written as people write them, NaN and None as a dash.
-    caption
-        Says what the numbers are: units, estimators, which interval.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        wrong = [len(row) for row in self.rows if len(row) != len(self.columns)]
-        if wrong:
-            message = f"Rows must have {len(self.columns)} cells, one per column; got {wrong[0]}."
-            raise ValueError(message)
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Which columns hold numbers only."""
-        return [all(_is_number(row[k]) for row in self.rows) for k in range(len(self.columns))]
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """The cells as they are written."""
-        return [[_cell(value) for value in row] for row in self.rows]
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _cell(value: Any) -> str:
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "–" if missing else pretty(value)
+__all__ = ["Drawing", "Section", "Sheet", "Table", "draw", "write_page"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +30,68 @@ class Sheet:
         Says what every band is.
     stem
         Name of the files.
+    tags
+        What it is about, for the filters of a study's page.
     """
 
     folder: Path
     title: str
     caption: str
     stem: str = "figure"
+    tags: Tags = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A sheet as the templates show it.
+
+    Attributes
+    ----------
+    sheet
+        Where it comes from.
+    svg
+        The drawing; None where its file is missing.
+    wide
+        Whether it takes the full width.
+    downloads
+        Its files.
+    """
+
+    sheet: Sheet
+    svg: Markup | None
+    wide: bool
+    downloads: tuple[Download, ...]
+
+    @property
+    def title(self) -> str:
+        """What is shown."""
+        return self.sheet.title
+
+    @property
+    def caption(self) -> str:
+        """What its bands are."""
+        return self.sheet.caption
+
+
+def draw(sheet: Sheet, key: str, name: str) -> Drawing:
+    """Read a figure and its files.
+
+    Parameters
+    ----------
+    sheet
+        Where it lies.
+    key
+        Unique on the page, and short: all ids inside the drawing start with it.
+    name
+        Name to save its files under.
+    """
+    svg = figure_svg(sheet.folder, key, sheet.title, sheet.stem)
+    return Drawing(
+        sheet=sheet,
+        svg=svg,
+        wide=svg is not None and is_wide(svg),
+        downloads=downloads(sheet.folder, name, sheet.stem) if svg is not None else (),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +169,7 @@ def write_page(
         {
             "section": section,
             "figures": [
-                {
-                    "svg": figure_svg(f.folder, f"{section.name}-{k}", f.title, f.stem),
-                    "title": f.title,
-                    "caption": f.caption,
-                    "file": f"{section.name}-{k}",
-                    "downloads": downloads(f.folder, f.stem),
-                }
+                draw(f, f"{section.name}-{k}", f"{section.name}-{k}")
                 for k, f in enumerate(section.figures)
             ],
         }

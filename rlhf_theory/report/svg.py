@@ -5,18 +5,31 @@ from __future__ import annotations
 import re
 
 from rlhf_theory.plots.style import COLORS, INK, MUTED, PAPER
+from rlhf_theory.report.compact import compact_svg
 
-__all__ = ["inline_svg"]
+__all__ = ["inline_svg", "standalone_svg"]
 
+# In a file as on a page: nothing that is drawn.
+_NEEDLESS = (r"<!DOCTYPE.*?>", r"<!--.*?-->", r"<metadata>.*?</metadata>")
 _DROPPED = (
+    *_NEEDLESS,
     r"<\?xml.*?\?>",
-    r"<!DOCTYPE.*?>",
-    r"<metadata>.*?</metadata>",
     # A style sheet inside an SVG would hold for the whole page.
     r"<defs>\s*<style.*?</style>\s*</defs>",
     r'\s+xmlns(:\w+)?="[^"]*"',
     r'\s+version="1\.1"',
 )
+
+
+def standalone_svg(svg: str) -> str:
+    """Return an SVG file that draws the same with fewer letters.
+
+    It keeps its own colours, fonts and size, and loses what is not drawn: the description of the
+    file (written by which program), comments, and names that nothing refers to.
+    """
+    for pattern in _NEEDLESS:
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    return compact_svg(svg, "figure").strip() + "\n"
 
 
 def inline_svg(svg: str, name: str, title: str) -> str:
@@ -33,19 +46,26 @@ def inline_svg(svg: str, name: str, title: str) -> str:
 
     Returns
     -------
-    An ``<svg>`` element without namespaces, metadata and style sheets. Ink, muted ink and paper
-    have become CSS variables of the page, the series colours variables with themselves as default;
-    its natural width is the variable ``--natural``.
+    An ``<svg>`` element without namespaces and metadata, made small, whose style sheet holds for
+    itself only. Ink, muted ink and paper have become CSS variables of the page, the series colours
+    variables with themselves as default; its natural width is the variable ``--natural``.
     """
     for pattern in _DROPPED:
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)
-    svg = svg.replace("xlink:href", "href")
+    scope = "figure-" + re.sub(r"[^\w-]", lambda m: f"-{ord(m[0]):x}-", name)
+    svg = compact_svg(svg.replace("xlink:href", "href"), scope, digits=1)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
+    svg = re.sub(r"font-family: ?[^;\"}]+", "font-family:inherit", svg)
 
-    variables = {INK: "currentColor", MUTED: "var(--muted)", PAPER: "var(--paper)"}
+    # Black is what matplotlib draws with outside the theme.
+    variables = {
+        INK: "currentColor",
+        "#000000": "currentColor",
+        MUTED: "var(--muted)",
+        PAPER: "var(--paper)",
+    }
     for label, color in COLORS.items():
         variables.setdefault(color, f"var(--{label}, {color})")
     for color, variable in variables.items():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -88,7 +90,31 @@ def test_every_reference_stays_inside_the_page(outline):
 def test_the_page_names_no_address_at_all(page):
     without_files = re.sub(r"data:[\w/+]+;base64,[\w+/=]+", "", page)
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", without_files)
-    assert "<script" not in page
+
+
+def test_the_page_trusts_its_own_two_scripts_and_no_other(page):
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    assert page.count("<script") == len(scripts) == 2
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy.group(1)
+    assert "default-src 'none'" in policy.group(1)
+    assert not re.search(r' on\w+="', page)
+
+
+def test_theorems_can_be_filtered_by_verdict(page):
+    for state, words in (("holds", "holds"), ("fails", "fails"), ("raised", "did not run")):
+        assert f'name="verdict" value="{state}"><span>{words}</span>' in page
+    # All are quick runs: nothing to choose.
+    assert 'name="mode"' not in page
+    assert page.count('data-follows="a"') == page.count('<article id="a"') == 1
+
+
+def test_a_short_page_needs_no_filter(tmp_path):
+    reproduce([fake("a", tmp_path), fake("b", tmp_path)], tmp_path / "out", jobs=1)
+    assert "<form" not in write_report(tmp_path / "out").read_text()
 
 
 def test_figures_are_in_the_page_with_their_files(page):
@@ -139,7 +165,10 @@ def test_unknown_theorems_come_last(out):
 def test_an_inlined_figure_follows_the_page(out):
     svg = inline_svg((out / "a" / "figure.svg").read_text(), "a", 'T "x" <&>')
     assert svg.startswith("<svg")
-    assert "<style" not in svg
+    # Its style sheet holds for itself only.
+    rules = re.findall(r"<style>(.*?)</style>", svg)
+    assert len(rules) == 1
+    assert all(rule.startswith(".figure-a .") for rule in rules[0].rstrip("}").split("}"))
     assert "<metadata" not in svg
     assert "xmlns" not in svg
     assert "DejaVu" not in svg
@@ -149,6 +178,14 @@ def test_an_inlined_figure_follows_the_page(out):
     assert "var(--blue, #0072b2)" in svg
     left = re.findall(r"(?<!, )#[0-9a-f]{6}", svg)
     assert not {color for color in left if color in COLORS.values()}
+
+
+def test_black_follows_the_page_too_and_names_become_classes():
+    svg = '<svg width="10pt"><!-- a > b --><path d="M 0 0" style="fill: #000000"/></svg>'
+    assert inline_svg(svg, "T.1 b", "t") == (
+        '<svg class="figure-T-2e-1-20-b" role="img" aria-label="t" style="--natural: 13px">'
+        '<path d="M0 0" style="fill:currentColor"/></svg>'
+    )
 
 
 def test_something_else_than_a_figure_is_refused():
