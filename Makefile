@@ -3,13 +3,14 @@
 #   make demo-llm  install the language-model extra too; the tiny world end to end, to a report
 #   make test   install everything with the tests; format, lint, types, import contracts, tests
 #   make bench  the speed benchmarks
+#   make browser  Debian's Chromium, in which the tests look at reports; they are skipped without it
 #   make clean  remove what the other targets made
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo demo-llm test bench clean constraints
+.PHONY: demo demo-llm test bench browser clean constraints
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
@@ -30,6 +31,11 @@ bench: .venv/.test
 	  echo "== $$file"; \
 	  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$file; \
 	done
+
+# As root on Debian or Ubuntu. Nothing else of this project needs more than Python, make and git.
+browser:
+	@command -v chromedriver >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver fonts-dejavu-core; }
 
 clean:
 	rm -rf .venv results/demo results/demo-llm dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rlhf_theory.experiments import Trace, run
     from rlhf_theory.oracles import feedback_from
     from rlhf_theory.randomness import Key
+    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.studies.schema import Study
 
 __all__ = [
     "EnsembleMinimum",
@@ -41,6 +43,8 @@ __all__ = [
     "OfflinePessimistic",
     "OfflinePessimisticNash",
     "OnlineIterative",
+    "Study",
+    "StudyResult",
     "Trace",
     "UncertaintyWeighted",
     "algorithms",
@@ -70,6 +74,8 @@ _MODULES = {
     "run": "rlhf_theory.experiments",
     "feedback_from": "rlhf_theory.oracles",
     "Key": "rlhf_theory.randomness",
+    "Study": "rlhf_theory.studies.schema",
+    "StudyResult": "rlhf_theory.studies.result",
 }
 
 

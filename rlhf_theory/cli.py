@@ -9,13 +9,15 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rlhf_theory.commands import findings, studies, study_files
+from rlhf_theory.commands.tables import aligned
 from rlhf_theory.errors import check_choice
 
 if TYPE_CHECKING:
@@ -26,7 +28,13 @@ __all__ = ["application", "main"]
 PLUGINS = "rlhf_theory.commands"
 """Entry-point group of further commands; each entry is a ``typer.Typer`` or a function."""
 
-_KINDS = {"theorems": "theorem", "algorithms": "algorithm", "worlds": "world", "losses": "loss"}
+_KINDS = {
+    "theorems": "theorem",
+    "algorithms": "algorithm",
+    "worlds": "world",
+    "losses": "loss",
+    "studies": "study",
+}
 """What can be listed: plural to singular."""
 
 
@@ -91,38 +99,28 @@ def reproduce(
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
     page = write_report(folder)
-    typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")
+    typer.echo("\n" + _verdictaligned(verdicts) + f"\n\nReport: {page}")
     raise typer.Exit(0 if all(v.passed for v in verdicts) else 1)
 
 
-def _verdict_table(verdicts: Sequence[Verdict]) -> str:
+def _verdictaligned(verdicts: Sequence[Verdict]) -> str:
     rows = [("theorem", "verdict", "checks", "replicas", "seconds")]
     for v in verdicts:
         result = "raised" if v.error else "holds" if v.passed else "FAILS"
         passed = f"{sum(c.passed for c in v.checks)}/{len(v.checks)}"
         rows.append((v.name, result, passed, str(v.replicas), f"{v.seconds:.1f}"))
-    return _table(rows)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned text; the first one is the head."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return aligned(rows)
 
 
 def list_known(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[theorems|algorithms|worlds|losses]", help="What to list."),
+        typer.Argument(metavar="[theorems|algorithms|worlds|losses|studies]", help="What to list."),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="One of them, to read more about it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """List theorems, algorithms, worlds and losses."""
+    """List theorems, algorithms, worlds, losses and studies."""
     if kind is not None:
         check_choice("kind", kind, _KINDS)
     kinds = tuple(_KINDS) if kind is None else (kind,)
@@ -149,7 +147,7 @@ def _list_block(kind: str, entries: list[dict[str, str]], *, full: bool) -> str:
         (entry,) = entries
         return f"{entry['name']}: {entry['description']}\n\n{entry['details']}"
     rows = [(kind, ""), *((e["name"], e["description"]) for e in entries)]
-    return _table(rows)
+    return aligned(rows)
 
 
 def _known(kind: str) -> list[dict[str, str]]:
@@ -166,10 +164,32 @@ def _known(kind: str) -> list[dict[str, str]]:
             }
             for t in map(load, NAMES)
         ]
+    if kind == "studies":
+        from rlhf_theory.studies.shelf import shelf, title
+
+        return [
+            {"name": name, "description": title(path), "details": path.read_text(encoding="utf-8")}
+            for name, path in shelf().items()
+        ]
     catalogue = importlib.import_module(f"rlhf_theory.{kind}").CATALOGUE
-    return [
+    known = [
         {"name": name, "description": line, "details": inspect.getdoc(what) or ""}
         for name, (what, line) in catalogue.items()
+    ]
+    return [*known, *_plugged(kind)]
+
+
+def _plugged(kind: str) -> list[dict[str, str]]:
+    """Return learners or worlds that other packages bring, one that cannot be loaded too."""
+    if kind not in ("algorithms", "worlds"):
+        return []
+    from rlhf_theory.studies import registry
+
+    entries = registry.learners() if kind == "algorithms" else registry.worlds()
+    return [
+        {"name": e.name, "description": e.problem or e.line, "details": e.problem or e.line}
+        for e in entries.values()
+        if e.source != "built in"
     ]
 
 
@@ -177,15 +197,21 @@ def doctor() -> None:
     """Show versions, linear algebra and its threads, processors and accelerators."""
     from rlhf_theory.experiments.doctor import findings
 
-    typer.echo(_table([("what", "found"), *findings()]))
+    typer.echo(aligned([("what", "found"), *findings()]))
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="Folder that `reproduce` has written.")],
+    out: Annotated[Path, typer.Argument(help="Folder that `reproduce` or `run` has written.")],
 ) -> None:
-    """Write the page again from the verdicts and figures in OUT."""
+    """Write the page again from what OUT holds: verdicts and figures, or the results of a study."""
     from rlhf_theory.report import write_report
+    from rlhf_theory.report.study_report import is_study, write_study_report
 
+    if is_study(out):
+        from rlhf_theory.studies.result import StudyResult
+
+        typer.echo(f"Report: {write_study_report(StudyResult(out))}")
+        return
     typer.echo(f"Report: {write_report(out)}")
 
 
@@ -199,10 +225,22 @@ def application() -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    app.command("reproduce")(reproduce)
-    app.command("list")(list_known)
-    app.command("doctor")(doctor)
-    app.command("report")(report)
+    commands: dict[str, Callable[..., None]] = {
+        "reproduce": reproduce,
+        "list": list_known,
+        "new": study_files.new,
+        "run": studies.run,
+        "status": studies.status,
+        "extend": studies.extend,
+        "compare": findings.compare,
+        "plot": findings.plot,
+        "report": report,
+        "export": findings.export,
+        "schema": study_files.schema,
+        "doctor": doctor,
+    }
+    for name, command in commands.items():
+        app.command(name)(command)
     for entry in entry_points(group=PLUGINS):
         try:
             part: Any = entry.load()

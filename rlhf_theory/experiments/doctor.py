@@ -14,7 +14,12 @@ from threadpoolctl import threadpool_info
 __all__ = ["findings"]
 
 _CORE = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "array-api-compat", "loky")
-_EXTRAS = {"llm": ("torch", "transformers", "accelerate", "peft", "safetensors")}
+_EXTRAS = {
+    "llm": ("torch", "transformers", "accelerate", "peft", "safetensors"),
+    "dask": ("distributed",),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+}
 
 
 def _version(name: str) -> str | None:

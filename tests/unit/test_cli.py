@@ -155,7 +155,7 @@ def test_lists_are_json_for_programs(command, fakes, catalogues):
     ]
     assert set(json.loads(said)[0]) == {"name", "description", "source"}
     _, said, _ = command("list", "--json")
-    assert set(json.loads(said)) == {"theorems", "algorithms", "worlds", "losses"}
+    assert set(json.loads(said)) == {"theorems", "algorithms", "worlds", "losses", "studies"}
     _, said, _ = command("list", "worlds", "linear", "--json")
     assert json.loads(said) == [{"name": "linear", "description": "a line about linear worlds"}]
 

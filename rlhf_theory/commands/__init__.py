@@ -1,0 +1,1 @@
+"""The commands that run studies and look at them; heavy imports wait inside each."""

@@ -1,0 +1,114 @@
+"""``rlhf-theory compare``, ``plot`` and ``export``: looking at the results of studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlhf_theory.commands.studies import Out
+from rlhf_theory.commands.tables import frame_text
+
+__all__ = ["compare", "export", "plot"]
+
+
+def compare(
+    out: Out,
+    first: Annotated[str | None, typer.Argument(metavar="A", help="Label of a learner.")] = None,
+    second: Annotated[str | None, typer.Argument(metavar="B", help="Label of another.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="A learner that all others are compared with.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric; the world's if not given.")] = None,
+    at: Annotated[
+        float | None, typer.Option(help="Round or number of pairs; else the end.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Compare learners in pairs: A with B, all with a baseline, or all pairs.
+
+    Replicas are paired by common random numbers: bootstrap intervals over replicas, the sign-flip
+    test, Holm's correction over all rows.
+    """
+    from rlhf_theory.studies.result import StudyResult
+
+    table = StudyResult(out).compare(
+        first, second, baseline=baseline, metric=metric, at=at, level=level
+    )
+    if as_json:
+        typer.echo(table.to_json(orient="records", indent=2))
+        return
+    columns = "world first second difference difference_lower difference_upper better p_value"
+    shown = table[[*columns.split(), "adjusted", "winner"]]
+    names = {"difference_lower": "lower", "difference_upper": "upper", "adjusted": "Holm p"}
+    typer.echo(frame_text(shown.rename(columns=names).fillna({"winner": "-"})))
+    typer.echo(
+        f"\ndifference: mean over replicas of first minus second, {level:.0%} bootstrap interval; "
+        "better: share of replicas in which the first is better."
+    )
+
+
+def plot(
+    out: Out,
+    kind: Annotated[
+        str, typer.Option(help="suboptimality, regret, slopes, ratio, frontier, pairs or tails.")
+    ] = "suboptimality",
+    metric: Annotated[str | None, typer.Option(help="Metric; the world's if not given.")] = None,
+    facet: Annotated[
+        str | None, typer.Option(help="One panel per value: world, learner, world.dim ...")
+    ] = None,
+    hue: Annotated[str | None, typer.Option(help="One curve per value.")] = None,
+    band: Annotated[str, typer.Option(help="interval, quantiles or simultaneous.")] = "interval",
+    bound: Annotated[str | None, typer.Option(help='Such as "dim * sqrt(1 / t)".')] = None,
+    venue: Annotated[
+        str | None, typer.Option(help="Sizes of a venue, such as neurips2024.")
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None, typer.Option(help="First and last t of a slope.")
+    ] = None,
+    x: Annotated[str | None, typer.Option(help="t, or labels.")] = None,
+    notion: Annotated[
+        str | None, typer.Option(help="Of regret: cumulative, average, simple or best.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Of pairs: a learner.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Files without suffix; OUT/figures/KIND if none.")
+    ] = None,
+) -> None:
+    """Draw one figure: PDF, SVG, the plotted numbers as CSV, and a caption."""
+    from rlhf_theory.studies.result import StudyResult
+
+    given: dict[str, Any] = {
+        "metric": metric,
+        "facet": facet,
+        "hue": hue,
+        "bound": bound,
+        "venue": venue,
+        "window": window,
+        "x": x,
+        "notion": notion,
+        "baseline": baseline,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    figure = StudyResult(out).plot(kind, band=band, **options)
+    target = to or out / "figures" / kind
+    for path in figure.save(target):
+        typer.echo(str(path))
+
+
+def export(
+    out: Out,
+    to: Annotated[Path, typer.Option(help="File that ends in .csv or .parquet.")],
+    level: Annotated[str, typer.Option(metavar="curves|final", help="All rows, or the end.")] = (
+        "curves"
+    ),
+) -> None:
+    """Write the tidy table of a study: one row per cell, replica and recorded round."""
+    from rlhf_theory.errors import check_choice
+    from rlhf_theory.studies.result import StudyResult
+
+    check_choice("level", level, ("curves", "final"))
+    path = StudyResult(out).export(to, "final" if level == "final" else "curves")
+    typer.echo(str(path))

@@ -1,0 +1,293 @@
+"""``rlhf-theory run``, ``extend`` and ``status``: studies on their way."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_theory.commands.tables import aligned, frame_text
+
+if TYPE_CHECKING:
+    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.studies.running import Plan
+    from rlhf_theory.studies.schema import Study
+
+__all__ = ["extend", "run", "seconds_of", "status"]
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `run` has written.")]
+_Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", help="Workers; one per core if not given.")
+]
+_Backend = Annotated[
+    str | None, typer.Option(metavar="local|serial|dask|ray|slurm", help="Where blocks run.")
+]
+_Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="A setting of the backend; repeatable."),
+]
+_MaxTime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start no block after 90s, 10m or 2h.")
+]
+_FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
+_Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute failed blocks again.")]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Only these worlds, learners or WORLD/LEARNER; repeatable."),
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+
+def run(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or a listed name.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; results/NAME if none.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The quick form of the study.")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PLACE=VALUE", help="Change a setting; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long; write nothing.")
+    ] = False,
+    jobs: _Jobs = None,
+    backend: _Backend = None,
+    option: _Options = None,
+    only: _Only = None,
+    max_time: _MaxTime = None,
+    fail_fast: _FailFast = False,
+    retry_failed: _Retry = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Run a study, or go on where it was stopped; then draw its figures and its report.
+
+    The exit code is 0 if all is done, 1 if blocks failed or are left, 2 for bad input, 130 after
+    Ctrl-C; the same command goes on from what OUT holds.
+    """
+    from rlhf_theory.studies.schema import Study
+    from rlhf_theory.studies.shelf import study_path
+
+    path = study_path(study)
+    chosen = Study.from_toml(path, sets or (), quick=quick)
+    if dry_run:
+        _say_plan(chosen, out, jobs, backend, only or (), retry_failed)
+        return
+    _run(
+        chosen,
+        out,
+        jobs=jobs,
+        backend=backend,
+        options=_pairs(option or ()),
+        only=only or (),
+        max_time=None if max_time is None else seconds_of(max_time),
+        fail_fast=fail_fast,
+        retry_failed=retry_failed,
+        toml=path.read_text(encoding="utf-8"),
+        quiet=quiet,
+    )
+
+
+def extend(
+    out: Out,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas to reach.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Number of rounds to reach.")] = None,
+    jobs: _Jobs = None,
+    backend: _Backend = None,
+    option: _Options = None,
+    max_time: _MaxTime = None,
+    quiet: _Quiet = False,
+) -> None:
+    """Add replicas or rounds to a study; what exists is kept.
+
+    More rounds are played from round 0, since learners are not stored; what was stored is compared
+    with the longer run and must be equal.
+    """
+    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.studies.running import longer
+
+    if replicas is None and rounds is None:
+        message = "extend needs --replicas or --rounds, the numbers to reach; got neither."
+        raise ValueError(message)
+    study = longer(StudyResult(out).study, replicas=replicas, rounds=rounds)
+    _run(
+        study,
+        out,
+        jobs=jobs,
+        backend=backend,
+        options=_pairs(option or ()),
+        max_time=None if max_time is None else seconds_of(max_time),
+        quiet=quiet,
+    )
+
+
+def status(
+    out: Out,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show how many blocks of a study are done, failed and missing, cell by cell."""
+    from rlhf_theory.studies.result import StudyResult
+
+    result = StudyResult(out)
+    table = result.status()
+    if as_json:
+        typer.echo(json.dumps({**result.counts(), "cells": table.to_dict("records")}, indent=2))
+        return
+    typer.echo(frame_text(table))
+    counts = result.counts()
+    typer.echo(
+        "\n" + ", ".join(f"{counts[k]} {k}" for k in ("blocks", "done", "failed", "missing"))
+    )
+    for name, error in result.failures().items():
+        typer.echo(f"  {name}: {error}")
+
+
+def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
+    from rlhf_theory.studies.backends import BackendError
+    from rlhf_theory.studies.running import default_folder, run_study
+
+    folder = default_folder(study) if out is None else out
+    before = _stored(folder)
+    command = ["rlhf-theory", *sys.argv[1:]]
+    try:
+        result = run_study(study, folder, quiet=quiet, say=_say, command=command, **options)
+    except BackendError as reason:
+        typer.echo(f"Error: {reason}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
+        raise typer.Exit(130) from None
+    _show(result, quiet=quiet, unchanged=before == study.resolved())
+    raise typer.Exit(0 if _complete(result, options.get("only", ())) else 1)
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    """Return the resolved study in a folder, if it has one."""
+    from rlhf_theory.studies.folder import StudyFolder
+
+    try:
+        return StudyFolder(folder).resolved()
+    except ValueError:
+        return None
+
+
+def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
+    """Write figures and page, and say what is in them; what failed goes to the error output."""
+    from rlhf_theory.report.study_report import write_study_report
+
+    tally, page = result.tally, result.folder.path / "report.html"
+    news = tally is None or tally.done + tally.skipped > 0 or not unchanged or not page.is_file()
+    if not news:
+        typer.echo(f"Nothing was left to compute. Report: {page}")
+    elif result.counts()["done"]:
+        write_study_report(result)
+        if not quiet:
+            typer.echo("\n" + frame_text(_short(result)) + f"\n\nReport: {page}")
+    for name, error in result.failures().items():
+        typer.echo(f"failed: {name}: {error}", err=True)
+    if tally is not None and tally.stopped:
+        typer.echo(tally.stopped, err=True)
+
+
+def _complete(result: StudyResult, only: Sequence[str]) -> bool:
+    """Return whether all blocks that were asked for are done."""
+    from rlhf_theory.studies.running import chosen_cells
+
+    cells = chosen_cells(result.study, only)
+    return len(result.folder.done(cells)) == len(result.folder.tasks(cells))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _short(result: StudyResult) -> Any:
+    table = result.summary()
+    return table[["world", "learner", "metric", "replicas", "mean", "lower", "upper"]]
+
+
+def _say_plan(
+    study: Study,
+    out: Path | None,
+    jobs: int | None,
+    backend: str | None,
+    only: Sequence[str],
+    retry_failed: bool,
+) -> None:
+    import loky
+
+    from rlhf_theory.studies.pilot import estimate
+    from rlhf_theory.studies.running import plan_study
+
+    plan = plan_study(study, out, only=only, retry_failed=retry_failed)
+    serial = (backend or study.run_options.backend) == "serial"
+    workers = 1 if serial else jobs or study.run_options.jobs or loky.cpu_count()
+    guess = estimate(plan.todo, workers)
+    typer.echo(aligned(_plan_rows(plan, guess.seconds)))
+    blocks = plan.done + plan.failed + len(plan.todo)
+    typer.echo(
+        f"\n{len(plan.cells)} cells, {blocks} blocks: {plan.done} done, {plan.failed} failed "
+        f"(left alone without --retry-failed), {len(plan.todo)} to do.\n"
+        f"{guess}\nFolder: {plan.folder}. Nothing was written."
+    )
+
+
+def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]]:
+    from rlhf_theory.studies.progress import duration
+
+    todo: dict[str, int] = {}
+    for task in plan.todo:
+        todo[task.cell.key] = todo.get(task.cell.key, 0) + 1
+    rows: list[tuple[str, ...]] = [
+        ("world", "learner", "replicas", "length", "blocks to do", "time, one worker")
+    ]
+    for cell in plan.cells:
+        length = f"{cell.rounds} rounds" if cell.online else f"n to {(cell.pairs or (0,))[-1]}"
+        missing, total = todo.get(cell.key, 0), len(cell.blocks())
+        time = duration(seconds[cell.key]) if cell.key in seconds else "-"
+        rows.append(
+            (
+                cell.world_label,
+                cell.learner_label,
+                str(cell.replicas),
+                length,
+                f"{missing} of {total}",
+                time,
+            )
+        )
+    return rows
+
+
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` words as a table; numbers become numbers."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            message = f"--option must look like KEY=VALUE; got {word!r}."
+            raise ValueError(message)
+        found[key] = int(value) if value.isdigit() else value
+    return found
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(text: str) -> float:
+    """Return ``90``, ``90s``, ``10m`` or ``2h`` in seconds.
+
+    Examples
+    --------
+    >>> seconds_of("1.5m")
+    90.0
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None or float(match.group(1)) == 0.0:
+        message = f"--max-time must be a positive time such as 90s, 10m or 2h; got {text!r}."
+        raise ValueError(message)
+    return float(match.group(1)) * _UNITS[match.group(2)]
