@@ -25,6 +25,9 @@ def compare(
         float | None, typer.Option(help="Round or number of pairs; else the end.")
     ] = None,
     level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    anytime: Annotated[
+        bool, typer.Option("--anytime", help="Intervals that hold while replicas are added.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Compare learners in pairs: A with B, all with a baseline, or all pairs.
@@ -35,17 +38,23 @@ def compare(
     from rlhf_theory.studies.result import StudyResult
 
     table = StudyResult(out).compare(
-        first, second, baseline=baseline, metric=metric, at=at, level=level
+        first, second, baseline=baseline, metric=metric, at=at, level=level, anytime=anytime
     )
     if as_json:
         typer.echo(table.to_json(orient="records", indent=2))
         return
-    columns = "world first second difference difference_lower difference_upper better p_value"
-    shown = table[[*columns.split(), "adjusted", "winner"]]
+    columns = "world first second difference difference_lower difference_upper better"
+    tests = [] if anytime else ["p_value", "adjusted"]
     names = {"difference_lower": "lower", "difference_upper": "upper", "adjusted": "Holm p"}
-    typer.echo(frame_text(shown.rename(columns=names).fillna({"winner": "-"})))
+    shown = table[[*columns.split(), *tests, "winner"]].rename(columns=names)
+    typer.echo(frame_text(shown.fillna({"winner": "-"})))
+    interval = (
+        f"{level:.0%} confidence sequence for all rows at once"
+        if anytime
+        else f"{level:.0%} bootstrap interval"
+    )
     typer.echo(
-        f"\ndifference: mean over replicas of first minus second, {level:.0%} bootstrap interval; "
+        f"\ndifference: mean over replicas of first minus second, {interval}; "
         "better: share of replicas in which the first is better."
     )
 

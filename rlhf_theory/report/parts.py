@@ -85,13 +85,18 @@ def download(kind: str, content: bytes, name: str, label: str = "") -> Download:
     return Download(f"{name}.{kind}", label, address)
 
 
-def downloads(folder: Path, name: str, stem: str = "figure") -> tuple[Download, ...]:
+def downloads(
+    folder: Path,
+    name: str,
+    stem: str = "figure",
+    kinds: Sequence[str] = ("pdf", "svg", "csv"),
+) -> tuple[Download, ...]:
     """Return the files of a figure in a folder, to be saved as ``name`` with their endings.
 
     PDF and numbers are the files as they are; the SVG is written shorter and draws the same.
     """
     found = []
-    for kind in ("pdf", "svg", "csv"):
+    for kind in kinds:
         path = folder / f"{stem}.{kind}"
         if path.is_file():
             content = path.read_bytes()

@@ -73,7 +73,9 @@ class Drawing:
         return self.sheet.caption
 
 
-def draw(sheet: Sheet, key: str, name: str) -> Drawing:
+def draw(
+    sheet: Sheet, key: str, name: str, kinds: Sequence[str] = ("pdf", "svg", "csv")
+) -> Drawing:
     """Read a figure and its files.
 
     Parameters
@@ -84,13 +86,15 @@ def draw(sheet: Sheet, key: str, name: str) -> Drawing:
         Unique on the page, and short: all ids inside the drawing start with it.
     name
         Name to save its files under.
+    kinds
+        Which files the page holds.
     """
     svg = figure_svg(sheet.folder, key, sheet.title, sheet.stem)
     return Drawing(
         sheet=sheet,
         svg=svg,
         wide=svg is not None and is_wide(svg),
-        downloads=downloads(sheet.folder, name, sheet.stem) if svg is not None else (),
+        downloads=downloads(sheet.folder, name, sheet.stem, kinds) if svg is not None else (),
     )
 
 

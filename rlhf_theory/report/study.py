@@ -17,6 +17,14 @@ from rlhf_theory.report.words import pretty
 
 __all__ = ["Failure", "write_study_page"]
 
+_WITH_PDF = 24
+"""Figures up to which their PDF files are part of the page."""
+
+_NO_PDF = (
+    f"The page has more than {_WITH_PDF} figures, so it holds them as SVG and numbers; their PDF "
+    "files are in the folder of the study."
+)
+
 _KINDS = {"world": "World", "family": "Family", "learner": "Learner", "plot": "Plot"}
 
 
@@ -118,10 +126,15 @@ def write_study_page(
         message = f"Tables must have different headings; got {', '.join(p.title for p in parts)}."
         raise ValueError(message)
     cells_part = _table_part("Cells", cells, name) if cells is not None and cells.rows else None
+    # Two fifths of a figure's share of the page are its PDF, which the folder has too.
+    few = len(figures) <= _WITH_PDF
+    kinds = ("pdf", "svg", "csv") if few else ("svg", "csv")
     drawings = [
-        draw(sheet, f"f{k}", f"{_slug(name)}-{k}-{_slug(sheet.title)}"[:60].rstrip("-"))
+        draw(sheet, f"f{k}", f"{_slug(name)}-{k}-{_slug(sheet.title)}"[:60].rstrip("-"), kinds)
         for k, sheet in enumerate(figures, start=1)
     ]
+    if not few:
+        remarks = [*remarks, _NO_PDF]
     return render(
         path,
         "study.html",

@@ -10,6 +10,7 @@ import pandas as pd
 
 from rlhf_theory.evaluation.comparisons import compare_all, holm, to_frame
 from rlhf_theory.evaluation.scores import family_scores, normalised_score
+from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import slope_bootstrap
 
 __all__ = ["comparisons", "rates", "scores"]
@@ -21,7 +22,7 @@ ALL_WORLDS = "all worlds"
 """The family of every world in a table of scores."""
 
 
-def comparisons(values: Values, pairs: Any, level: float) -> pd.DataFrame:
+def comparisons(values: Values, pairs: Any, level: float, *, anytime: bool = False) -> pd.DataFrame:
     """Return paired comparisons in every world, with Holm's correction over all of them.
 
     Parameters
@@ -33,6 +34,8 @@ def comparisons(values: Values, pairs: Any, level: float) -> pd.DataFrame:
         learners the pair is left out, and where a replica of one failed, the replica.
     level
         Coverage of the intervals, and one minus the level of the tests.
+    anytime
+        Intervals that hold at every number of replicas and for all rows at once, instead of tests.
     """
     groups = [
         (world, replicas, some)
@@ -52,10 +55,27 @@ def comparisons(values: Values, pairs: Any, level: float) -> pd.DataFrame:
         found = to_frame(compare_all(here, pairs=some, level=level, n_flips=flips))
         tables.append(found.assign(world=world))
     table = pd.concat(tables, ignore_index=True)
+    table = table[["world", *[c for c in table.columns if c != "world"]]]
+    if anytime:
+        return _at_any_time(table, values, 1.0 - (1.0 - level) / total)
     table["adjusted"] = holm(table["p_value"].to_numpy())
     # A winner needs the correction over all worlds.
     table["winner"] = table["winner"].where(table["adjusted"] <= 1.0 - level, None)
-    return table[["world", *[c for c in table.columns if c != "world"]]]
+    return table
+
+
+def _at_any_time(table: pd.DataFrame, values: Values, level: float) -> pd.DataFrame:
+    """Put confidence sequences in the place of bootstrap intervals and tests."""
+    table = table.drop(columns=["p_value", "adjusted"])
+    for row in table.index:
+        world, first, second = table.loc[row, ["world", "first", "second"]]
+        difference = (values[world][first] - values[world][second]).dropna()
+        interval = confidence_sequence(difference.sort_index().to_numpy(), level=level)
+        low, high = float(interval.lower[-1]), float(interval.upper[-1])
+        table.loc[row, ["difference_lower", "difference_upper"]] = low, high
+        # Smaller is better.
+        table.loc[row, "winner"] = first if high < 0 else second if low > 0 else None
+    return table
 
 
 def _alike(

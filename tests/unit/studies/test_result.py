@@ -4,8 +4,10 @@ import pytest
 
 import rlhf_theory as rt
 from rlhf_theory.evaluation.comparisons import holm
+from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, slope_bootstrap
 from rlhf_theory.policies import ReferencePolicy
+from rlhf_theory.studies.findings import comparisons
 from rlhf_theory.studies.registry import build_learner, build_world
 from rlhf_theory.studies.result import StudyResult
 from tests.helpers.studied import WORLDS, small_result
@@ -117,6 +119,30 @@ def test_all_pairs_a_baseline_and_two_learners_agree(result):
     every = result.compare()
     np.testing.assert_allclose(every["difference"], -pair["difference"])
     assert list(every["first"].unique()) == ["greedy"]
+
+
+def test_intervals_for_people_who_peek_are_confidence_sequences(result):
+    # With twelve replicas nothing is known at the default; so they are looked at as 48.
+    values = result.values()
+    many = {
+        world: {k: pd.Series(np.tile(v.to_numpy(), 4)) for k, v in learners.items()}
+        for world, learners in values.items()
+    }
+    # Where one is far better, the interval must say so, and where none is, must not.
+    many["easy dim=2"]["GSHF"] -= 5.0
+    many["easy dim=3"]["GSHF"] += 5.0
+    many["game"]["GSHF"] = many["game"]["greedy"] + np.resize([1.0, -1.0], 48)
+    table = comparisons(many, [("GSHF", "greedy")], 0.95, anytime=True)
+    assert "p_value" not in table
+    assert table["winner"].tolist() == ["GSHF", "greedy", None]
+    for row in table.itertuples():
+        difference = (many[row.world]["GSHF"] - many[row.world]["greedy"]).to_numpy()
+        want = confidence_sequence(difference, level=1 - 0.05 / 3)
+        ends = (row.difference_lower, row.difference_upper)
+        assert ends == (want.lower[-1], want.upper[-1])
+    # Longer than for one look, and not known at all at twelve.
+    assert np.isinf(result.summary(anytime=True)["upper"]).all()
+    assert np.isinf(result.compare(anytime=True)["difference_upper"]).all()
 
 
 @pytest.mark.parametrize(
