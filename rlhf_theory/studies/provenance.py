@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,7 +95,9 @@ class Provenance:
             "seconds": round(time.monotonic() - self._clock, 3),
             "tally": plain_json(tally),
         }
-        write_json(self.path, self._content)
+        # A full disk is said by the tally; it must not be hidden by an error from here.
+        with suppress(OSError):
+            write_json(self.path, self._content)
 
 
 def surroundings() -> dict[str, Any]:

@@ -94,15 +94,21 @@ def plan_study(
     study, out, only, retry_failed
         As in `run_study`.
     """
-    path = default_folder(study) if out is None else Path(out)
+    return _plan(_folder(study, out), study, only, retry_failed)
+
+
+def _folder(study: Study, out: Path | str | None) -> StudyFolder:
+    return StudyFolder(default_folder(study) if out is None else out)
+
+
+def _plan(folder: StudyFolder, study: Study, only: Sequence[str], retry_failed: bool) -> Plan:
     cells = chosen_cells(study, only)
-    folder = StudyFolder(path)
     todo, failed = folder.todo(cells), set()
     if not retry_failed:
         failed = set(folder.failed(cells))
     total = len(folder.tasks(cells))
     return Plan(
-        folder=path,
+        folder=folder.path,
         cells=tuple(cells),
         todo=tuple(task for task in todo if task.name not in failed),
         done=total - len(todo),
@@ -176,8 +182,9 @@ def run_study(
     name = backend or study.run_options.backend
     settings = {**({} if backend else study.run_options.options), **(options or {})}
     place = make_backend(name, settings)
-    plan = plan_study(study, out, only=only, retry_failed=retry_failed)
-    folder = StudyFolder(plan.folder)
+    # One object for plan and run: it remembers the files that it had to open.
+    folder = _folder(study, out)
+    plan = _plan(folder, study, only, retry_failed)
     folder.claim(study, toml)
     record = Provenance(
         plan.folder,
