@@ -100,7 +100,10 @@ def extend(
     jobs: _Jobs = None,
     backend: _Backend = None,
     option: _Options = None,
+    only: _Only = None,
     max_time: _MaxTime = None,
+    fail_fast: _FailFast = False,
+    retry_failed: _Retry = False,
     quiet: _Quiet = False,
 ) -> None:
     """Add replicas or rounds to a study; what exists is kept.
@@ -121,6 +124,9 @@ def extend(
         jobs=jobs,
         backend=backend,
         options=_pairs(option or ()),
+        only=only or (),
+        fail_fast=fail_fast,
+        retry_failed=retry_failed,
         max_time=None if max_time is None else seconds_of(max_time),
         quiet=quiet,
     )
@@ -153,6 +159,8 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
 
     folder = default_folder(study) if out is None else out
     before = _stored(folder)
+    for line in _hidden(before or {}, study):
+        _say(line)
     command = ["rlhf-theory", *sys.argv[1:]]
     try:
         result = run_study(study, folder, quiet=quiet, say=_say, command=command, **options)
@@ -174,6 +182,19 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         return StudyFolder(folder).resolved()
     except ValueError:
         return None
+
+
+def _hidden(before: Mapping[str, Any], study: Study) -> list[str]:
+    """Return what a folder holds beyond a study, which was extended there, say."""
+    lines = []
+    for name, wanted in (("replicas", study.replicas), ("rounds", study.rounds)):
+        there = before.get(name)
+        if isinstance(there, int) and wanted is not None and there > wanted:
+            lines.append(
+                f"The folder has {there} {name}, this study {wanted}: the others are kept, and "
+                "not shown."
+            )
+    return lines
 
 
 def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
@@ -221,10 +242,13 @@ def _say_plan(
 ) -> None:
     import loky
 
+    from rlhf_theory.errors import check_positive
     from rlhf_theory.studies.pilot import estimate
     from rlhf_theory.studies.running import plan_study
 
     plan = plan_study(study, out, only=only, retry_failed=retry_failed)
+    if jobs is not None:
+        check_positive("jobs", jobs)
     serial = (backend or study.run_options.backend) == "serial"
     workers = 1 if serial else jobs or study.run_options.jobs or loky.cpu_count()
     guess = estimate(plan.todo, workers)
@@ -271,7 +295,7 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             message = f"--option must look like KEY=VALUE; got {word!r}."
             raise ValueError(message)
-        found[key] = int(value) if value.isdigit() else value
+        found[key] = int(value) if re.fullmatch(r"[0-9]+", value) else value
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def write_study_report(result: StudyResult) -> Path:
         name=result.study.name,
         title=result.study.title,
         facts=_facts(result),
-        tables=dict(_tables(result, summary)),
+        tables=dict(_tables(result, summary, remarks)),
         figures=sheets,
         remarks=remarks,
         cells=_cells(result),
@@ -118,7 +118,9 @@ def _facts(result: StudyResult) -> dict[str, Any]:
     return facts | {"Seed": str(result.study.seed), "Block size": str(result.study.block)}
 
 
-def _tables(result: StudyResult, summary: pd.DataFrame) -> Iterator[tuple[str, Table]]:
+def _tables(
+    result: StudyResult, summary: pd.DataFrame, remarks: list[str]
+) -> Iterator[tuple[str, Table]]:
     yield (
         "At the end",
         table_of(
@@ -145,10 +147,10 @@ def _tables(result: StudyResult, summary: pd.DataFrame) -> Iterator[tuple[str, T
     learners = list(dict.fromkeys(cell.learner_label for cell in result.cells))
     if len(learners) > 1:
         baseline = None if len(learners) <= _FEW else _baseline(result, learners)
-        found = _or_none(lambda: result.compare(baseline=baseline))
+        found = _or_remark(lambda: result.compare(baseline=baseline), "comparisons", remarks)
         if found is not None:
             yield "Paired comparisons", _comparison_table(result, found, baseline)
-    scores = _or_none(result.scores)
+    scores = _or_remark(result.scores, "scores", remarks)
     if scores is not None:
         yield "Scores", _score_table(scores)
 
@@ -159,13 +161,15 @@ def _baseline(result: StudyResult, learners: list[str]) -> str:
     return next((name for name in named if name in learners), learners[0])
 
 
-def _or_none(compute: Any) -> pd.DataFrame | None:
-    """Return a table, or None where there is nothing to make it of, such as no pair of learners."""
+def _or_remark(
+    compute: Callable[[], pd.DataFrame], what: str, remarks: list[str]
+) -> pd.DataFrame | None:
+    """Return a table, or None and a remark where there is nothing to make it of."""
     try:
-        table: pd.DataFrame = compute()
-    except ValueError:
+        return compute()
+    except ValueError as error:
+        remarks.append(f"There are no {what}: {error}")
         return None
-    return table
 
 
 def _score_table(scores: pd.DataFrame) -> Table:

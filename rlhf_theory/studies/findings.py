@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlhf_theory.evaluation.comparisons import compare_all, holm, to_frame
+from rlhf_theory.errors import check_probability
+from rlhf_theory.evaluation.comparisons import compare_all, holm, sign_flip_test, to_frame
 from rlhf_theory.evaluation.scores import family_scores, normalised_score
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import slope_bootstrap
@@ -37,44 +38,80 @@ def comparisons(values: Values, pairs: Any, level: float, *, anytime: bool = Fal
     anytime
         Intervals that hold at every number of replicas and for all rows at once, instead of tests.
     """
-    groups = [
-        (world, replicas, some)
-        for world, learners in values.items()
-        for replicas, some in _alike(learners, pairs)
-    ]
-    total = sum(len(some) for _, _, some in groups)
-    if total == 0:
+    check_probability("level", level)
+    tables: list[pd.DataFrame] = []
+    differences: list[pd.DataFrame] = []
+    for world, learners in values.items():
+        for replicas, some in _alike(learners, pairs):
+            names = dict.fromkeys(name for pair in some for name in pair)
+            here = {k: learners[k].loc[replicas].to_numpy(dtype=float) for k in names}
+            # The tests of all worlds come below, together.
+            found = to_frame(compare_all(here, pairs=some, level=level, n_flips=1))
+            tables.append(found.assign(world=world))
+            columns = [_difference(here[a], here[b]) for a, b in some]
+            differences.append(pd.DataFrame(np.transpose(columns), index=replicas))
+    if not tables:
         message = "Learners must share a world, and replicas there, to be compared; none do."
         raise ValueError(message)
-    # Enough flips that the smallest p-value survives Holm's factor.
-    flips = max(10_000, round(10 * total / (1.0 - level)))
-    tables = []
-    for world, replicas, some in groups:
-        names = dict.fromkeys(name for pair in some for name in pair)
-        here = {name: values[world][name].loc[replicas].to_numpy(dtype=float) for name in names}
-        found = to_frame(compare_all(here, pairs=some, level=level, n_flips=flips))
-        tables.append(found.assign(world=world))
     table = pd.concat(tables, ignore_index=True)
     table = table[["world", *[c for c in table.columns if c != "world"]]]
     if anytime:
-        return _at_any_time(table, values, 1.0 - (1.0 - level) / total)
+        return _at_any_time(table, differences, 1.0 - (1.0 - level) / len(table))
+    table["p_value"] = _p_values(differences, level)
     table["adjusted"] = holm(table["p_value"].to_numpy())
-    # A winner needs the correction over all worlds.
-    table["winner"] = table["winner"].where(table["adjusted"] <= 1.0 - level, None)
+    table["winner"] = _winners(table, table["adjusted"] <= 1.0 - level)
     return table
 
 
-def _at_any_time(table: pd.DataFrame, values: Values, level: float) -> pd.DataFrame:
+def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return first minus second; equal infinities tie."""
+    with np.errstate(invalid="ignore"):
+        return np.where(first == second, 0.0, first - second)
+
+
+def _p_values(differences: list[pd.DataFrame], level: float) -> np.ndarray:
+    """Return the p-value of every pair; pairs with the same replicas share their sign flips."""
+    total = sum(part.shape[1] for part in differences)
+    # Enough that the smallest p-value survives Holm's factor; more would only take time.
+    flips = int(np.clip(10 * total / (1.0 - level), 10_000, 100_000))
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for k, part in enumerate(differences):
+        groups.setdefault(tuple(part.index), []).append(k)
+    found: dict[int, np.ndarray] = {}
+    for members in groups.values():
+        stacked = np.concatenate([differences[k].to_numpy() for k in members], axis=1)
+        p = sign_flip_test(stacked, n_flips=flips)
+        ends = np.cumsum([differences[k].shape[1] for k in members])
+        found |= dict(zip(members, np.split(p, ends[:-1]), strict=True))
+    return np.concatenate([found[k] for k in range(len(differences))])
+
+
+def _winners(table: pd.DataFrame, decided: Any) -> pd.Series:
+    """Return the better learner of every decided pair, else None; smaller is better."""
+    lean = table["difference"].to_numpy(dtype=float)
+    names = np.where(lean < 0, table["first"].to_numpy(), table["second"].to_numpy())
+    names = names.astype(object)
+    names[~(np.asarray(decided) & (np.abs(lean) > 0))] = None
+    return pd.Series(names, index=table.index, dtype=object)
+
+
+def _at_any_time(
+    table: pd.DataFrame, differences: list[pd.DataFrame], level: float
+) -> pd.DataFrame:
     """Put confidence sequences in the place of bootstrap intervals and tests."""
+    columns = [part[name] for part in differences for name in part.columns]
+    ends = []
+    for column in columns:
+        values = column.sort_index().to_numpy()
+        if not np.isfinite(values).all():  # then nothing is known of the mean
+            ends.append((-np.inf, np.inf))
+            continue
+        interval = confidence_sequence(values, level=level)
+        ends.append((float(interval.lower[-1]), float(interval.upper[-1])))
     table = table.drop(columns=["p_value", "adjusted"])
-    for row in table.index:
-        world, first, second = table.loc[row, ["world", "first", "second"]]
-        difference = (values[world][first] - values[world][second]).dropna()
-        interval = confidence_sequence(difference.sort_index().to_numpy(), level=level)
-        low, high = float(interval.lower[-1]), float(interval.upper[-1])
-        table.loc[row, ["difference_lower", "difference_upper"]] = low, high
-        # Smaller is better.
-        table.loc[row, "winner"] = first if high < 0 else second if low > 0 else None
+    table[["difference_lower", "difference_upper"]] = ends
+    decided = (table["difference_upper"] < 0) | (table["difference_lower"] > 0)
+    table["winner"] = _winners(table, decided)
     return table
 
 

@@ -138,29 +138,43 @@ class StudyResult:
         fitted on), ``regret`` (of rounds before ``t``) and everything that was recorded.
         """
         check_choice("level", level, ("curves", "final"))
-        return self._curves.copy() if level == "curves" else self._at(None)
+        return self._curves.copy() if level == "curves" else self._ends(None, None)
 
-    def _at(self, at: float | None) -> pd.DataFrame:
-        """Return the last row of every replica, at or before ``at``.
+    def _ends(self, metric: str | None, at: float | None) -> pd.DataFrame:
+        """Return the last rows of all replicas, at or before ``at``.
 
-        While a study is extended, blocks of a cell may end at different rounds: the end is then the
-        last round that all of them have.
+        While a study is extended, blocks may end at different rounds: the end is the last round
+        that all cells of a world have, so that what is compared was played equally long. What a
+        round reports belongs to the policy that played it, so reports end one round earlier.
         """
-        table = self._curves if at is None else self._curves[self._curves["t"] <= at]
-        ends = table.groupby(["cell", "replica"], sort=False)["t"].max().groupby("cell").min()
-        table = table[table["t"] <= table["cell"].map(ends)]
-        last = table.groupby(["cell", "replica"], sort=False)["t"].idxmax()
-        return table.loc[last].reset_index(drop=True)
+        table = self._curves
+        if metric is not None:
+            known = [name for name in self._recorded if table[name].notna().any()]
+            check_choice("metric", metric, known)
+            table = table[table[metric].notna()]
+        if at is not None:
+            first, table = table["t"].min(), table[table["t"] <= at]
+            if table.empty:
+                message = f"at must be at least {first}, the first that is recorded; got {at}."
+                raise ValueError(message)
+        group = ["world", "index"]
+        rows = table.drop_duplicates(["cell", "replica"]).groupby(group, observed=True).size()
+        here = table.groupby([*group, "t"], observed=True).size().rename("rows").reset_index()
+        all_of_them = rows.reindex(pd.MultiIndex.from_frame(here[group])).to_numpy()
+        full = here.loc[here["rows"].to_numpy() == all_of_them]
+        ends = full.groupby(group, observed=True)["t"].max()
+        end = ends.reindex(pd.MultiIndex.from_frame(table[group])).to_numpy()
+        last: pd.DataFrame = table.loc[table["t"].to_numpy() == end]
+        return last.reset_index(drop=True)
 
     def _by_cell(
-        self, table: pd.DataFrame, metric: str | None
+        self, metric: str | None, at: float | None = None, *, whole: bool = False
     ) -> Iterator[tuple[str, pd.Series, pd.DataFrame]]:
-        """Yield the metric, the first row and all rows of every cell."""
+        """Yield the name of the metric, the first row and the rows of every cell that has it."""
+        ends = self._ends(metric, at)
+        table = self._curves[self._curves["cell"].isin(ends["cell"])] if whole else ends
         for _, part in table.groupby("cell", sort=False):
-            name = str(part["metric"].iloc[0]) if metric is None else metric
-            known = [c for c in self._recorded if part[c].notna().any()]
-            check_choice("metric", name, known)
-            yield name, part.iloc[0], part
+            yield metric or str(part["metric"].iloc[0]), part.iloc[0], part
 
     @cached_property
     def _recorded(self) -> list[str]:
@@ -187,12 +201,13 @@ class StudyResult:
             The interval is the last of a confidence sequence: it holds also for people who look,
             add replicas and look again. About 1.6 times as long at 256 replicas.
         """
-        table, rows = self._at(at), []
+        rows = []
         for chosen in (None,) if metrics is None else metrics:
-            for metric, first, part in self._by_cell(table, chosen):
+            for metric, first, part in self._by_cell(chosen, at):
                 values = part.sort_values("replica")[metric].to_numpy(dtype=float)
                 interval = _last(values) if anytime else mean_interval(values)
-                spread = quantiles(values, (0.05, 0.5, 0.95))
+                with np.errstate(invalid="ignore"):  # between infinite values
+                    spread = quantiles(values, (0.05, 0.5, 0.95))
                 rows.append(
                     {name: first[name] for name in ("world", "learner", "family")}
                     | {"metric": metric, "index": first["index"], "t": first["t"]}
@@ -210,11 +225,12 @@ class StudyResult:
         """Return the metric by world and learner, each by number of the replica.
 
         One replica of two learners in one world is a pair: both met the same contexts and the
-        same label noise. A learner with failed blocks lacks their replicas.
+        same label noise. A learner with failed blocks lacks their replicas; a metric that is NaN
+        counts as infinite, the worst.
         """
         found: dict[str, dict[str, pd.Series]] = {}
-        for name, first, part in self._by_cell(self._at(at), metric):
-            values = part.set_index("replica")[name].sort_index()
+        for name, first, part in self._by_cell(metric, at):
+            values = part.set_index("replica")[name].sort_index().fillna(np.inf)
             found.setdefault(first["world"], {})[first["learner"]] = values
         return found
 
@@ -291,7 +307,7 @@ class StudyResult:
             As in `compare`.
         """
         curves = {}
-        for name, row, part in self._by_cell(self._curves, metric):
+        for name, row, part in self._by_cell(metric, whole=True):
             table = part.pivot_table(index="replica", columns="t", values=name)
             curves[row["world"], row["learner"], name] = table
         return rates(curves, window, level)

@@ -170,12 +170,21 @@ def test_extend_adds_replicas_and_says_where_they_come_from(command, out):
     assert (code, "can only grow, from 15; got 3" in said) == (2, True)
 
 
+def test_a_shorter_study_says_what_it_does_not_show(command, out, tmp_path):
+    command("extend", out, "--replicas", 15, *SERIAL)
+    code, _, said = command("run", small_file(tmp_path), "--out", out, *SERIAL)
+    assert code == 0
+    assert "The folder has 15 replicas, this study 12: the others are kept" in said
+
+
 def test_compare_prints_pairs(command, out):
     code, said, _ = command("compare", out, "GSHF", "greedy")
     assert code == 0
     assert len([line for line in said.splitlines() if "GSHF" in line]) == 3
     rows = json.loads(command("compare", out, "--baseline", "greedy", "--json")[1])
     assert [row["world"] for row in rows] == ["easy dim=2", "easy dim=3", "game"]
+    code, said, _ = command("compare", out, "GSHF", "greedy", "--anytime")
+    assert (code, "confidence sequence" in said, "Holm" in said) == (0, True, False)
     code, _, said = command("compare", out, "GHSF", "greedy")
     assert (code, "Did you mean 'GSHF'" in said) == (2, True)
 

@@ -169,6 +169,89 @@ def test_failed_replicas_are_left_out_of_their_pairs(result, monkeypatch):
     assert ("rewards", "GSHF") in scores.index
 
 
+@pytest.fixture
+def changed(result, monkeypatch):
+    """Return the result with its table changed by a function."""
+
+    def change(edit):
+        again = StudyResult(result.folder.path)
+        table = result.to_pandas()
+        monkeypatch.setattr(again, "_curves", edit(table), raising=False)
+        return again
+
+    return change
+
+
+def where(table, world, learner):
+    return (table["world"] == world) & (table["learner"] == learner)
+
+
+@pytest.mark.parametrize("replicas", [range(12), [2, 5]])
+def test_nan_in_one_cell_costs_only_that_cell(result, changed, replicas):
+    def edit(table):
+        rows = where(table, "game", "GSHF") & table["replica"].isin(replicas)
+        table.loc[rows, "exploitability"] = np.nan
+        return table
+
+    odd = changed(edit)
+    summary, before = (r.summary().set_index(["world", "learner"]) for r in (odd, result))
+    assert np.isnan(summary.loc[("game", "GSHF"), "mean"])
+    others = before.index.drop(("game", "GSHF"))
+    pd.testing.assert_frame_equal(summary.loc[others], before.loc[others])
+    # What is not a number is the worst there is.
+    row = odd.compare("GSHF", "greedy").set_index("world").loc["game"]
+    assert (row["difference"], row["n_replicas"]) == (np.inf, 12)
+    anytime = odd.compare("GSHF", "greedy", anytime=True).set_index("world").loc["game"]
+    assert (anytime["difference_lower"], anytime["winner"]) == (-np.inf, None)
+    scores = odd.scores().set_index(["family", "learner"])["score"]
+    assert (
+        scores["games", "GSHF"]
+        < result.scores().set_index(["family", "learner"])["score"]["games", "GSHF"]
+    )
+
+
+def test_a_metric_that_only_some_worlds_have_is_compared_there(result):
+    assert set(result.compare("GSHF", "greedy", metric="gap")["world"]) == set(WORLDS[:2])
+    assert set(result.summary(metrics=["regret"])["learner"]) == {"GSHF"}
+
+
+def test_what_rounds_report_ends_one_round_earlier(result):
+    summary = result.summary(metrics=["residual"])
+    online = summary[summary["learner"] == "GSHF"]
+    assert list(online["t"]) == [5, 5, 5]
+    assert online["mean"].notna().all()
+
+
+def test_learners_are_compared_at_rounds_that_all_have(result, changed):
+    # One block of one learner was not extended yet.
+    short = changed(
+        lambda table: table[
+            ~(where(table, "game", "GSHF") & (table["replica"] < 5) & (table["t"] > 4))
+        ]
+    )
+    summary = short.summary().set_index(["world", "learner"])
+    assert summary.loc[("game", "GSHF"), "t"] == 4
+    assert summary.loc[("game", "GSHF"), "replicas"] == 12
+    assert summary.loc[("game", "greedy"), "t"] == 40
+    assert summary.loc[("easy dim=2", "GSHF"), "t"] == 6
+    pd.testing.assert_series_equal(
+        short.values()["game"]["GSHF"], result.values(at=4)["game"]["GSHF"]
+    )
+
+
+def test_nothing_is_recorded_before_the_first(result):
+    with pytest.raises(
+        ValueError, match="at must be at least 0, the first that is recorded; got -1"
+    ):
+        result.compare(at=-1)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1.5])
+def test_levels_are_probabilities(result, level):
+    with pytest.raises(ValueError, match="level"):
+        result.compare(level=level)
+
+
 def test_scores_are_shares_of_the_way_from_the_reference(result):
     scores = result.scores().set_index(["family", "learner"])
     values = result.values()
