@@ -75,7 +75,8 @@ def plot(
         str | None, typer.Option(help="Sizes of a venue, such as neurips2024.")
     ] = None,
     window: Annotated[
-        tuple[float, float] | None, typer.Option(help="First and last t of a slope.")
+        tuple[float, float] | None,
+        typer.Option(metavar="FIRST LAST", help="Window of a slope, in units of x."),
     ] = None,
     x: Annotated[str | None, typer.Option(help="t, or labels.")] = None,
     notion: Annotated[
@@ -103,6 +104,8 @@ def plot(
     options = {name: value for name, value in given.items() if value is not None}
     figure = StudyResult(out).plot(kind, band=band, **options)
     target = to or out / "figures" / kind
+    if target.is_dir():
+        target = target / kind
     for path in figure.save(target):
         typer.echo(str(path))
 

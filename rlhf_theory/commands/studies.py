@@ -73,10 +73,12 @@ def run(
     from rlhf_theory.studies.schema import Study
     from rlhf_theory.studies.shelf import study_path
 
+    limit = None if max_time is None else seconds_of(max_time)
     path = study_path(study)
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
-        _say_plan(chosen, out, jobs, backend, only or (), retry_failed)
+        options = _pairs(option or ())
+        _say_plan(chosen, out, jobs, backend, options, only or (), retry_failed)
         return
     _run(
         chosen,
@@ -85,7 +87,7 @@ def run(
         backend=backend,
         options=_pairs(option or ()),
         only=only or (),
-        max_time=None if max_time is None else seconds_of(max_time),
+        max_time=limit,
         fail_fast=fail_fast,
         retry_failed=retry_failed,
         toml=path.read_text(encoding="utf-8"),
@@ -149,8 +151,8 @@ def status(
     typer.echo(
         "\n" + ", ".join(f"{counts[k]} {k}" for k in ("blocks", "done", "failed", "missing"))
     )
-    for name, error in result.failures().items():
-        typer.echo(f"  {name}: {error}")
+    for line in _failed(result):
+        typer.echo(line)
 
 
 def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
@@ -206,13 +208,32 @@ def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
     if not news:
         typer.echo(f"Nothing was left to compute. Report: {page}")
     elif result.counts()["done"]:
-        write_study_report(result)
+        write_study_report(result, _say)
         if not quiet:
             typer.echo("\n" + frame_text(_short(result)) + f"\n\nReport: {page}")
-    for name, error in result.failures().items():
-        typer.echo(f"failed: {name}: {error}", err=True)
+    for line in _failed(result):
+        _say(line)
     if tally is not None and tally.stopped:
         typer.echo(tally.stopped, err=True)
+
+
+def _failed(result: StudyResult) -> list[str]:
+    """Return a line per cell with its first error, and what to do about them."""
+    table = result.failures()
+    lines = []
+    for (world, learner), part in table.groupby(["world", "learner"], sort=False):
+        error, others = part["error"].iloc[0], part["error"].nunique() - 1
+        blocks = "1 block" if len(part) == 1 else f"{len(part)} blocks"
+        frames = re.findall(r'File "([^"]+)", line (\d+)', part["traceback"].iloc[0])
+        where = f" ({Path(frames[-1][0]).name}, line {frames[-1][1]})" if frames else ""
+        more = f", and {others} other errors" if others else ""
+        lines.append(f"failed: {world}/{learner}, {blocks}: {error}{where}{more}")
+    if lines:
+        lines.append(
+            f"Tracebacks are in the report and in {result.folder.path}/cells/*/*.failed.json. "
+            "Failed blocks are left alone until `run --retry-failed`."
+        )
+    return lines
 
 
 def _complete(result: StudyResult, only: Sequence[str]) -> bool:
@@ -237,18 +258,21 @@ def _say_plan(
     out: Path | None,
     jobs: int | None,
     backend: str | None,
+    options: Mapping[str, Any],
     only: Sequence[str],
     retry_failed: bool,
 ) -> None:
     import loky
 
-    from rlhf_theory.errors import check_positive
+    from rlhf_theory.studies.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
     from rlhf_theory.studies.running import plan_study
 
     plan = plan_study(study, out, only=only, retry_failed=retry_failed)
-    if jobs is not None:
-        check_positive("jobs", jobs)
+    if jobs is not None and jobs < 1:
+        message = f"jobs must be at least 1; got {jobs}."
+        raise ValueError(message)
+    make_backend(backend or study.run_options.backend, options)
     serial = (backend or study.run_options.backend) == "serial"
     workers = 1 if serial else jobs or study.run_options.jobs or loky.cpu_count()
     guess = estimate(plan.todo, workers)

@@ -22,6 +22,7 @@ def new(
     from rlhf_theory.studies.shelf import study_text
     from rlhf_theory.studies.skeleton import copied, skeleton
 
+    name = name.removesuffix(".toml")
     path = Path(f"{name}.toml")
     text = skeleton(name) if source is None else copied(study_text(source), name)
     if path.exists():

@@ -58,7 +58,7 @@ def read_verdicts(out: Path) -> list[Verdict]:
     verdicts = [v for v in found if v is not None]
     if not verdicts:
         message = (
-            f"{out} must be a folder that `rlhf-theory reproduce` has written; "
+            f"{out} must be a folder that `rlhf-theory reproduce` or `run` has written; "
             "it holds no verdict. Run `rlhf-theory reproduce --out DIR` first."
         )
         raise ValueError(message)

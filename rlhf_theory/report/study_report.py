@@ -75,8 +75,15 @@ def draw_figures(result: StudyResult) -> tuple[list[Sheet], list[str]]:
     return sheets, remarks
 
 
-def write_study_report(result: StudyResult) -> Path:
+def write_study_report(result: StudyResult, say: Callable[[str], None] | None = None) -> Path:
     """Write ``OUT/report.html``, ``OUT/figures`` and ``OUT/summary.csv``; return the page.
+
+    Parameters
+    ----------
+    result
+        What the study has found so far.
+    say
+        Called with each remark on the page: what could not be drawn or computed.
 
     Raises
     ------
@@ -87,13 +94,18 @@ def write_study_report(result: StudyResult) -> Path:
     summary = result.summary()
     write_atomic(folder / "summary.csv", summary.to_csv(index=False).encode())
     sheets, remarks = draw_figures(result)
+    remarks += _not_numbers(summary)
+    tables = dict(_tables(result, summary, remarks))
+    if say is not None:
+        for remark in remarks:
+            say(remark)
     toml = folder / "study.toml"
     return write_study_page(
         folder / "report.html",
         name=result.study.name,
         title=result.study.title,
         facts=_facts(result),
-        tables=dict(_tables(result, summary, remarks)),
+        tables=tables,
         figures=sheets,
         remarks=remarks,
         cells=_cells(result),
@@ -102,6 +114,15 @@ def write_study_report(result: StudyResult) -> Path:
         resolved=result.study.resolved(),
         provenance=_provenance(folder),
     )
+
+
+def _not_numbers(summary: pd.DataFrame) -> list[str]:
+    """Return a remark on cells whose metric is NaN at the end."""
+    rows = summary[summary["mean"].isna()]
+    names = [f"{row.learner} in {row.world}" for row in rows.itertuples()]
+    if not names:
+        return []
+    return [f"The metric is not a number at the end of {', '.join(names)}."]
 
 
 def _facts(result: StudyResult) -> dict[str, Any]:
@@ -130,14 +151,16 @@ def _tables(
                 "Learner": "learner",
                 "Metric": "metric",
                 "Replicas": "replicas",
+                "Labels": "labels",
                 "Mean": "mean",
                 "95 % interval": ("lower", "upper"),
                 "5 to 95 % of replicas": ("q05", "q95"),
             },
             tags={"world": "world", "learner": "learner", "family": "family"},
             caption=(
-                "The metric of each world, in nats, smaller is better. Interval: bootstrap over "
-                "replicas for the mean; last column: quantiles over replicas."
+                "The metric of each world, in nats, smaller is better, and the labels that "
+                "policies were fitted on, mean over replicas. Interval: bootstrap over replicas "
+                "for the mean; last column: quantiles over replicas."
             ),
         ),
     )
@@ -228,7 +251,8 @@ def _comparison_table(result: StudyResult, found: pd.DataFrame, baseline: str | 
         },
         tags={"world": "world", "learner": ["first", "second"], "family": "family"},
         caption=(
-            "Mean over replicas of first minus second at the end; replicas are paired by common "
+            "Mean over replicas of first minus second at the end of each (the table above says "
+            "after how many labels); replicas are paired by common "
             "random numbers, negative means that the first is better." + against + " Interval: "
             "bootstrap over replicas, for one row alone. p: sign-flip test; Holm p: corrected for "
             "all rows; a winner needs Holm p of at most .05."

@@ -1,4 +1,4 @@
-"""One attempt at a task in a worker, and the marks by which a dead worker's task is known."""
+"""One attempt at a task in a worker: kept apart from others, and marked in case the worker dies."""
 
 from __future__ import annotations
 
@@ -7,16 +7,87 @@ import pickle
 import shutil
 import socket
 import sys
+import threading
 import traceback
 import uuid
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import cloudpickle
+import numpy as np
 
-__all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks"]
+__all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks", "told", "undisturbed", "writable"]
+
+
+def writable(text: str) -> str:
+    r"""Return text that every file takes: half characters become what Python writes for them.
+
+    File names and words of the command line that are no UTF-8 come as such halves (lone
+    surrogates).
+
+    Examples
+    --------
+    >>> print(writable("no such file: caf\udce9"))
+    no such file: caf\udce9
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def told(error: BaseException) -> str:
+    """Return an exception in one line; also one that cannot say what it is."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "(its text cannot be had)"
+    return writable(f"{type(error).__name__}: {said}")
+
+
+class _Habits:
+    """What a process has one of, whatever its threads do: current folder, filters of warnings."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        with suppress(OSError):  # it may have been removed
+            self._folder = Path.cwd()
+        self._filters, self._show = list(warnings.filters), warnings.showwarning
+
+    def restore(self) -> None:
+        """Have them again as they were when this was made."""
+        # Not by `catch_warnings`: it forgets which warnings were shown, and each would come again
+        # in every block.
+        warnings.showwarning = self._show
+        if list(warnings.filters) != self._filters:
+            warnings.filters[:] = self._filters  # type: ignore[index]
+        if self._folder is not None:
+            with suppress(OSError):
+                os.chdir(self._folder)
+
+
+_HABITS: list[_Habits] = []
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Undo what a learner has changed for the ones after it in the same process.
+
+    That is the current folder, the filters of warnings, and NumPy's handling of floating-point
+    errors. Where several threads are inside, the first two come back when the last one leaves.
+    """
+    with _LOCK:
+        _HABITS.append(_HABITS[0] if _HABITS else _Habits())
+    try:
+        with np.errstate():
+            yield
+    finally:
+        with _LOCK:
+            habits = _HABITS.pop()
+            if not _HABITS:
+                habits.restore()
 
 
 class DeadWorkerError(RuntimeError):
@@ -46,11 +117,11 @@ class Answer:
     died: bool = False
 
     @classmethod
-    def of(cls, error: Exception) -> Answer:
+    def of(cls, error: BaseException) -> Answer:
         """Return the answer that says what was raised."""
         return cls(
-            error=f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
+            error=told(error),
+            traceback=writable("".join(traceback.format_exception(error))),
             errno=error.errno if isinstance(error, OSError) else None,
         )
 
@@ -94,7 +165,7 @@ class Attempt:
         return cls(payload=payload, mark=str(mark), paths=paths)
 
     def __call__(self) -> Answer:
-        """Make the call. An ``Exception`` is an answer; what is none, such as Ctrl-C, is raised."""
+        """Make the call. Whatever is raised is an answer, except Ctrl-C."""
         try:
             # Exclusive creation is decided by the file server. A look whether the file exists could
             # be answered from the memory of this machine.
@@ -107,7 +178,9 @@ class Attempt:
             sys.path.extend(path for path in self.paths if path not in sys.path)
             function, argument = pickle.loads(self.payload)
             return Answer(payload=cloudpickle.dumps(function(argument)))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a learner may call `sys.exit`
             return Answer.of(error)
         finally:
             Path(self.mark).unlink(missing_ok=True)
@@ -121,7 +194,8 @@ class Marks:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._parent = folder / ".running"
+        # Workers may be, or go, somewhere else.
+        self._parent = folder.absolute() / ".running"
         self.folder = self._parent / f"{_host()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
 
     def __enter__(self) -> Self:

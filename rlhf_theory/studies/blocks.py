@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import platform
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from rlhf_theory.arrays import to_numpy
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.experiments.store import write_atomic, write_json
 from rlhf_theory.randomness import Key
+from rlhf_theory.studies.attempts import told, undisturbed, writable
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.registry import build_learner, build_world
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
@@ -55,7 +57,9 @@ class Task:
     stop: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", str(Path(self.folder).absolute()))
+        # Not by `Path`, which takes a while if there are thousands of tasks.
+        if not os.path.isabs(self.folder):  # noqa: PTH117
+            object.__setattr__(self, "folder", str(Path(self.folder).absolute()))
 
     @property
     def name(self) -> str:
@@ -107,12 +111,13 @@ class Outcome:
 def compute(task: Task) -> Outcome:
     """Compute one block and write its file; runs in a worker.
 
-    Never raises for what the learner or the world does: an exception is a failed outcome, and a
-    record ``r....failed.json`` beside the block. One BLAS thread on every path, so that the bits
-    do not depend on the number of workers.
+    Never raises for what the learner or the world does: an exception, or `sys.exit`, is a failed
+    outcome, and a record ``r....failed.json`` beside the block. One BLAS thread on every path, so
+    that the bits do not depend on the number of workers.
 
     A file of the same block with fewer rounds is replaced if the longer run repeats what it holds,
-    exactly; else it is kept, and the block has failed.
+    exactly; else it is kept, and the block has failed. A file with more rounds keeps them where
+    another primary metric needs it computed anew.
     """
     clock = time.perf_counter()
     try:
@@ -125,7 +130,10 @@ def compute(task: Task) -> Outcome:
                 size=task.path.stat().st_size,
                 about=held[1],
             )
-        table = _table(task)
+        if held is not None:
+            task = _not_shorter(task, held[1])
+        with undisturbed():
+            table = _table(task)
         if held is not None:
             _check_repeats(task, *held, table)
         content = encode(table)
@@ -139,12 +147,14 @@ def compute(task: Task) -> Outcome:
             size=len(content),
             about=about_of(table),
         )
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         seconds = time.perf_counter() - clock
-        text = f"{type(error).__name__}: {error}"
+        text = told(error)
         if isinstance(error, OSError) and error.errno in _FULL:
             return _failure(task, text, "", seconds, disk=True)
-        trace = traceback.format_exc()
+        trace = writable(traceback.format_exc())
         try:
             return record_failure(task, text, trace, seconds=seconds)
         except OSError as problem:
@@ -164,6 +174,14 @@ def _held(task: Task) -> tuple[pa.Table, About] | None:
         return read_block(task.path)
     except (OSError, ValueError):
         return None
+
+
+def _not_shorter(task: Task, about: About) -> Task:
+    """Return the task with at least the rounds that its file holds: they are not thrown away."""
+    rounds = task.cell.rounds
+    if rounds is None or about.rounds is None or about.rounds <= rounds:
+        return task
+    return replace(task, cell=replace(task.cell, rounds=about.rounds))
 
 
 def _table(task: Task) -> pa.Table:
@@ -194,8 +212,12 @@ def _table(task: Task) -> pa.Table:
 
 def _check_repeats(task: Task, old: pa.Table, about: About, new: pa.Table) -> None:
     """Raise ``ValueError`` unless the new table repeats the rounds of the old one."""
-    if task.cell.metric not in (None, about.metric):  # regret sums another metric now
-        old, new = (t.drop_columns(["regret"]) for t in (old, new))
+    now = about_of(new).metric
+    # Beside metrics that were chosen, the primary one is kept, which may be another one now.
+    drop = {about.metric, now} & (set(old.column_names) ^ set(new.column_names))
+    if now != about.metric:
+        drop.add("regret")  # it sums another metric now
+    old, new = (t.drop_columns([n for n in t.column_names if n in drop]) for t in (old, new))
     found = difference(old, new)
     if found is not None:
         message = (
@@ -227,12 +249,14 @@ def record_failure(task: Task, error: str, trace: str = "", *, seconds: float = 
         If it cannot be written.
     """
     path = task.beside(".failed.json")
+    error, trace = writable(error), writable(trace)
+    before = read_json(path).get("attempts")
     record = {
         "error": error,
         "traceback": trace,
-        "attempts": int(read_json(path).get("attempts", 0)) + 1,
+        "attempts": (before if isinstance(before, int) else 0) + 1,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
+        "host": writable(platform.node()),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)

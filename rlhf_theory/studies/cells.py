@@ -49,7 +49,7 @@ class Cell:
     block
         Replicas that advance together.
     metrics
-        What is recorded; None for everything.
+        What is recorded, where the cell has it, beside the primary metric; None for everything.
     grid, points
         Which rounds are recorded: ``"log"`` (points per decade), ``"linear"`` (every ``points``-th
         round) or ``"all"`` (``points`` is None).
@@ -95,8 +95,8 @@ class Cell:
             "coverage": self.coverage,
             "seed": self.seed,
             "block": self.block,
-            # The order of the columns says nothing.
-            "metrics": None if self.metrics is None else sorted(self.metrics),
+            # The order of the columns says nothing, nor does a name that is given twice.
+            "metrics": None if self.metrics is None else sorted(set(self.metrics)),
             "grid": self.grid,
             "points": self.points,
         }

@@ -6,22 +6,53 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_theory.errors import suggestion
 from rlhf_theory.studies import registry
-from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.items import LearnerItem, WorldItem
-from rlhf_theory.studies.messages import choices, shown
+from rlhf_theory.studies.cells import canonical
+from rlhf_theory.studies.items import LearnerItem, WorldItem, count_pairs
+from rlhf_theory.studies.messages import not_here, place_of
+from rlhf_theory.studies.plot_checks import Chosen, check_plots
 from rlhf_theory.studies.resolve import Say
 
 if TYPE_CHECKING:
     from rlhf_theory.studies.schema import Study
 
-__all__ = ["check_study"]
+__all__ = ["MOST_CELLS", "check_size", "check_study"]
+
+MOST_CELLS = 100_000
+"""Cells that a study may have."""
 
 _REPORTS = {True: ("residual", "converged", "labels"), False: ("n_labels", "residual", "converged")}
 """What learners of this package report, online and offline."""
 
-Chosen = Sequence[tuple[WorldItem, LearnerItem]]
+
+def check_size(
+    worlds: Sequence[WorldItem],
+    learners: Sequence[LearnerItem],
+    repeats: tuple[int, int],
+    say: Say,
+) -> bool:
+    """Report a study of more than `MOST_CELLS` cells; return whether it has no more.
+
+    Parameters
+    ----------
+    worlds, learners
+        Its entries.
+    repeats
+        Numbers of seeds and of sizes of blocks.
+    say
+        Where mistakes go.
+    """
+    seeds, blocks = repeats
+    count = count_pairs(worlds, learners) * seeds * blocks
+    if count <= MOST_CELLS:
+        return True
+    text = (
+        f"The study has {count} cells, at most {MOST_CELLS} are allowed: it has {len(worlds)} "
+        f"worlds, {len(learners)} learners, seeds: {seeds}, sizes of blocks: {blocks}. Make its "
+        "grids smaller, or several studies of it."
+    )
+    say((), text)
+    return False
 
 
 def check_study(
@@ -51,6 +82,7 @@ def check_study(
         if not items:
             say((names[role],), f"is missing: a study needs at least one {role}.")
     _check_length(study, learners, say)
+    _check_twice(learners, chosen, say)
     if study.record.grid == "all" and study.record.points is not None:
         say(("record", "points"), 'is not for grid = "all", which keeps every round.')
     if study.run_options.options:
@@ -58,8 +90,8 @@ def check_study(
     known = _metrics(chosen)
     for index, metric in enumerate(study.record.metrics or ()):
         if metric not in known and _closed(learners):
-            _unknown(("record", "metrics", index), metric, known, say)
-    _check_plots(study, chosen, known, names, say)
+            say(("record", "metrics", index), not_here(metric, known))
+    check_plots(study.plots, chosen, known if _closed(learners) else None, names["plot"], say)
 
 
 def _check_length(study: Study, learners: Sequence[LearnerItem], say: Say) -> None:
@@ -74,6 +106,22 @@ def _check_length(study: Study, learners: Sequence[LearnerItem], say: Say) -> No
         say(("rounds",), "is for online learners, and the study has none; leave it out.")
     if learners and not offline and study.pairs is not None:
         say(("pairs",), "is for offline learners, and the study has none; leave it out.")
+
+
+def _check_twice(learners: Sequence[LearnerItem], chosen: Chosen, say: Say) -> None:
+    """Report learners that differ in their worlds alone and share some: one cell would be two."""
+    contents = {id(le): canonical([le.spec, le.n_offline, le.coverage]) for le in learners}
+    found: dict[tuple[int, str], LearnerItem] = {}
+    told: set[int] = set()
+    for world, learner in chosen:
+        other = found.setdefault((id(world), contents[id(learner)]), learner)
+        if other is not learner and id(learner) not in told:
+            told.add(id(learner))
+            text = (
+                f"{learner.label!r} is the same as {other.label!r} ({place_of(other.path)}), and "
+                f"both run in {world.label!r}; give each `worlds` of its own, or leave one out."
+            )
+            say(learner.path, text)
 
 
 def _check_backend(study: Study, say: Say) -> None:
@@ -95,39 +143,3 @@ def _closed(learners: Sequence[LearnerItem]) -> bool:
     """Return whether all learners are of this package, so that their reports are known."""
     kinds = [registry.find("learner", le.spec["kind"]) for le in learners]
     return all(entry.source == "built in" for entry in kinds)
-
-
-def _unknown(path: tuple[str | int, ...], word: str, known: Sequence[str], say: Say) -> None:
-    text = f"{shown(word)} is not here; known are {choices(known)}.{suggestion(word, known)}"
-    say(path, text)
-
-
-def _check_plots(
-    study: Study, chosen: Chosen, known: Sequence[str], names: Mapping[str, str], say: Say
-) -> None:
-    columns = ["world", "learner", "family", "metric"]
-    for world, learner in chosen:
-        cell = Cell(
-            world=world.spec,
-            learner=learner.spec,
-            world_label="",
-            learner_label="",
-            family="",
-            metric=None,
-            rounds=0,
-            replicas=1,
-            block=1,
-        )
-        columns += cell.settings()
-    columns = list(dict.fromkeys(columns))
-    closed = _closed([learner for _, learner in chosen])
-    for index, plot in enumerate(study.plots):
-        here = (names["plot"], index)
-        if plot.metric is not None and plot.metric not in (*known, "regret") and closed:
-            _unknown((*here, "metric"), plot.metric, [*known, "regret"], say)
-        for name in ("facet", "hue"):
-            value = getattr(plot, name)
-            if value not in (None, "none") and value not in columns:
-                _unknown((*here, name), value, columns, say)
-        if plot.window is not None and not plot.window[0] < plot.window[1]:
-            say((*here, "window"), f"must be two increasing numbers; got {shown(plot.window)}.")

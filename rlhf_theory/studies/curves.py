@@ -51,7 +51,10 @@ def read(folder: Path, contents: Sequence[Contents], columns: Sequence[str] | No
     together = _digests(folder / _NAME)
     kept = [c for c in contents if c.blocks and together.get(c.cell.key) == c.digest]
     keys = {c.cell.key for c in kept}
-    parts = [] if not kept else [_from_one(folder / _NAME, keys, len(together), columns)]
+    try:
+        parts = [] if not kept else [_from_one(folder / _NAME, keys, len(together), columns)]
+    except (OSError, MemoryError, pa.ArrowException, ValueError):
+        parts, keys = [], set()  # damaged; the files of the blocks are the truth
     rest = [c for c in contents if c.blocks and c.cell.key not in keys]
     parts += list(_from_blocks(folder, rest, columns))
     table = pa.concat_tables(parts, promote_options="default") if parts else _empty()
@@ -172,8 +175,11 @@ def compact(folder: Path, contents: Sequence[Contents]) -> Path:
 
 
 def _schema(folder: Path, contents: Sequence[Contents]) -> pa.Schema:
-    """Return the columns of all cells; blocks of one cell have the same."""
-    firsts = [Contents(c.cell, c.blocks[:1]) for c in contents]
+    """Return the columns of all cells.
+
+    Blocks of one cell have the same, if they have the same rounds and primary metric.
+    """
+    firsts = [Contents(c.cell, _kinds(c.blocks)) for c in contents]
     found = [table.schema for table in _from_blocks(folder, firsts, None)]
     schema = pa.unify_schemas([_empty().schema, *found])
     names = [n for n in schema.names if n not in (*_PLACE, *_FIRST)]
@@ -181,17 +187,24 @@ def _schema(folder: Path, contents: Sequence[Contents]) -> pa.Schema:
     return pa.schema([schema.field(n) for n in (*_PLACE, *first, *names)])
 
 
+def _kinds(blocks: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return one block of each kind of content; a size, which comes first, makes no kind."""
+    return tuple({mark.partition(" ")[2]: (name, mark) for name, mark in blocks}.values())
+
+
 def _chunks(folder: Path, contents: Sequence[Contents], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield tables of about a million rows with one schema."""
     parts: list[pa.Table] = []
+    rows = 0
     for table in _from_blocks(folder, contents, None):
         absent = [f for f in schema if f.name not in table.column_names]
         columns = dict(zip(table.column_names, table.columns, strict=True))
         columns |= {f.name: pa.nulls(table.num_rows, f.type) for f in absent}
         parts.append(pa.table({name: columns[name] for name in schema.names}))
-        if sum(part.num_rows for part in parts) >= _ROWS:
+        rows += table.num_rows
+        if rows >= _ROWS:
             yield pa.concat_tables(parts).unify_dictionaries()
-            parts = []
+            parts, rows = [], 0
     if parts:
         yield pa.concat_tables(parts).unify_dictionaries()
 

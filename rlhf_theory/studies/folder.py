@@ -133,8 +133,9 @@ class StudyFolder:
     def tasks(self, cells: Iterable[Cell]) -> list[Task]:
         """Return the tasks of all blocks of some cells, each block once."""
         unique = {cell.key: cell for cell in cells}
+        folder = str(self.path.absolute())  # once, not per task
         return [
-            Task(folder=str(self.path), cell=cell, first=first, stop=stop)
+            Task(folder=folder, cell=cell, first=first, stop=stop)
             for cell in unique.values()
             for first, stop in cell.blocks()
         ]
@@ -270,7 +271,7 @@ class StudyFolder:
         cells = list({cell.key: cell for cell in cells}.values())
         blocks: dict[str, list[tuple[str, str]]] = {cell.key: [] for cell in cells}
         for task, held in self._blocks(cells):
-            mark = f"{held.size} {held.rounds} {held.metric}"
+            mark = f"{held.size} {held.rounds} {held.metric}"  # `curves` knows this form
             blocks[task.cell.key].append((task.name, mark))
         return [curves.Contents(cell, tuple(blocks[cell.key])) for cell in cells]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies.cells import canonical
+from rlhf_theory.studies.findings import ALL_WORLDS
 from rlhf_theory.studies.grids import LARGEST, Variant, check_grids, expand, label_of
 from rlhf_theory.studies.messages import Path, choices, mistakes_of, shown
 from rlhf_theory.studies.resolve import Resolver, Say, whole
@@ -19,6 +21,7 @@ from rlhf_theory.studies.signatures import ENVELOPE
 __all__ = [
     "LearnerItem",
     "WorldItem",
+    "count_pairs",
     "learner_items",
     "pairs_of",
     "stored_learner",
@@ -105,12 +108,6 @@ class LearnerItem:
     worlds: tuple[str, ...] | None
     online: bool
 
-    def runs_in(self, world: WorldItem) -> bool:
-        """Return whether the study runs the learner in a world."""
-        return self.worlds is None or any(
-            fnmatch.fnmatchcase(world.label, pattern) for pattern in self.worlds
-        )
-
     def written(self) -> dict[str, Any]:
         """Return the entry without grids, every setting named."""
         kind = {"kind": self.spec["kind"]}
@@ -193,6 +190,10 @@ def world_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list[W
             continue
         label = _label(own.label, spec["kind"], variant)
         family = own.family or _short(spec["kind"])
+        if family == ALL_WORLDS:
+            text = f"{shown(family)} stands for every world in the scores; choose another name."
+            say(("family",), text)
+            continue
         found.append(WorldItem(path, variant, label, family, metric, spec, metrics))
     _distinct(found, resolver.say)
     return found
@@ -264,16 +265,47 @@ def stored_learner(table: Mapping[str, Any], index: int) -> LearnerItem:
     return LearnerItem(("learners", index), Variant(dict(table)), spec=spec, **own)
 
 
+def _meant(worlds: Sequence[WorldItem], learners: Sequence[LearnerItem]) -> dict[str, set[str]]:
+    """Return the labels of worlds that each pattern means; a label means itself, with any signs."""
+    labels = [w.label for w in worlds]
+    found = {}
+    for pattern in {pattern for le in learners for pattern in le.worlds or ()}:
+        match = re.compile(fnmatch.translate(pattern)).match
+        found[pattern] = {label for label in labels if label == pattern or match(label)}
+    return found
+
+
+def _places(
+    worlds: Sequence[WorldItem], learners: Sequence[LearnerItem]
+) -> dict[tuple[str, ...] | None, set[str]]:
+    """Return the labels of the worlds of learners, by their patterns, which grids repeat."""
+    meant = _meant(worlds, learners)
+    return {
+        patterns: {w.label for w in worlds}
+        if patterns is None
+        else set().union(*(meant[pattern] for pattern in patterns))
+        for patterns in {le.worlds for le in learners}
+    }
+
+
+def count_pairs(worlds: Sequence[WorldItem], learners: Sequence[LearnerItem]) -> int:
+    """Return the number of pairs that `pairs_of` would make."""
+    runs = _places(worlds, learners)
+    counts = {patterns: sum(w.label in names for w in worlds) for patterns, names in runs.items()}
+    return sum(counts[le.worlds] for le in learners)
+
+
 def pairs_of(
     worlds: Sequence[WorldItem], learners: Sequence[LearnerItem], say: Say
 ) -> list[tuple[WorldItem, LearnerItem]]:
     """Return which learner runs in which world; report patterns that match no world."""
-    names = [w.label for w in worlds]
+    names, meant = [w.label for w in worlds], _meant(worlds, learners)
     for learner in learners:
         for index, pattern in enumerate(learner.worlds or ()):
-            if worlds and not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            if worlds and not meant[pattern]:
                 near = suggestion(pattern, names)
                 text = f"matches no world; their labels are {choices(names)}.{near}"
                 place = learner.variant.place(("worlds", index))
                 say((*learner.path, *place), f"{shown(pattern)} {text}")
-    return [(w, le) for w in worlds for le in learners if le.runs_in(w)]
+    runs = _places(worlds, learners)
+    return [(w, le) for w in worlds for le in learners if w.label in runs[le.worlds]]

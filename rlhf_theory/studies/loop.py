@@ -208,6 +208,8 @@ class Loop:
                     f"The backend {self.backend.name!r} has dropped its tasks: connection lost?"
                 )
                 raise BackendError(message) from error
+            except BackendError:
+                raise  # no fault of the task
             except Exception as error:
                 answer = Answer.of(error)
             if answer.died:
@@ -240,7 +242,7 @@ class Loop:
     def _answer(self, died: list[int]) -> None:
         """Tell the tasks that a dead worker was in from those that only lost their place."""
         self.again.update(died)
-        in_it = [number for number in died if self.marks.is_set(number)]
+        in_it = [number for number in sorted(died) if self.marks.is_set(number)]
         for number in sorted(set(died) - set(in_it), reverse=True):
             self.waiting.appendleft(number)
         for number in in_it:

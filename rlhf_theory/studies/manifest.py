@@ -46,6 +46,11 @@ class Held:
         """Return the entry of a file."""
         return cls(size=size, seconds=seconds, rounds=about.rounds, metric=about.metric)
 
+    def same_content(self, other: Held) -> bool:
+        """Return whether both are entries of one content, by all that is known of it."""
+        ours, theirs = ((h.size, h.rounds, h.metric) for h in (self, other))
+        return ours == theirs
+
     def serves(self, cell: Cell) -> bool:
         """Return whether the block needs no further computing for the cell as it is now."""
         about = About(key=cell.key, first=0, stop=0, rounds=self.rounds, metric=self.metric)
@@ -76,7 +81,7 @@ class Manifest:
     def put(self, name: str, held: Held) -> None:
         """Take up a block; what it took is kept where only the new entry does not know it."""
         old = self._entries.get(name)
-        if held.seconds is None and old is not None and old.size == held.size:
+        if held.seconds is None and old is not None and old.same_content(held):
             return
         self._entries[name] = held
         self._dirty = True
@@ -106,7 +111,8 @@ class Manifest:
             ours = self._entries.get(name)
             # What is gone stays gone: a shorter last block goes when the longer one is there.
             theirs = ours is None and (self._folder / "cells" / f"{name}.parquet").exists()
-            if theirs or (ours is not None and ours.seconds is None and ours.size == held.size):
+            longer_known = ours is not None and ours.seconds is None and ours.same_content(held)
+            if theirs or longer_known:
                 self._entries[name] = held
         blocks = {name: asdict(self._entries[name]) for name in sorted(self._entries)}
         with suppress(OSError):

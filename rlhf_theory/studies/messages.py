@@ -9,7 +9,16 @@ from typing import Any
 
 from rlhf_theory.errors import suggestion
 
-__all__ = ["Mistake", "Path", "StudyError", "choices", "mistakes_of", "place_of", "shown"]
+__all__ = [
+    "Mistake",
+    "Path",
+    "StudyError",
+    "choices",
+    "mistakes_of",
+    "not_here",
+    "place_of",
+    "shown",
+]
 
 Path = tuple[str | int, ...]
 """Where in a study: names of keys and numbers of entries, from the outside in."""
@@ -82,6 +91,11 @@ def shown(value: Any) -> str:
 def choices(words: Iterable[str]) -> str:
     """Return words as a list for people; "none" where there are none."""
     return ", ".join(map(repr, words)) or "none"
+
+
+def not_here(word: str, known: Sequence[str]) -> str:
+    """Return that a word is none of those that exist, and which was perhaps meant."""
+    return f"{shown(word)} is not here; known are {choices(known)}.{suggestion(word, known)}"
 
 
 _EXPECTED = {

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from rlhf_theory.studies.messages import Path, place_of
 
 if TYPE_CHECKING:
+    from rlhf_theory.studies.items import LearnerItem, WorldItem
     from rlhf_theory.studies.schema import Study
 
-__all__ = ["leaves", "origins_of"]
+__all__ = ["leaves", "origins_in_resolved", "origins_of", "stored_origins"]
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
@@ -39,26 +43,83 @@ def origins_of(
         From the path of a value that was given to where it comes from.
     """
     found: dict[str, str] = {}
+    for path in _top(study):
+        found[place_of(path)] = _of(path, given, path, origin)
+    for plural, _, item, path in _in_entries(study):
+        place = item.variant.place(path)
+        full: Path = (names[plural.removesuffix("s")], item.path[1], *place)
+        found[place_of(full)] = _of(place, given[plural][item.path[1]], full, origin)
+    for index, plot in enumerate(study.plots):
+        raw = given["plots"][index] if isinstance(given["plots"], list) else given["plots"]
+        for name, field in type(plot).model_fields.items():
+            written = name if name in raw or field.alias is None else field.alias
+            full = (names["plot"], index, written)
+            found[place_of((names["plot"], index, name))] = _of((written,), raw, full, origin)
+    return found
+
+
+def origins_in_resolved(study: Study, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the origins of a study by the places of `Study.resolved`, which has no grids.
+
+    Parameters
+    ----------
+    study
+        The study.
+    names
+        How it calls its lists of entries.
+    """
+    known = study.origins
+    found = {place_of(path): place_of(path) for path in _top(study)}
+    for plural, index, item, path in _in_entries(study):
+        found[place_of((plural, index, *path))] = place_of((*item.path, *item.variant.place(path)))
+    for index, plot in enumerate(study.plots):
+        for name in type(plot).model_fields:
+            here = place_of((names["plot"], index, name))
+            found[place_of(("plots", index, name))] = here
+    return {place: known[here] for place, here in found.items() if here in known}
+
+
+def stored_origins(folder: FilePath | str, resolved: Mapping[str, Any]) -> dict[str, str]:
+    """Return the origins of the study that is stored in a folder, by the places there.
+
+    Parameters
+    ----------
+    folder
+        Folder of the study.
+    resolved
+        The study that is stored there.
+
+    Returns
+    -------
+    What the latest run of this very study has written; empty where none can be read.
+    """
+    for path in sorted(FilePath(folder, "provenance").glob("*.json"), reverse=True):
+        with suppress(OSError, ValueError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(record, dict) and record.get("study") == resolved:
+                return {str(place): str(of) for place, of in record.get("origins", {}).items()}
+    return {}
+
+
+def _top(study: Study) -> list[Path]:
+    """Return the paths of the values outside of entries."""
     tables = study.resolved()
     for name in ("worlds", "learners", "plots"):
         tables.pop(name, None)
-    for path in leaves(tables):
-        found[place_of(path)] = _of(path, given, path, origin)
-    for role, items in (("world", study.world_items), ("learner", study.learner_items)):
-        for item in items:
-            entry = given[role + "s"][item.path[1]]
+    return list(leaves(tables))
+
+
+def _in_entries(study: Study) -> Iterator[tuple[str, int, WorldItem | LearnerItem, Path]]:
+    """Yield list, number, item and path of every value in the entries that somebody can set."""
+    entries: tuple[tuple[str, Sequence[WorldItem | LearnerItem]], ...] = (
+        ("worlds", study.world_items),
+        ("learners", study.learner_items),
+    )
+    for plural, items in entries:
+        for index, item in enumerate(items):
             for path in leaves(item.written()):
-                if path[-1] in ("version", "online"):
-                    continue
-                place = item.variant.place(path)
-                full: Path = (names[role], item.path[1], *place)
-                found[place_of(full)] = _of(place, entry, full, origin)
-    for index, plot in enumerate(study.plots):
-        raw = given["plots"][index] if isinstance(given["plots"], list) else given["plots"]
-        for name in type(plot).model_fields:
-            full = (names["plot"], index, name)
-            found[place_of(full)] = _of((name,), raw, full, origin)
-    return found
+                if path[-1] != "version" and path != ("online",):
+                    yield plural, index, item, path
 
 
 def _of(path: Path, given: Any, full: Path, origin: Callable[[Path], str]) -> str:

@@ -19,6 +19,7 @@ from rlhf_theory.studies.messages import shown
 from rlhf_theory.studies.resolve import whole
 
 __all__ = [
+    "PLOT_OPTIONS",
     "Count",
     "Pairs",
     "PlotSpec",
@@ -82,9 +83,8 @@ def _grid_schema(low: int) -> dict[str, Any]:
 Count = Annotated[int, Field(ge=1), BeforeValidator(whole)]
 Rounds = Annotated[int, Field(ge=0), BeforeValidator(whole)]
 Pairs = Annotated[
-    tuple[Rounds, ...] | None,
+    Annotated[tuple[Rounds, ...], Field(min_length=1)] | None,
     BeforeValidator(as_tuple),
-    Field(min_length=1),
     AfterValidator(_increasing),
 ]
 Swept = Annotated[Any, PlainValidator(lambda v: _whole_from(0, v)), WithJsonSchema(_grid_schema(0))]
@@ -107,9 +107,9 @@ class Record(Table):
         unless set); None for ``"all"``.
     """
 
-    metrics: Annotated[tuple[str, ...] | None, BeforeValidator(as_tuple), Field(min_length=1)] = (
-        None
-    )
+    metrics: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)
+    ] = None
     grid: Literal["log", "linear", "all"] = "log"
     points: Count | None = None
 
@@ -130,7 +130,7 @@ class PlotSpec(Table):
         What on the vertical axis; None for the metric of each world.
     facet, hue
         One panel, one colour per value of ``"world"``, ``"learner"``, ``"world.<setting>"`` or
-        ``"learner.<setting>"``; ``"none"`` for one panel.
+        ``"learner.<setting>"``; a facet of ``"none"`` for one panel.
     venue
         Whose sizes and fonts to take; also called ``style``.
     band
@@ -164,6 +164,18 @@ class PlotSpec(Table):
     baseline: str | None = None
     relative: bool = False
     width: Literal["column", "text"] | None = None
+
+
+PLOT_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "band": ("suboptimality", "regret", "ratio"),
+    "bound": ("suboptimality", "regret", "ratio"),
+    "window": ("slopes",),
+    "x": ("suboptimality", "regret", "ratio", "slopes"),
+    "notion": ("regret",),
+    "baseline": ("pairs",),
+    "relative": ("frontier",),
+}
+"""Options that only some kinds of figures have; a choice that would change nothing is refused."""
 
 
 class RunOptions(Table):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from rlhf_theory.errors import check_positive
 from rlhf_theory.experiments.runner import run
+from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.progress import duration
@@ -136,8 +137,7 @@ def _tried(
         for cell in order:
             if clock() - start > budget / 3:
                 break
-            # What is wrong with a cell that raises, the run will say.
-            with suppress(Exception):
+            with _harmless():
                 probe = _Probe(cell, min(_FEW, cell.block, cell.replicas), clock)
                 if not glances:
                     probe.steps(1)  # pays for what is loaded once
@@ -147,9 +147,21 @@ def _tried(
             share = (start + budget - clock()) / (len(left) - position)
             if share <= 0:
                 break
-            with suppress(Exception):
+            with _harmless():
                 costs[cell.key] = _try(probes[cell.key], glances[cell.key], share)
     return glances, costs
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Let nothing come out of a cell but Ctrl-C; what is wrong with it, the run will say."""
+    with undisturbed():
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return
 
 
 def _varied(cells: list[Cell]) -> Iterator[Cell]:

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_info
 
 from rlhf_theory.experiments.store import write_json
 from rlhf_theory.experiments.trace import versions
+from rlhf_theory.studies.attempts import writable
 
 __all__ = ["Provenance", "git_state", "plain_json", "surroundings"]
 
@@ -70,7 +71,7 @@ class Provenance:
     ) -> None:
         now = datetime.now(UTC)
         self._clock = time.monotonic()
-        self._content: dict[str, Any] = {
+        content = {
             "command": [str(word) for word in command],
             "start": now.isoformat(timespec="seconds"),
             "end": None,
@@ -79,9 +80,10 @@ class Provenance:
             "backend": backend,
             "jobs": jobs,
             **surroundings(),
-            "study": plain_json(study),
-            "origins": plain_json(origins or {}),
+            "study": study,
+            "origins": origins or {},
         }
+        self._content: dict[str, Any] = plain_json(content)
         place = Path(folder) / "provenance"
         place.mkdir(parents=True, exist_ok=True)
         # Sorted by name is sorted by time; the last part keeps two runs of one second apart.
@@ -173,6 +175,8 @@ def _git(folder: Path, *words: str) -> str | None:
 def plain_json(value: Any) -> Any:
     """Return plain data that JSON can hold; numbers that are not finite, and objects, are text.
 
+    Text is made `writable`.
+
     Examples
     --------
     >>> plain_json({"a": (1, float("inf")), "b": Path("x"), 2: None})
@@ -182,12 +186,14 @@ def plain_json(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        return writable(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(k): plain_json(v) for k, v in value.items()}
+        return {writable(str(k)): plain_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain_json(v) for v in value]
-    return str(value)
+    return writable(str(value))

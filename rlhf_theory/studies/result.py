@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,14 @@ from rlhf_theory.errors import check_choice
 from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, quantiles
+from rlhf_theory.experiments.store import folder_study
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.ends import last_rows
 from rlhf_theory.studies.execution import Tally
 from rlhf_theory.studies.findings import comparisons, rates, scores
-from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.folder import MADE_BY, StudyFolder
+from rlhf_theory.studies.origins import stored_origins
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import Study
 
@@ -54,8 +57,17 @@ class StudyResult:
     """
 
     def __init__(self, folder: Path | str, study: Study | None = None) -> None:
-        self.folder = StudyFolder(Path(folder))
-        self.study = Study.from_resolved(self.folder.resolved()) if study is None else study
+        path = Path(folder)
+        if study is None and (folder_study(path) or {}).get("made_by") != MADE_BY:
+            message = (
+                f"{path} must be the folder of a study, one that `rlhf-theory run` has written."
+            )
+            raise ValueError(message)
+        self.folder = StudyFolder(path)
+        if study is None:
+            table = self.folder.resolved()
+            study = Study.from_resolved(table, stored_origins(path, table))
+        self.study = study
         self.cells: list[Cell] = self.study.cells()
         self.tally: Tally | None = None
 
@@ -95,16 +107,19 @@ class StudyResult:
             )
         return pd.DataFrame(rows)
 
-    def failures(self) -> dict[str, str]:
-        """Return the error of every block that failed, by its cell and replicas."""
+    def failures(self) -> pd.DataFrame:
+        """Return the blocks that failed.
+
+        Columns ``world``, ``learner``, ``block``, ``error`` and ``traceback``.
+        """
         by_key = {cell.key: cell for cell in self.cells}
-        found = {}
+        rows = []
         for name, record in self.folder.failed(self.cells).items():
-            key, _, replicas = name.partition("/")
+            key, _, block = name.partition("/")
             cell = by_key[key]
-            where = f"{cell.world_label}/{cell.learner_label} {replicas}"
-            found[where] = str(record.get("error", ""))
-        return found
+            said = [str(record.get(part, "")) for part in ("error", "traceback")]
+            rows.append((cell.world_label, cell.learner_label, block, *said))
+        return pd.DataFrame(rows, columns=["world", "learner", "block", "error", "traceback"])
 
     # ----------------------------------------------------------------------------- tables
 
@@ -141,31 +156,11 @@ class StudyResult:
         return self._curves.copy() if level == "curves" else self._ends(None, None)
 
     def _ends(self, metric: str | None, at: float | None) -> pd.DataFrame:
-        """Return the last rows of all replicas, at or before ``at``.
-
-        While a study is extended, blocks may end at different rounds: the end is the last round
-        that all cells of a world have, so that what is compared was played equally long. What a
-        round reports belongs to the policy that played it, so reports end one round earlier.
-        """
-        table = self._curves
+        """Return the last rows of all replicas, at or before ``at``; see `ends.last_rows`."""
         if metric is not None:
-            known = [name for name in self._recorded if table[name].notna().any()]
+            known = [name for name in self._recorded if self._curves[name].notna().any()]
             check_choice("metric", metric, known)
-            table = table[table[metric].notna()]
-        if at is not None:
-            first, table = table["t"].min(), table[table["t"] <= at]
-            if table.empty:
-                message = f"at must be at least {first}, the first that is recorded; got {at}."
-                raise ValueError(message)
-        group = ["world", "index"]
-        rows = table.drop_duplicates(["cell", "replica"]).groupby(group, observed=True).size()
-        here = table.groupby([*group, "t"], observed=True).size().rename("rows").reset_index()
-        all_of_them = rows.reindex(pd.MultiIndex.from_frame(here[group])).to_numpy()
-        full = here.loc[here["rows"].to_numpy() == all_of_them]
-        ends = full.groupby(group, observed=True)["t"].max()
-        end = ends.reindex(pd.MultiIndex.from_frame(table[group])).to_numpy()
-        last: pd.DataFrame = table.loc[table["t"].to_numpy() == end]
-        return last.reset_index(drop=True)
+        return last_rows(self._curves, metric, at)
 
     def _by_cell(
         self, metric: str | None, at: float | None = None, *, whole: bool = False
@@ -211,7 +206,7 @@ class StudyResult:
                 rows.append(
                     {name: first[name] for name in ("world", "learner", "family")}
                     | {"metric": metric, "index": first["index"], "t": first["t"]}
-                    | {"replicas": values.size}
+                    | {"labels": part["labels"].mean(), "replicas": values.size}
                     | {"mean": interval.value, "lower": interval.lower, "upper": interval.upper}
                     | dict(zip(("q05", "median", "q95"), map(float, spread), strict=True))
                 )
@@ -287,7 +282,22 @@ class StudyResult:
         chosen: Any = baseline or "all"
         if first is not None and second is not None:
             chosen = [(first, second)]
-        return comparisons(self.values(metric, at), chosen, level, anytime=anytime)
+        values = self.values(metric, at)
+        if at is not None:
+            self._check_reached(values, [n for n in (first, second, baseline) if n], at)
+        return comparisons(values, chosen, level, anytime=anytime)
+
+    def _check_reached(
+        self, values: Mapping[str, Mapping[str, Any]], names: Sequence[str], at: float
+    ) -> None:
+        """Raise ``ValueError`` for a learner that has nothing yet at ``at`` in any world."""
+        for name in names:
+            if not any(name in learners for learners in values.values()):
+                part = self._curves[self._curves["learner"] == name]
+                what = "pairs" if (part["index"] == "n").any() else "rounds"
+                least = f"{part['t'].min():g} {what}"
+                message = f"at must be at least {least}, the first result of {name!r}; got {at:g}."
+                raise ValueError(message)
 
     def rates(
         self,
@@ -339,11 +349,18 @@ class StudyResult:
         settings = {cell.key: cell.settings() for cell in self.cells}
         return draw(self._curves, kind, settings=settings, **options)
 
+    def report(self) -> Path:
+        """Write figures, tables and the page of the study into its folder; return the page."""
+        return Path(
+            importlib.import_module("rlhf_theory.report.study_report").write_study_report(self)
+        )
+
     def export(self, path: Path | str, level: Level = "curves") -> Path:
         """Write the table of `to_pandas` as ``.csv`` or ``.parquet``; return the path."""
         target = Path(path)
         check_choice("suffix", target.suffix, (".csv", ".parquet"))
         table = self.to_pandas(level)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == ".csv":
             table.to_csv(target, index=False)
         else:

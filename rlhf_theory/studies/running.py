@@ -77,7 +77,8 @@ def chosen_cells(study: Study, only: Sequence[str] = ()) -> list[Cell]:
 def _matches(cell: Cell, pattern: str) -> bool:
     world, learner = cell.world_label, cell.learner_label
     names = (world, learner, f"{world}/{learner}", cell.key)
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+    # A label with brackets matches itself, which as a pattern it need not.
+    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def plan_study(
@@ -190,7 +191,7 @@ def run_study(
         plan.folder,
         list(command),
         study.resolved(),
-        origins=study.origins,
+        origins=study.resolved_origins(),
         backend=name,
         jobs=workers,
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.checks import check_study
+from rlhf_theory.studies.checks import check_size, check_study
 from rlhf_theory.studies.items import (
     LearnerItem,
     WorldItem,
@@ -22,7 +22,7 @@ from rlhf_theory.studies.items import (
     world_items,
 )
 from rlhf_theory.studies.messages import Mistake, Path, StudyError, mistakes_of, place_of
-from rlhf_theory.studies.origins import origins_of
+from rlhf_theory.studies.origins import origins_in_resolved, origins_of
 from rlhf_theory.studies.parts import (
     Count,
     Pairs,
@@ -143,7 +143,9 @@ class Study(Table):
         resolver = Resolver(say)
         worlds = world_items(given["worlds"], names["world"], resolver)
         learners = learner_items(given["learners"], names["learner"], resolver)
-        chosen = pairs_of(worlds, learners, say)
+        repeats = (1, 1) if mistakes else (len(_values(self.seed)), len(_values(self.block)))
+        fits = check_size(worlds, learners, repeats, say)
+        chosen = pairs_of(worlds, learners, say) if fits else []
         if not mistakes:
             check_study(self, worlds, learners, chosen, names, say)
         if mistakes:
@@ -181,23 +183,33 @@ class Study(Table):
         return study
 
     @classmethod
-    def from_resolved(cls, table: Mapping[str, Any]) -> Study:
+    def from_resolved(
+        cls, table: Mapping[str, Any], origins: Mapping[str, str] | None = None
+    ) -> Study:
         """Return the study of a stored `resolved` table, for reading its results.
 
         Its settings are trusted, not checked again: results can be read where a package that
         brought a learner is missing, or has another version by now. Running it does check.
+
+        Parameters
+        ----------
+        table
+            What `resolved` gave.
+        origins
+            What `resolved_origins` gave, where it is known.
         """
         study = cls.__new__(cls)
-        study._restore(table)  # noqa: SLF001 (a constructor of this class)
+        study._restore(table, origins or {})  # noqa: SLF001 (a constructor of this class)
         return study
 
-    def _restore(self, table: Mapping[str, Any]) -> None:
+    def _restore(self, table: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         worlds, learners = list(table["worlds"]), list(table["learners"])
         values = {**table, "worlds": tuple(worlds), "learners": tuple(learners)}
         super().__init__(**values)
         self._worlds = tuple(stored_world(w, i) for i, w in enumerate(worlds))
         self._learners = tuple(stored_learner(le, i) for i, le in enumerate(learners))
-        self._given = dict(table)
+        self._given, self._called = dict(table), frozenset(table)
+        self._origins = dict(origins)
 
     @property
     def world_items(self) -> tuple[WorldItem, ...]:
@@ -288,6 +300,10 @@ class Study(Table):
         table["worlds"] = [w.written() for w in self._worlds]
         table["learners"] = [le.written() for le in self._learners]
         return table
+
+    def resolved_origins(self) -> dict[str, str]:
+        """Return `origins` by the places of `resolved`, where entries have no grids."""
+        return origins_in_resolved(self, _names(dict.fromkeys(self._called)))
 
     def run(self, out: FilePath | str | None = None, **options: Any) -> Any:
         """Run the study, or go on with it; return its results. See `running.run_study`.

@@ -43,6 +43,9 @@ def study_path(study: str) -> Path:
     if path.suffix or len(path.parts) > 1:
         message = f"The study must be a file or a listed name; there is no file {study}."
         raise ValueError(message)
+    if path.with_suffix(".toml").is_file():
+        message = f"The study must be a file or a listed name. Did you mean {study}.toml?"
+        raise ValueError(message)
     known = shelf()
     check_choice("study", study, known)
     return known[study]

@@ -23,6 +23,9 @@ ENVELOPE = {
 }
 """Keys of an entry of a study that are no settings of its world or learner."""
 
+_TAKEN = {"world": ("version", "grid", "online"), "learner": ("version", "grid", "online")}
+"""Further keys that mean something in every entry: ``online`` is said by resolved studies."""
+
 _OURS = {"world": ("replicas", "name")}
 """Arguments that the study gives, not its author."""
 
@@ -149,7 +152,7 @@ def settings_of(entry: Entry) -> Mapping[str, Setting]:
     ------
     ValueError
         Where its signature does not suit a study: no ``replicas`` in a world, a setting with the
-        name of a key that every entry has.
+        name of a key that means something in every entry.
     """
     target, role = entry.target, entry.role
     described = f"{role} {entry.name!r}"
@@ -159,11 +162,11 @@ def settings_of(entry: Entry) -> Mapping[str, Setting]:
             message = f"{described} must take `replicas`, the number of replicas to make."
             raise ValueError(message)
         found.pop(name, None)
-    for name in (*ENVELOPE.get(role, ("kind",)), "version"):
+    for name in (*ENVELOPE.get(role, ("kind",)), *_TAKEN.get(role, ("version", "grid"))):
         if name in found:
             message = (
-                f"{described} has a setting {name!r}, which every entry of a study has for itself; "
-                "rename it."
+                f"{described} has a setting {name!r}, a word that studies keep for themselves; "
+                "rename the setting."
             )
             raise ValueError(message)
     return types.MappingProxyType(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rlhf_theory.studies import registry
@@ -155,10 +156,10 @@ def json_schema() -> dict[str, Any]:
     for role in ROLES:
         names = []
         for name, entry in registry.components(role).items():
-            if entry.problem:
-                continue
-            definitions[f"{role}-{name}"] = _part_schema(entry)
-            names.append(f"{role}-{name}")
+            # What another package brings and cannot be used has no schema; studies say why.
+            with suppress(ValueError):
+                definitions[f"{role}-{name}"] = _part_schema(entry)
+                names.append(f"{role}-{name}")
         definitions[role] = _one_of(role, names)
     for role in ("world", "learner"):
         entries = {"type": "array", "minItems": 1, "items": {"$ref": f"#/$defs/{role}"}}

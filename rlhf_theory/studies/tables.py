@@ -7,6 +7,7 @@ or the machine, so that an interrupted run and an undisturbed one leave identica
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,13 @@ FORMAT = 1
 
 _META = b"rlhf_theory"
 _PLACE = ("replica", "round", "n", "labels", "regret")
-_RESERVED = (*_PLACE, "t", "index", "cell")
+# The tables of results have these columns too, and one for every setting.
+_RESERVED = (
+    *_PLACE, "t", "index", "cell", "world", "learner", "family", "metric", "seed", "block",
+)  # fmt: skip
+_SETTINGS = ("world.", "learner.")
+_COUNTED = ("n_labels",)
+"""Recorded under ``labels``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,8 @@ class About:
     rounds
         Rounds ``T`` that it holds; None for an offline cell.
     metric
-        The metric whose sum over rounds is ``regret``; None for an offline cell.
+        The primary metric, whose sum over rounds is ``regret``; None for an offline cell that
+        keeps everything.
     """
 
     key: str
@@ -81,27 +89,33 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarr
     -------
     Columns ``replica``; ``round`` or ``n``; ``labels``, those that the policy of the row was fitted
     on; ``regret`` if online, the metric of the cell summed over the policies played before the row;
-    and the metrics. A trace that reports no labels has NaN there.
+    and the metrics, in the order in which they were recorded. A trace that reports no labels has
+    NaN there.
+
+    Of metrics that are asked for, those are kept that this cell has, for not all worlds and
+    learners of a study have the same; and the primary metric of the cell, which summaries need.
 
     Raises
     ------
     ValueError
-        If a metric is asked for that was not recorded, or a recorded name is one of our columns.
+        If none of the metrics that are asked for was recorded, or the primary one was not, or a
+        recorded name is one of our columns.
     """
     online = trace.index_name == "round"
     used = "labels" if online else "n_labels"
     found = {name: values for name, values in trace.arrays.items() if name != used}
-    clash = [name for name in found if name in _RESERVED]
-    if clash:
-        message = f"A recorded name is taken by a column of every table: {', '.join(clash)}."
-        raise ValueError(message)
-    chosen = list(found) if cell.metrics is None else [m for m in cell.metrics if m not in _PLACE]
-    for name in chosen:
-        check_choice("metric", name, found)
-    metric = _metric(cell, found) if online else None
+    _check_names(found)
+    # An offline file only has to say it where the metric decides what is kept.
+    metric = _metric(cell, found) if online or cell.metrics is not None else None
+    # In the order of what was recorded, so that the order of the wishes changes no byte.
+    wanted = set(found) if cell.metrics is None else {*cell.metrics, metric}
+    chosen = [name for name in found if name in wanted]
+    # What rounds report is not known before the first one.
+    if cell.metrics is not None and not (online and len(trace.index) == 1):
+        _check_some(cell.metrics, found)
 
     columns: dict[str, np.ndarray] = {"labels": _labels(trace, used, start)}
-    if metric is not None:
+    if online and metric is not None:
         # Summed before rounds are dropped; row t counts the policies of the rounds before it.
         sums = np.cumsum(found[metric][:, :-1], axis=1)
         columns["regret"] = np.concatenate([np.zeros((stop - first, 1)), sums], axis=1)
@@ -127,8 +141,27 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarr
     return table.replace_schema_metadata({_META: json.dumps(about, sort_keys=True).encode()})
 
 
+def _check_names(found: dict[str, np.ndarray]) -> None:
+    """Raise ``ValueError`` for a recorded name that a column of a table has."""
+    clash = [name for name in found if name in _RESERVED or name.startswith(_SETTINGS)]
+    if clash:
+        message = (
+            f"A recorded name must not be taken by a column of every table: {', '.join(clash)}. "
+            "Report it under another name, without 'world.' or 'learner.' in front."
+        )
+        raise ValueError(message)
+
+
+def _check_some(metrics: Sequence[str], found: dict[str, np.ndarray]) -> None:
+    """Raise ``ValueError`` if nothing is there of what is asked for."""
+    if any(name in found or name in (*_PLACE, *_COUNTED) for name in metrics):
+        return
+    for name in metrics:
+        check_choice("metric", name, found)
+
+
 def _metric(cell: Cell, found: dict[str, np.ndarray]) -> str:
-    """Return the name of the metric that regret sums; it need not be among the kept ones."""
+    """Return the name of the primary metric, which regret sums."""
     if cell.metric is None:
         return next(name for name in ("gap", "exploitability", *found) if name in found)
     check_choice("metric", cell.metric, found)
@@ -198,23 +231,27 @@ def about_of(table: pa.Table) -> About:
 def difference(old: pa.Table, new: pa.Table) -> str | None:
     """Say where a longer run does not repeat a shorter one, or return None.
 
-    Compared are the rounds that both hold, exactly. NaN equals NaN; and what the round played by
-    the last policy of ``old`` reports was not known then.
+    Compared are the rounds (or numbers of pairs) that both hold, exactly. NaN equals NaN; and what
+    the round played by the last policy of ``old`` reports was not known then. Before any round it
+    was not even known what rounds report, so ``new`` may have more columns then.
     """
-    if set(old.column_names) != set(new.column_names):
-        both = f"{sorted(old.column_names)}; now {sorted(new.column_names)}"
-        return f"the columns were {both}"
-    t_old, t_new = (table["round"].to_numpy() for table in (old, new))
+    index = "round" if "round" in old.column_names else "n"
+    known, now = set(old.column_names), set(new.column_names)
+    if index not in now:
+        return f"the index was {index}; now {'n' if index == 'round' else 'round'}"
+    t_old, t_new = (table[index].to_numpy() for table in (old, new))
     r_old, r_new = (table["replica"].to_numpy() for table in (old, new))
-    last = t_old.max(initial=0)
+    last = t_old.max(initial=0) if index == "round" else None
+    if not (known <= now if last == 0 else known == now):
+        return f"the columns were {sorted(known)}; now {sorted(now)}"
     at_old, at_new = _shared_rows(r_old, t_old, r_new, t_new)
-    for name in new.column_names:
+    for name in old.column_names:
         before, now = old[name].to_numpy()[at_old], new[name].to_numpy()[at_new]
         with np.errstate(invalid="ignore"):
             same = (before == now) | (np.isnan(before) & (np.isnan(now) | (t_old[at_old] == last)))
         if not same.all():
             k = int(np.argmin(same))
-            where = f"replica {r_old[at_old][k]} at round {t_old[at_old][k]}"
+            where = f"replica {r_old[at_old][k]} at {index} {t_old[at_old][k]}"
             return f"{name} of {where} was {float(before[k])!r} and is now {float(now[k])!r}"
     return None
 

@@ -18,6 +18,8 @@ import pytest
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.result import StudyResult
 from rlhf_theory.studies.running import run_study
+from rlhf_theory.studies.schema import Study
+from tests.helpers import unruly
 from tests.helpers.cued import BLOCKS, CUES, cued_study
 
 HANGS = 300.0
@@ -311,3 +313,31 @@ def test_a_damaged_file_is_computed_again(
     assert blocks(folder) == calm
     stored = json.loads((folder / "manifest.json").read_text())["blocks"]
     assert len(stored) == BLOCKS
+
+
+@pytest.mark.parametrize("backend", ["serial", "local"])
+def test_unruly_learners_cost_only_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    # In a folder that is named from here, where a learner that goes somewhere else would miss it.
+    monkeypatch.chdir(tmp_path)
+    fast = {"kind": "online-iterative", "batch_size": 4}
+    hows = [*unruly.HARMFUL, *unruly.DEADLY]
+    learners = [{"kind": f"{unruly.HERE}:Unruly", "how": how, "label": how} for how in hows]
+    study = Study(
+        name="unruly",
+        worlds=[{"kind": "linear", "contexts": 4, "actions": 3, "dim": 2}],
+        learners=[*learners, {**fast, "label": "good"}],
+        rounds=2,
+        replicas=4,
+        block=2,
+    )
+    command = ["run", "caf\udce9.toml"]  # a file name that is no UTF-8
+    result = run_study(study, "out", backend=backend, jobs=1, quiet=True, command=command)
+    done = result.status().set_index("learner")[["done", "failed"]].T.to_dict("list")
+    good, bad = [2, 0], [0, 2]
+    assert done == dict.fromkeys([*unruly.HARMFUL, "good"], good) | dict.fromkeys(
+        unruly.DEADLY, bad
+    )
+    assert Path.cwd() == tmp_path
+    assert not (tmp_path / "out" / ".running").exists()

@@ -31,10 +31,10 @@ def bound_values(bound: str, series: Series) -> np.ndarray:
         A text that cannot be read, an unknown name, or a bound that is nowhere finite.
     """
     values = {**setting_names(series.settings), "t": series.t}
-    if series.index == "n":
-        values["n"] = series.t
-    elif np.all(np.isfinite(series.labels)):
+    if np.all(np.isfinite(series.labels)):
         values["n"] = series.labels
+    elif series.index == "n":
+        values["n"] = series.t
     try:
         result = np.broadcast_to(Expression(bound).evaluate(values), series.t.shape)
     except ExpressionError as error:
@@ -64,16 +64,9 @@ def draw_bounds(
     -------
     Whether there is one line for all.
     """
-    x = np.concatenate([at for _, at, _ in drawn])
-    y = np.concatenate([values for _, _, values in drawn])
-    order = np.lexsort((y, x))
-    x, y = x[order], y[order]
-    together = np.isclose(x[1:], x[:-1], rtol=1e-9)
-    # One function of x: equal where points coincide, and some do.
-    shared = len(drawn) == 1 or bool(together.any())
-    if shared and np.allclose(y[1:][together], y[:-1][together], rtol=1e-9, equal_nan=True):
-        first = np.concatenate([[True], ~together])
-        curves.bound(ax, x[first], y[first], f"bound {bound}")
+    x, y = _merged(drawn)
+    if all(_on(x, y, at, values) for _, at, values in drawn):
+        curves.bound(ax, x, y, f"bound {bound}")
         return True
     for series, at, values in drawn:
         color = style.series(series.look).color
@@ -82,3 +75,26 @@ def draw_bounds(
     # One entry for all in the legend: the colours are those of the learners.
     ax.plot([], [], color=style.INK, linestyle=(0, (4, 2)), linewidth=1.0, label=f"bound {bound}")
     return False
+
+
+def _merged(
+    drawn: Sequence[tuple[Series, np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of all bounds in the order of x, one for every x."""
+    x = np.concatenate([at for _, at, _ in drawn])
+    y = np.concatenate([values for _, _, values in drawn])
+    order = np.lexsort((y, x))
+    x, y = x[order], y[order]
+    first = np.concatenate([[True], ~np.isclose(x[1:], x[:-1], rtol=1e-9)])
+    return x[first], y[first]
+
+
+def _on(x: np.ndarray, y: np.ndarray, at: np.ndarray, values: np.ndarray) -> bool:
+    """Return whether the points of all bounds lie on the line through those of one of them."""
+    # Not only where points coincide: over labels, the same round of two learners lies elsewhere.
+    inside = (x >= at.min()) & (x <= at.max()) & np.isfinite(y)
+    if min(at.min(), values.min()) > 0:  # powers are straight lines on logarithmic scales
+        line = np.exp(np.interp(np.log(x[inside]), np.log(at), np.log(values)))
+    else:
+        line = np.interp(x[inside], at, values)
+    return bool(np.allclose(line, y[inside], rtol=0.02, equal_nan=True))

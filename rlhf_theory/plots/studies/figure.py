@@ -13,6 +13,7 @@ from rlhf_theory.plots import venues
 from rlhf_theory.plots.studies import frontier, lines, pairs, sheets, slopes, tails
 from rlhf_theory.plots.studies.bands import check_band
 from rlhf_theory.plots.studies.files import StudyFigure
+from rlhf_theory.studies.parts import PLOT_OPTIONS, PlotSpec
 
 __all__ = ["KINDS", "study_figure"]
 
@@ -27,18 +28,6 @@ _DRAW: dict[str, Callable[[pd.DataFrame, sheets.Options], tuple[Figure, str]]] =
 }
 
 KINDS = tuple(_DRAW)
-
-# Options that only some kinds have; a choice that would change nothing is refused.
-_ONLY: dict[str, tuple[str, ...]] = {
-    "band": ("suboptimality", "regret", "ratio"),
-    "bound": ("suboptimality", "regret", "ratio"),
-    "window": ("slopes",),
-    "x": ("suboptimality", "regret", "ratio", "slopes"),
-    "notion": ("regret",),
-    "baseline": ("pairs",),
-    "relative": ("frontier",),
-}
-_DEFAULTS: dict[str, Any] = {"band": "interval", "relative": False}
 
 
 def study_figure(
@@ -125,8 +114,9 @@ def study_figure(
         "relative": relative,
     }
     for name, value in given.items():
-        if value != _DEFAULTS.get(name) and kind not in _ONLY[name]:
-            message = f"kind={kind!r} has no {name}, only {', '.join(_ONLY[name])}; leave it out."
+        kinds = PLOT_OPTIONS[name]
+        if value != PlotSpec.model_fields[name].default and kind not in kinds:
+            message = f"kind={kind!r} has no {name}, only {', '.join(kinds)}; leave it out."
             raise ValueError(message)
     with venues.context(venue) as chosen:
         options = sheets.Options(

@@ -26,6 +26,8 @@ _HOUR = 60
 _PATIENCE = 10.0
 _COMMANDS = ("sbatch", "sacct", "scancel")
 _ON_SLURM, _HERE = (2.0, 15.0), (0.05, 0.2)
+_BAD_MINUTES = 300.0
+"""How long nobody may be able to look after a job; file servers come back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class _Job:
     job: Any
     answers: dict[Path, Future[Any]]
     ended: float | None = None
+    troubled: float | None = None
     cancelled: bool = False
 
 
@@ -152,12 +155,15 @@ class SlurmPool:
         self._watch.join()
         for job in self._jobs:
             if kill or any(not future.done() for future in job.answers.values()):
-                job.job.cancel(check=False)
+                with suppress(OSError):
+                    job.job.cancel(check=False)
         # Local jobs are children of this process, which have to be waited for.
         until = time.monotonic() + (_PATIENCE if self._are_children else 0.0)
-        while time.monotonic() < until and not all(job.job.done() for job in self._jobs):
-            time.sleep(self._glance)
-        self._leave()
+        with suppress(OSError):
+            while time.monotonic() < until and not all(job.job.done() for job in self._jobs):
+                time.sleep(self._glance)
+        with suppress(OSError):
+            self._leave()
 
     def _leave(self) -> None:
         """Remove what the run has left, except the logs of jobs that died."""
@@ -175,9 +181,31 @@ class SlurmPool:
             with self._lock:
                 jobs = list(self._jobs)
             for job in jobs:
-                if self._has_ended(job):
+                if self._is_over(job):
                     with self._lock:
                         self._jobs.remove(job)
+
+    def _is_over(self, job: _Job) -> bool:
+        """Look after a job. A look that fails is repeated; in the end, that is an error.
+
+        Nothing may come out of here: without the thread that looks, the run would wait for ever.
+        """
+        try:
+            over = self._has_ended(job)
+        except Exception as error:
+            now = time.monotonic()
+            job.troubled = now if job.troubled is None else job.troubled
+            if now - job.troubled >= _BAD_MINUTES:
+                message = (
+                    f"Nobody can look after job {job.job.job_id}, for {_BAD_MINUTES:.0f} s now "
+                    f"({type(error).__name__}: {error}). See whether {self._folder} can be read "
+                    "and SLURM answers, then run it again."
+                )
+                for future in job.answers.values():
+                    _settle(future, error=BackendError(message))
+            return False  # it stays among those that are cancelled at the end
+        job.troubled = None
+        return over
 
     def _has_ended(self, job: _Job) -> bool:
         """Pass on the answers that have come; return whether nothing is left to wait for."""

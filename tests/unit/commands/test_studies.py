@@ -86,7 +86,7 @@ def test_quick_and_set_change_the_study(command, tmp_path):
     assert stored["learners"][1]["batch_size"] == 4
     (record,) = (out / "provenance").iterdir()
     origins = json.loads(record.read_text())["origins"]
-    assert origins["learner[1].batch_size"] == "--set"
+    assert origins["learners[1].batch_size"] == "--set"
     assert origins["rounds"] == "quick"
     assert origins["title"] == "file"
 
@@ -103,9 +103,10 @@ def test_quick_and_set_change_the_study(command, tmp_path):
         (["--only", "gmae"], "matches none of"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(command, tmp_path, arguments, words):
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_bad_input_is_one_line_and_writes_nothing(command, tmp_path, arguments, words, dry):
     out = tmp_path / "out"
-    code, _, said = command("run", small_file(tmp_path), "--out", out, *arguments)
+    code, _, said = command("run", small_file(tmp_path), "--out", out, *arguments, *dry)
     assert code == 2
     assert words in said
     assert not out.exists()
@@ -119,14 +120,16 @@ def test_an_unknown_study_is_not_found(command, tmp_path):
 
 
 def test_a_failed_cell_is_reported_and_the_rest_completes(command, tmp_path):
-    # A penalised search cannot have a likelihood set, which only the first round finds out.
+    # An enhancer for games has no confidence set of a reward, which only the first round finds out.
     text = TOML.replace('enhancer = "from-reference"', 'enhancer = "information-ratio"')
     path = tmp_path / "failing.toml"
     path.write_text(text)
     out = tmp_path / "out"
     code, said, log = command("run", path, "--out", out, *SERIAL)
     assert code == 1
-    assert "failed: game/GSHF r000000-000005:" in log
+    assert "failed: game/GSHF, 3 blocks: ShapeError: sigma must have shape" in log
+    assert "left alone until `run --retry-failed`" in log
+    assert log.count("failed: ") == 3
     assert said.count("greedy") >= 3
     code, said, _ = command("status", out)
     assert code == 0
@@ -170,6 +173,15 @@ def test_extend_adds_replicas_and_says_where_they_come_from(command, out):
     assert (code, "can only grow, from 15; got 3" in said) == (2, True)
 
 
+def test_a_figure_that_cannot_be_drawn_is_said(command, tmp_path):
+    path = tmp_path / "bound.toml"
+    path.write_text(TOML + '\n[[plot]]\nkind = "slopes"\nwindow = [1000.0, 2000.0]\n')
+    code, _, log = command("run", path, "--out", tmp_path / "out", *SERIAL, "--quick")
+    assert code == 0
+    assert "The figure 02-slopes could not be drawn:" in log
+    assert "could not be drawn" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_shorter_study_says_what_it_does_not_show(command, out, tmp_path):
     command("extend", out, "--replicas", 15, *SERIAL)
     code, _, said = command("run", small_file(tmp_path), "--out", out, *SERIAL)
@@ -195,6 +207,8 @@ def test_plot_writes_four_files(command, out, tmp_path):
     files = {p.name for p in (tmp_path / "fig").iterdir()}
     assert files == {"regret.pdf", "regret.svg", "regret.csv", "regret.txt"}
     assert len(said.split()) == 4
+    command("plot", out, "--to", tmp_path / "fig")
+    assert (tmp_path / "fig" / "suboptimality.svg").is_file()
     assert command("plot", out, "--kind", "tails")[0] == 0
     assert (out / "figures" / "tails.svg").is_file()
     code, _, said = command("plot", out, "--kind", "regrets")
@@ -232,7 +246,9 @@ def test_new_writes_a_study_that_runs(command, tmp_path, monkeypatch):
     assert (code, "mine.toml" in said) == (0, True)
     code, said, _ = command("run", "mine.toml", "--dry-run")
     assert code == 0
-    code, _, said = command("new", "mine")
+    code, _, said = command("run", "mine")
+    assert (code, "Did you mean mine.toml?" in said) == (2, True)
+    code, _, said = command("new", "mine.toml")
     assert (code, "exists already" in said) == (2, True)
     assert command("new", "copy", "--from", "standard")[0] == 0
     assert 'name = "copy"' in (tmp_path / "copy.toml").read_text()

@@ -178,6 +178,25 @@ def test_bounds_know_labels_and_settings_from_outside(frame):
         study_figure(frame, bound="log(-t)")
 
 
+def test_bounds_of_rounds_and_of_labels_over_labels():
+    # Two online learners whose rounds lie at other numbers of labels, two offline ones with fewer
+    # labels than pairs: points of two learners coincide, the bounds of all do not.
+    frame = study_frame(4, (4, 8), replicas=4, points=12, offline=2)
+    frame["labels"] *= frame["learner"].map({"GSHF": 0.8, "on-policy": 0.9}).fillna(0.7)
+    figure = study_figure(frame, bound="d / sqrt(t)", x="labels")
+    for name in ("GSHF", "on-policy"):
+        rows = (frame["learner"] == name) & (frame["world.dim"] == 8) & (frame["t"] > 0)
+        part = frame[rows].groupby("t")["labels"].mean()
+        t = part.index.to_numpy()
+        check_line(series(figure, f"bound, {name}"), part.to_numpy(), 8 / np.sqrt(t))
+    # In labels used, it is one function of the axis for all.
+    figure = study_figure(frame, bound="d / sqrt(n)", x="labels")
+    line = series(figure, "bound d / sqrt(n)")
+    x = line["x"].astype(float).to_numpy()
+    assert np.all(np.diff(x) > 0)
+    assert np.allclose(line["y"], 8 / np.sqrt(x), rtol=1e-12)
+
+
 # ------------------------------------------------------------------------------- other kinds
 
 

@@ -312,6 +312,46 @@ def test_slurm_jobs_are_cancelled_at_the_end(slurm: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "slurm").exists()
 
 
+def _trouble(monkeypatch: pytest.MonkeyPatch, times: float) -> list[str]:
+    """Let so many looks at jobs fail; return a list that grows with them."""
+    look, seen = slurm_jobs.SlurmPool._has_ended, []
+
+    def fails(pool: Any, job: Any) -> bool:
+        if len(seen) < times:
+            seen.append(str(job.job.job_id))
+            raise OSError(116, "Stale file handle")
+        return look(pool, job)
+
+    monkeypatch.setattr(slurm_jobs.SlurmPool, "_has_ended", fails)
+    return seen
+
+
+def test_slurm_looks_again_where_a_look_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    seen = _trouble(monkeypatch, 5)
+    pool = make_backend("slurm", {"cluster": "local"}).open(1, tmp_path)
+    [future] = Desk(pool, tmp_path).submit(square, 3)
+    assert future.result(HANGS).value == 9
+    assert len(seen) == 5
+    pool.close(kill=False)
+
+
+def test_slurm_that_cannot_be_looked_at_for_long_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(slurm_jobs, "_BAD_MINUTES", 0.2)
+    _trouble(monkeypatch, float("inf"))
+    folder = ToyFolder(tmp_path)
+    backend = make_backend("slurm", {"cluster": "local"})
+    with pytest.raises(BackendError, match=r"Nobody can look after job .*Stale file handle"):
+        execute(toys(tmp_path, 2), backend, jobs=2, folder=folder, compute=compute_toy)
+    assert folder.failures == []
+    assert not (tmp_path / "slurm").exists()
+
+
 def _die_or_square(x: int) -> int:
     if x < 0:
         os.kill(os.getpid(), signal.SIGKILL)

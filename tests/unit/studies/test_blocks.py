@@ -4,9 +4,11 @@ import errno
 import json
 import pickle
 import re
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,8 @@ from rlhf_theory.studies import blocks
 from rlhf_theory.studies.blocks import Task, compute, read_json, record_failure
 from rlhf_theory.studies.recording import recorded_rounds
 from rlhf_theory.studies.registry import build_learner, build_world
-from rlhf_theory.studies.tables import about_of, read_block
+from rlhf_theory.studies.tables import about_of, block_table, read_block
+from tests.helpers import unruly
 from tests.helpers.study_cells import HERE, offline_cell, online_cell
 
 
@@ -122,7 +125,8 @@ def test_a_learner_that_reports_nothing_has_no_labels_but_row_zero(tmp_path):
 def test_regret_sums_the_metric_over_all_rounds_before_whatever_is_kept(tmp_path):
     cell = online_cell(rounds=25, grid="linear", points=10, metric="jeffreys", metrics=("kl",))
     frame, trace = computed(tmp_path, cell), whole(cell)
-    assert list(frame.columns) == ["replica", "round", "labels", "regret", "kl"]
+    # The primary metric is always there.
+    assert list(frame.columns) == ["replica", "round", "labels", "regret", "kl", "jeffreys"]
     assert sorted(set(frame["round"])) == [0, 10, 20, 25]
     for (replica, t), regret in frame.set_index(["replica", "round"])["regret"].items():
         assert regret == pytest.approx(sum(trace["jeffreys"][replica, :t]), rel=1e-12)
@@ -252,6 +256,58 @@ def test_what_a_learner_raises_becomes_a_record(tmp_path):
     assert [p.name for p in task.path.parent.iterdir()] == ["r000000-000004.failed.json"]
 
 
+def unruly_task(folder, how):
+    return tasks(folder, online_cell(f"{unruly.HERE}:Unruly", learner={"how": how}))[0]
+
+
+@pytest.mark.parametrize("how", unruly.DEADLY)
+def test_whatever_a_learner_raises_is_a_failure_of_its_block(tmp_path, how):
+    task = unruly_task(tmp_path, how)
+    outcome = compute(task)
+    assert outcome.state == "failed"
+    says = {
+        "exits": "SystemExit: bye",
+        "stops": "StopEverythingError: stop",
+        "mumbles": "ValueError: no such file: caf\\udce9",
+        "is mute": "MuteError: (its text cannot be had)",
+    }
+    assert outcome.error == says[how]
+    record = read_json(task.beside(".failed.json"))
+    assert (record["error"], record["traceback"]) == (outcome.error, outcome.traceback)
+    assert "in step" in record["traceback"]
+
+
+def test_ctrl_c_in_a_learner_is_no_failure(tmp_path):
+    task = unruly_task(tmp_path, "is interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        compute(task)
+    assert not task.path.parent.exists()
+
+
+@pytest.mark.parametrize("how", unruly.HARMFUL)
+def test_a_learner_changes_nothing_for_the_blocks_after_it(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    before = (Path.cwd(), list(warnings.filters), warnings.showwarning, np.geterr())
+    assert compute(unruly_task(tmp_path, how)).state == "done"
+    assert (Path.cwd(), list(warnings.filters), warnings.showwarning, np.geterr()) == before
+
+
+def test_text_that_no_file_takes_is_recorded_nevertheless(tmp_path):
+    task = tasks(tmp_path, online_cell())[0]
+    outcome = record_failure(task, "caf\udce9", "in caf\udce9")
+    record = read_json(task.beside(".failed.json"))
+    assert (record["error"], record["traceback"]) == ("caf\\udce9", "in caf\\udce9")
+    assert (outcome.error, outcome.traceback) == ("caf\\udce9", "in caf\\udce9")
+
+
+def test_a_record_that_was_changed_by_hand_stops_nobody(tmp_path):
+    task = tasks(tmp_path, online_cell())[0]
+    record_failure(task, "first")
+    task.beside(".failed.json").write_text('{"attempts": "many"}')
+    record_failure(task, "second")
+    assert read_json(task.beside(".failed.json"))["attempts"] == 1
+
+
 def test_memory_that_ends_is_a_failure(tmp_path):
     task = tasks(tmp_path, online_cell(f"{HERE}:Raising", learner={"error": "MemoryError"}))[0]
     assert compute(task).error.startswith("MemoryError")
@@ -273,7 +329,30 @@ def test_success_removes_the_record(tmp_path):
         ({"world": {"eta": -1.0}}, "eta must be positive"),
         ({"learner": {"batch_size": 0}}, "batch_size must be positive"),
         ({"kind": "no-such"}, "no-such"),
-        ({"kind": f"{HERE}:Clashing", "learner": {}}, "taken by a column .* regret"),
+        ({"metric": "gapp", "metrics": ("kl",)}, "metric must be one of .* Did you mean 'gap'"),
+        *(
+            (
+                {"kind": f"{HERE}:Clashing", "learner": {"name": name}},
+                f"taken by a column of every table: {name}. Report it under another name",
+            )
+            for name in (
+                "regret",
+                "cell",
+                "world",
+                "learner",
+                "family",
+                "metric",
+                "index",
+                "t",
+                "replica",
+                "seed",
+                "block",
+                "n",
+                "round",
+                "world.dim",
+                "learner.batch_size",
+            )
+        ),
     ],
 )
 def test_mistakes_are_failures_that_say_what_there_is(tmp_path, changes, says):
@@ -360,6 +439,90 @@ def test_another_primary_metric_computes_the_regret_anew(tmp_path):
     frame = computed(tmp_path, other)
     last = frame[frame["round"] == 5]["regret"]
     np.testing.assert_allclose(last, whole(cell)["jeffreys"][:, :-1].sum(axis=1))
+
+
+@pytest.mark.parametrize("metrics", [None, ("kl",)])
+def test_another_primary_metric_with_fewer_rounds_keeps_the_rounds(tmp_path, metrics):
+    cell = online_cell(rounds=6, metrics=metrics)
+    computed(tmp_path / "a", cell)
+    other = replace(cell, rounds=3, metric="jeffreys")
+    computed(tmp_path / "a", other)
+    # As if it had been all rounds from the beginning; and back again.
+    for now in (replace(cell, metric="jeffreys"), cell):
+        computed(tmp_path / now.metric, now)
+        if now is cell:
+            computed(tmp_path / "a", cell)
+        for one, calm in zip(
+            tasks(tmp_path / "a", now), tasks(tmp_path / now.metric, now), strict=True
+        ):
+            assert one.path.read_bytes() == calm.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "learner"), [("online-iterative", {"batch_size": 8}), (f"{HERE}:Silent", {})]
+)
+@pytest.mark.parametrize("metrics", [None, ("kl", "residual"), ("residual",)])
+def test_a_run_of_no_rounds_is_extended(tmp_path, kind, learner, metrics):
+    none = online_cell(kind, learner=learner, rounds=0, n_offline=8, metrics=metrics)
+    some = replace(none, rounds=4)
+    computed(tmp_path / "a", none)
+    if metrics == ("residual",) and kind.endswith("Silent"):
+        # Now it is known that nothing of the kind is reported.
+        assert "metric must be one of" in compute(tasks(tmp_path / "a", some)[0]).error
+        return
+    computed(tmp_path / "a", some)
+    computed(tmp_path / "b", some)
+    for one, other in zip(tasks(tmp_path / "a", some), tasks(tmp_path / "b", some), strict=True):
+        assert one.path.read_bytes() == other.path.read_bytes()
+
+
+# ----------------------------------------------------------------------------- chosen metrics
+
+
+def test_a_cell_keeps_those_of_the_wanted_metrics_that_it_has(tmp_path):
+    wanted = ("exploitability", "kl", "residual")
+    frame = computed(tmp_path, online_cell(metrics=wanted))
+    # And its primary one; in the order of a file that keeps everything.
+    assert list(frame.columns) == [
+        "replica", "round", "labels", "regret", "kl", "gap", "residual",
+    ]  # fmt: skip
+    everything = computed(tmp_path, online_cell())
+    pd.testing.assert_frame_equal(frame, everything[frame.columns], check_exact=True)
+    offline = computed(tmp_path, offline_cell(metrics=("n_labels", "exploitability", "kl")))
+    assert list(offline.columns) == ["replica", "n", "labels", "kl", "gap"]
+
+
+@pytest.mark.parametrize("cell", [online_cell(), offline_cell()], ids=["online", "offline"])
+def test_what_every_table_has_can_be_asked_for_alone(tmp_path, cell):
+    for name in ("labels", "n_labels"):
+        frame = computed(tmp_path, replace(cell, metrics=(name,)))
+        assert list(frame.columns[-1:]) == ["gap"]
+        assert frame["labels"].notna().any()
+
+
+def test_order_and_repetition_of_the_metrics_change_no_byte(tmp_path):
+    def files(place, cell):
+        computed(tmp_path / place, cell)
+        return {t.name: t.path.read_bytes() for t in tasks(tmp_path / place, cell)}
+
+    cell = online_cell(metrics=("kl", "gap", "jeffreys"))
+    assert files("a", cell) == files("b", replace(cell, metrics=("jeffreys", "kl", "gap")))
+    # One that is named twice may be another cell, whose key its file says; not another table.
+    trace = whole(replace(cell, replicas=4))
+    twice = replace(cell, metrics=("gap", "kl", "gap", "jeffreys"))
+    one, other = (block_table(c, 0, 4, trace, np.zeros(4)) for c in (cell, twice))
+    assert one.replace_schema_metadata(None).equals(other.replace_schema_metadata(None))
+
+
+def test_another_primary_metric_is_added_to_chosen_ones_also_offline(tmp_path):
+    for cell in (online_cell(metrics=("kl",)), offline_cell(metrics=("kl",))):
+        assert "jeffreys" not in computed(tmp_path, cell)
+        other = replace(cell, metric="jeffreys")
+        assert other.key == cell.key
+        frame = computed(tmp_path, other)
+        assert "jeffreys" in frame
+        assert "gap" not in frame
+        assert compute(tasks(tmp_path, other)[0]).state == "skipped"
 
 
 def test_the_longer_last_block_replaces_the_shorter_one(tmp_path):

@@ -97,6 +97,12 @@ def test_the_key_depends_on_all_that_numbers_depend_on_and_on_nothing_else():
     assert offline.key != replace(offline, pairs=(10, 30)).key
 
 
+def test_neither_order_nor_repetition_of_metrics_is_in_the_key():
+    one = cell(metrics=("gap", "kl"))
+    assert {cell(metrics=m).key for m in (("kl", "gap"), ("gap", "kl", "gap"))} == {one.key}
+    assert cell(metrics=("kl",)).key != one.key
+
+
 settings = st.fixed_dictionaries(
     {
         "dim": st.integers(1, 4),

@@ -79,8 +79,9 @@ def test_a_killer_is_isolated_and_given_up_at_its_third_death(
     with_killer = [names for names in backend.together if "t1" in names]
     assert len(with_killer[0]) == 2  # once among others
     assert with_killer[-2:] == [["t1"], ["t1"]]  # twice alone
-    # Alone comes last: the others need not wait for it.
-    assert backend.together[-2:] == with_killer[-2:]
+    # Alone comes last: the others need not wait for it, but one that stood beside it.
+    alone = backend.together[backend.together.index(["t1"]) :]
+    assert alone == [["t1"], *([["t2"]] if breaks else []), ["t1"]]
 
 
 def test_who_stood_beside_a_killer_is_tried_alone_and_who_waited_is_not_blamed(
@@ -171,6 +172,17 @@ def test_an_exception_of_the_backend_is_recorded_too(
     backend = Scripted(toys(tmp_path, 3), {"t1": [OSError("the network")]})
     assert go(backend, folder) == Tally(done=2, failed=1)
     assert "the network" in folder.failures[0][1]
+
+
+def test_an_error_of_the_backend_itself_is_blamed_on_no_task(
+    tmp_path: Path, go: Callable[..., Tally]
+) -> None:
+    folder = ToyFolder(tmp_path)
+    backend = Scripted(toys(tmp_path, 3), {"t1": [BackendError("nobody can look")]})
+    with pytest.raises(BackendError, match="nobody can look"):
+        go(backend, folder)
+    assert folder.failures == []
+    assert backend.closed == [True]
 
 
 def test_where_no_call_works_the_run_ends(tmp_path: Path, go: Callable[..., Tally]) -> None:

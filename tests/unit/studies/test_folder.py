@@ -440,6 +440,38 @@ def test_a_damaged_file_of_all_blocks_is_not_needed(tmp_path):
     same(folder.read([cell]), expected(folder, cell))
 
 
+@pytest.mark.parametrize("columns", [None, ["gap", "labels"]])
+def test_a_file_of_all_blocks_with_damaged_pages_is_not_needed(tmp_path, columns):
+    cells = [online_cell(rounds=40), offline_cell()]
+    folder = ran(tmp_path, *cells)
+    path = folder.compact(cells)
+    before = folder.read(cells, columns)
+    content = bytearray(path.read_bytes())
+    for flipped in (range(60, len(content) // 3), [70], [len(content) // 2]):
+        damaged = bytearray(content)
+        for i in flipped:
+            damaged[i] ^= 0x5A
+        path.write_bytes(damaged)
+        # The end of the file, which says what it holds, is still good.
+        assert set(curves._digests(path)) == {cell.key for cell in cells}
+        pd.testing.assert_frame_equal(folder.read(cells, columns), before, check_exact=True)
+
+
+def test_blocks_of_a_cell_that_hold_different_columns_lose_none(tmp_path):
+    # Stopped in the middle: one block has another primary metric, one has no rounds yet.
+    cell = online_cell(rounds=0, metrics=("kl",), replicas=12)
+    folder = ran(tmp_path, cell)
+    first, second, _ = folder.tasks([replace(cell, rounds=3)])
+    for task in (first, replace(second, cell=replace(second.cell, metric="jeffreys"))):
+        folder.note(compute(task))
+    before = folder.read([replace(cell, rounds=3)])
+    assert {"kl", "gap", "jeffreys"} <= set(before.columns)
+    assert before["jeffreys"].notna().sum() == 4 * 4
+    folder.compact([replace(cell, rounds=3)])
+    after = StudyFolder(tmp_path).read([replace(cell, rounds=3)])
+    pd.testing.assert_frame_equal(after[before.columns], before, check_exact=True)
+
+
 def test_the_file_of_all_blocks_is_made_in_parts(tmp_path, monkeypatch):
     cells = [online_cell(), online_cell(seed=1, metrics=("kl",)), offline_cell()]
     folder = ran(tmp_path, *cells)

@@ -1,11 +1,12 @@
 """Grids in entries."""
 
 import itertools
+import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_theory.studies.grids import check_grids, expand, is_grid, label_of
+from rlhf_theory.studies.grids import LARGEST, check_grids, expand, is_grid, label_of
 
 
 def mistakes_in(value):
@@ -59,6 +60,24 @@ def test_grids_that_are_none_are_reported():
     assert "at least one value; got 3" in found[1][1]
     assert "stands alone" in found[2][1]
     assert "twice" in found[3][1]
+
+
+def test_values_that_are_there_twice_are_found_at_their_second_place():
+    # Values as JSON has them, so that 1 and 1.0 are two.
+    values = [1, "1", 1.0, True, [1], {"a": 1}, {"a": 1}, "1", [1], 2, 2]
+    texts = [json.dumps(value) for value in values]
+    again = [("grid", i) for i, text in enumerate(texts) if text in texts[:i]]
+    assert [path for path, _ in mistakes_in({"grid": values})[1]] == again
+    assert len(again) == 4
+
+
+def test_a_grid_of_too_many_values_is_only_counted():
+    class Unseen:
+        def __repr__(self):
+            raise AssertionError
+
+    entry = {"a": {"grid": [1, 2]}, "b": {"grid": [Unseen()] * (LARGEST + 1)}}
+    assert mistakes_in(entry) == (2 * (LARGEST + 1), [])
 
 
 leaf = st.integers() | st.text(max_size=3) | st.booleans()

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rlhf_theory.studies import pilot
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.pilot import Estimate, estimate
+from tests.helpers import unruly
 from tests.helpers.study_cells import HERE, Clock, offline_cell, online_cell
 
 
@@ -92,6 +95,22 @@ def test_what_cannot_be_run_is_left_to_the_run_to_say(tmp_path):
     with_good = estimate(tasks(tmp_path, bad, slow(rounds=4)), 1, clock=Clock())
     assert with_good.measured == 1
     assert with_good.seconds[bad.key] > 0
+
+
+@pytest.mark.parametrize("how", [*unruly.DEADLY, *unruly.HARMFUL])
+def test_whatever_a_learner_does_the_rest_is_estimated(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    bad = online_cell(f"{unruly.HERE}:Unruly", learner={"how": how})
+    filters = list(warnings.filters)
+    found = estimate(tasks(tmp_path, bad, online_cell()), 1, budget=0.5)
+    assert found.measured == (1 if how in unruly.DEADLY else 2)
+    assert (Path.cwd(), list(warnings.filters)) == (tmp_path, filters)
+
+
+def test_ctrl_c_ends_an_estimate(tmp_path):
+    bad = online_cell(f"{unruly.HERE}:Unruly", learner={"how": "is interrupted"})
+    with pytest.raises(KeyboardInterrupt):
+        estimate(tasks(tmp_path, bad), 1)
 
 
 def test_real_cells_of_both_kinds(tmp_path):

@@ -49,6 +49,25 @@ def test_a_run_leaves_a_record_at_its_start_and_completes_it(tmp_path):
     }
 
 
+def test_words_that_no_file_takes_are_recorded_nevertheless(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance.platform, "node", lambda: "caf\udce9")
+    record = Provenance(
+        tmp_path,
+        ["run", "caf\udce9.toml"],
+        {"caf\udce9": ["caf\udce9"]},
+        origins={"caf\udce9": "--set"},
+        backend="serial",
+        jobs=1,
+    )
+    record.end(Tally(stopped="caf\udce9"))
+    content = load(record.path)
+    said = "caf\\udce9"
+    assert content["command"] == ["run", f"{said}.toml"]
+    assert content["study"] == {said: [said]}
+    assert content["origins"] == {said: "--set"}
+    assert content["machine"]["host"] == content["tally"]["stopped"] == said
+
+
 def test_every_run_has_a_file_of_its_own(tmp_path):
     paths = {start(tmp_path).path for _ in range(3)}
     assert len(paths) == 3

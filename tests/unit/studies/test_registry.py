@@ -158,6 +158,8 @@ def outside(monkeypatch):
     module.world = lambda *, replicas, dim=2: "no world"
     module.forgetful = lambda *, dim=2: None
     module.clash = lambda *, replicas, label="x": None
+    module.online = lambda *, replicas, online=True: None
+    module.grid = lambda *, replicas, grid=3: None
     monkeypatch.setitem(sys.modules, "outside_module", module)
     monkeypatch.setattr(Outside, "__module__", "outside_module")
     yield module
@@ -184,7 +186,9 @@ def test_a_learner_by_address_has_its_version_in_the_spec(outside):
     [
         ("world", "must return a World; got str"),
         ("forgetful", "must take `replicas`"),
-        ("clash", "has a setting 'label', which every entry"),
+        ("clash", "has a setting 'label', a word that studies keep for themselves"),
+        ("online", "has a setting 'online', a word that studies keep"),
+        ("grid", "has a setting 'grid', a word that studies keep"),
     ],
 )
 def test_worlds_that_do_not_suit_a_study_say_why(outside, name, message):

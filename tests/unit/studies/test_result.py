@@ -239,6 +239,26 @@ def test_learners_are_compared_at_rounds_that_all_have(result, changed):
     )
 
 
+def test_a_learner_that_has_nothing_yet_is_named(result):
+    with pytest.raises(
+        ValueError, match="at must be at least 5 pairs, the first result of 'greedy'; got 3"
+    ):
+        result.compare("GSHF", "greedy", at=3)
+
+
+def test_the_summary_says_after_how_many_labels(result):
+    summary = result.summary().set_index(["world", "learner"])
+    cell = next(c for c in result.cells if c.world_label == "game" and c.online)
+    labels = direct(cell)["labels"][:, 5].mean()
+    assert summary.loc[("game", "GSHF"), "labels"] == pytest.approx(labels)
+
+
+def test_a_result_writes_its_report(result):
+    page = result.report()
+    assert page == result.folder.path / "report.html"
+    assert "Two learners in two worlds" in page.read_text()
+
+
 def test_nothing_is_recorded_before_the_first(result):
     with pytest.raises(
         ValueError, match="at must be at least 0, the first that is recorded; got -1"
@@ -315,7 +335,7 @@ def test_status_counts_blocks_per_cell(result):
     assert list(status["blocks"]) == list(status["done"]) == [3] * 6
     assert list(status["failed"]) == [0] * 6
     assert (status["seconds"] > 0).all()
-    assert result.failures() == {}
+    assert result.failures().empty
 
 
 def test_other_folders_are_no_results(tmp_path):

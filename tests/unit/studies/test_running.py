@@ -39,7 +39,7 @@ def test_a_folder_holds_the_study_its_settings_and_its_provenance(tmp_path):
     assert content["command"] == ["rlhf-theory", "run", "small.toml"]
     assert content["tally"]["done"] == 18
     assert content["origins"]["replicas"] == "file"
-    assert content["origins"]["world[0].eta"] == "default"
+    assert content["origins"]["worlds[0].eta"] == "default"
     assert (out / "curves.parquet").is_file()
 
 
@@ -72,6 +72,7 @@ def test_more_replicas_keep_what_exists(tmp_path, study):
     before = digests(out)
     more = longer(study, replicas=23)
     assert more.origins["replicas"] == "extend"
+    assert longer(StudyResult(out).study, replicas=23).origins["rounds"] == "file"
     result = run_study(more, out, **OPTIONS)
     # Blocks of five: two of three stay, the third had two replicas and is one of five now.
     assert result.tally.done == 6 * 3

@@ -265,6 +265,12 @@ def test_settings_of_the_default_part_can_be_changed_without_its_kind():
     )
 
 
+def test_none_is_what_is_left_out():
+    data = {"name": "x", "worlds": "linear", "learners": "nash-game", "rounds": 1}
+    given = Study(**data, pairs=None, record={"metrics": None}, quick={"pairs": None})
+    assert given.cells() == Study(**data).cells()
+
+
 def test_none_is_a_word():
     study = Study(
         name="x", worlds=[{"kind": "linear", "contexts": "none"}], learners="nash-game", rounds=1

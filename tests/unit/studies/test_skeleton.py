@@ -1,11 +1,14 @@
 """Study files to start from, and the JSON schema."""
 
+import sys
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from rlhf_theory.studies import registry
+from rlhf_theory.studies import entries, registry
 from rlhf_theory.studies.messages import StudyError
 from rlhf_theory.studies.schema import Study
 from rlhf_theory.studies.skeleton import copied, json_schema, skeleton
@@ -115,6 +118,32 @@ def test_the_schema_allows_grids_and_shorthands(validator, change):
     change(data)
     validator.validate(data)
     Study(**data)
+
+
+def test_what_cannot_be_used_is_left_out_of_the_schema(monkeypatch):
+    module = ModuleType("clashing_module")
+    module.Clash = Clash
+    monkeypatch.setitem(sys.modules, "clashing_module", module)
+    points = [
+        EntryPoint("odd", "no_such_module:Learner", "rlhf_theory.learners"),
+        EntryPoint("clash", "clashing_module:Clash", "rlhf_theory.learners"),
+    ]
+    monkeypatch.setattr(entries, "entry_points", lambda group: points if "learn" in group else [])
+    registry.refresh()
+    try:
+        assert {"odd", "clash"} < set(registry.learners())
+        definitions = json_schema()["$defs"]
+        assert "learner-offline-greedy" in definitions
+        assert {"learner-odd", "learner-clash"}.isdisjoint(definitions)
+    finally:
+        registry.refresh()
+
+
+class Clash:
+    """A learner with a setting that means something else in a study."""
+
+    def __init__(self, grid: int = 1) -> None:
+        self.grid = grid
 
 
 def test_every_kind_is_in_the_schema():

@@ -52,6 +52,24 @@ def test_other_columns_are_a_difference():
     assert "columns" in str(difference(table((0, 1)), table((0, 1), c=np.zeros(4))))
 
 
+def test_before_any_round_it_is_not_known_what_rounds_report():
+    start, more = table((0,)), table((0, 1), c=np.zeros(4))
+    assert difference(start, more) is None
+    assert "columns" in str(difference(table((0,), c=np.zeros(2)), table((0, 1))))
+    assert "a of replica 1 at round 0" in str(difference(start, changed(more, "a", 2, 7.0)))
+
+
+def test_fits_on_numbers_of_pairs_are_compared_to_the_last():
+    def fits(**columns):
+        return table((10, 20), **columns).rename_columns({"round": "n"})
+
+    assert difference(fits(), fits()) is None
+    # There is no round after the last fit that could report something.
+    assert "b of replica 0 at n 20 was nan" in str(difference(fits(), changed(fits(), "b", 1, 0.0)))
+    assert "columns" in str(difference(fits(), fits(c=np.zeros(4))))
+    assert "index was n; now round" in str(difference(fits(), table((10, 20))))
+
+
 def test_a_table_without_our_metadata_is_none_of_ours():
     with pytest.raises(ValueError, match="format must be 1; got None"):
         about_of(table((0, 1)))
