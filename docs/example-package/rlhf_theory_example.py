@@ -1,4 +1,4 @@
-"""A learner and a world of a user: copy this file, and change it into yours."""
+"""A learner, an enhancer and a world of a user: copy this file, and change it into yours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import rlhf_theory as rt
 from rlhf_theory.algorithms.baselines import SameLawPairs
 from rlhf_theory.oracles import BradleyTerry
+from rlhf_theory.policies import MixturePolicy, ReferencePolicy
 from rlhf_theory.rewards import LinearReward
 
 
@@ -55,6 +56,24 @@ class ExploreThenCommit:
     @property
     def _inner(self) -> SameLawPairs:
         return SameLawPairs(learner=rt.OnlineIterative(batch_size=self.batch_size))
+
+
+# An enhancer says which policy plays the second action of the comparisons, given that of the first.
+@dataclass(frozen=True, kw_only=True)
+class HalfReference:
+    """Explore with a mixture of the main agent and the reference policy."""
+
+    share: float = 0.5
+
+    def __call__(
+        self,
+        problem: Any,  # noqa: ARG002
+        pi1: Any,
+        confidence: Any,  # noqa: ARG002
+        key: Any,  # noqa: ARG002
+    ) -> MixturePolicy:
+        """Return the policy of the second action."""
+        return MixturePolicy([pi1, ReferencePolicy()], [1.0 - self.share, self.share])
 
 
 # A world is a function that returns a `World`. It takes `replicas`, which the study gives; its

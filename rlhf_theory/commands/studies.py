@@ -283,6 +283,8 @@ def _say_plan(
         f"(left alone without --retry-failed), {len(plan.todo)} to do.\n"
         f"{guess}\nFolder: {plan.folder}. Nothing was written."
     )
+    if guess.errors:
+        raise typer.Exit(1)
 
 
 def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]]:

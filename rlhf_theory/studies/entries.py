@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import re
@@ -48,6 +49,8 @@ ROLES = ("world", "learner", "enhancer", "radius", "planner", "policy")
 """Roles whose kinds have names; every role also takes ``module:attribute``."""
 
 _ADDRESS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 _PARTS: dict[str, dict[str, Any]] = {
     "radius": {
@@ -107,18 +110,18 @@ class Entry:
             found = self.load()
         # Whatever the code of another package raises on import, the answer names that package.
         except Exception as error:
-            message = (
-                f"{self.role} {self.name!r} (from {self.source}) cannot be loaded: "
-                f"{type(error).__name__}: {error}"
-            )
+            message = f"{self._named} cannot be loaded: {_why(self.name, error)}"
             raise ValueError(message) from error
         if not callable(found):
-            message = (
-                f"{self.role} {self.name!r} (from {self.source}) must be a class or a function; "
-                f"got {type(found).__name__}."
-            )
+            message = f"{self._named} must be a class or a function; got {type(found).__name__}."
             raise ValueError(message)
         return found  # type: ignore[no-any-return]
+
+    @property
+    def _named(self) -> str:
+        """Return role and name, and where it comes from unless the name says so."""
+        source = "" if self.source == self.name else f" (from {self.source})"
+        return f"{self.role} {self.name!r}{source}"
 
     @property
     def line(self) -> str:
@@ -232,7 +235,11 @@ def find(role: str, kind: str, known: Mapping[str, Entry] | None = None) -> Entr
         return _at(role, kind)
     listed = ", ".join(map(repr, names))
     choose = f"choose from {listed}, or write" if listed else "write"
-    message = f"unknown {role} {kind!r}; {choose} 'module:attribute'.{suggestion(kind, names)}"
+    near = suggestion(kind, names)
+    if _DOTTED.fullmatch(kind):
+        module, _, name = kind.rpartition(".")
+        near = f" Did you mean {f'{module}:{name}'!r}?"
+    message = f"unknown {role} {kind!r}; {choose} 'module:attribute'.{near}"
     raise ValueError(message)
 
 
@@ -260,6 +267,23 @@ def _attribute(address: str) -> Any:
     return value
 
 
+def _why(address: str, error: Exception) -> str:
+    """Return why something cannot be loaded, and what was perhaps meant."""
+    said = f"{type(error).__name__}: {error}"
+    module, _, name = address.partition(":")
+    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+        here = [path.stem for path in Path.cwd().glob("*.py")]
+        near = difflib.get_close_matches(module, here, n=1)
+        meant = f" Did you mean {f'{near[0]}:{name}'!r}?" if near else ""
+        return f"{said}; looked in the working directory and in what is installed.{meant}"
+    if isinstance(error, AttributeError) and module in sys.modules and name:
+        public = [n for n in dir(sys.modules[module]) if not n.startswith("_")]
+        near = difflib.get_close_matches(name, public, n=1)
+        meant = f" Did you mean {f'{module}:{near[0]}'!r}?" if near else ""
+        return f"{said}.{meant}"
+    return said
+
+
 def name_in(role: str, target: Any) -> str | None:
     """Return the name of a class or function in a role, or None where it has none there."""
     for name, entry in components(role).items():
@@ -282,7 +306,13 @@ def kind_of(target: Any, role: str) -> str:
     if (known := name_in(role, target)) is not None:
         return known
     module, name = getattr(target, "__module__", ""), getattr(target, "__qualname__", "")
-    if not module or module == "__main__" or "<" in name or not name:
+    if module == "__main__" and name and "<" not in name:
+        message = (
+            f"{name} is defined in a notebook or a script: write it into a file such as "
+            f"{name.lower()}.py and import it. `rt.run` takes it as it is."
+        )
+        raise ValueError(message)
+    if not module or "<" in name or not name:
         message = (
             f"{name or target!r} cannot be named in a study, because workers could not import it; "
             "move it to the top level of a module (a file of its own) and import it from there."

@@ -17,6 +17,8 @@ from rlhf_theory.studies.signatures import ENVELOPE, Slot, settings_of
 __all__ = ["change", "load", "value_of"]
 
 _PART = re.compile(r"([A-Za-z_][\w-]*)((?:\[\d+\])*)")
+_INDEX = re.compile(r"^(\w+)\[([^\[\]]*)\]")
+_SEVERAL = re.compile(r"[^\[{\"'\n]*,\s*[A-Za-z_][\w.\[\]-]*\s*=")
 _POSITION = re.compile(r"\(at line (\d+), column (\d+)\)|\(at end of document\)")
 _LISTS = {"world": "world", "worlds": "world", "learner": "learner", "learners": "learner"}
 _PLOTS = ("plot", "plots")
@@ -110,6 +112,9 @@ def value_of(text: str) -> Any:
     try:
         table = tomllib.loads(f"v = {text}")
     except tomllib.TOMLDecodeError as error:
+        if _SEVERAL.match(text):
+            message = f"{text!r} is more than one value; repeat --set for every value."
+            raise ValueError(message) from error
         if not text.strip() or re.search(r"[\[\]{}\"'=\n]", text):
             message = f"{text!r} is no value in TOML; texts with signs need quotes."
             raise ValueError(message) from error
@@ -145,7 +150,7 @@ def change(data: dict[str, Any], item: str) -> set[Path]:
     path = _path(place.strip())
     if not equals or not path:
         message = "must be PLACE=VALUE, such as rounds=50 or learner[0].batch_size=64."
-        raise ValueError(message)
+        raise ValueError(message + _numbered(data, place))
     value = value_of(text)
     first, *rest = path
     if first in _LISTS and rest:
@@ -171,6 +176,18 @@ def _path(place: str) -> list[str | int]:
         path.append(match[1])
         path += [int(n) for n in re.findall(r"\d+", match[2])]
     return path
+
+
+def _numbered(data: dict[str, Any], place: str) -> str:
+    """Return that an index is a number, where a label or so was given as one; "" elsewhere."""
+    found = _INDEX.match(place.strip())
+    if found is None or found[2].isdigit() or found[1] not in (*_LISTS, *_PLOTS):
+        return ""
+    _, entries = _entries(data, found[1])
+    labels = [e.get("label", e.get("kind")) if isinstance(e, dict) else e for e in entries]
+    near = f"{found[1]}[{labels.index(found[2])}]" if found[2] in labels else ""
+    hint = f" Did you mean {near + place.strip()[found.end() :]}?" if near else ""
+    return f" The index is a number, counted from 0; got {found[2]!r}.{hint}"
 
 
 def _step(node: Any, part: str | int) -> Any:
@@ -258,6 +275,8 @@ def _assign(node: Any, slot: Slot, keys: Sequence[str | int], value: Any, path: 
     if not isinstance(node, dict) or key not in _known(node, slot):
         return set()
     if not rest:
+        if key == "kind":
+            _drop_foreign(node, slot, value)
         node[key] = value
         return {(*path, key)}
     setting = _known(node, slot)[key]
@@ -268,11 +287,28 @@ def _assign(node: Any, slot: Slot, keys: Sequence[str | int], value: Any, path: 
     if isinstance(child, str):
         child = {"kind": child}
     if child is None:
-        child = _default_part(setting)
+        # Another kind has other settings: those of the default are not for it.
+        child = {} if rest == ["kind"] else _default_part(setting)
     new = _assign(child, inner, rest, value, (*path, str(key)))
     if new:
         node[key] = child
     return new
+
+
+def _drop_foreign(node: dict[Any, Any], slot: Slot, kind: Any) -> None:
+    """Drop the settings of the present kind that a new one does not have.
+
+    Misspelt settings stay, and so does everything if the new kind is unknown: the study complains.
+    """
+    try:
+        kept = settings_of(registry.find(slot.role, kind))
+    except (ValueError, TypeError):
+        return
+    own = {*ENVELOPE.get(slot.role, ()), "kind"}
+    for name in _known(node, slot):
+        if name not in kept and name not in own:
+            node.pop(name, None)
+    node.pop("version", None)  # of the present kind
 
 
 def _known(node: Mapping[str, Any], slot: Slot) -> dict[Any, Any]:
@@ -289,7 +325,7 @@ def _known(node: Mapping[str, Any], slot: Slot) -> dict[Any, Any]:
 
 
 def _default_part(setting: Any) -> dict[str, Any]:
-    """Return the default of a setting as a table with its kind alone."""
+    """Return the default of a setting as a table with all its settings; {} where it has none."""
     try:
         default = registry.plain_setting(setting, setting.make_default())
     except (ValueError, TypeError):

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_theory.errors import suggestion
 from rlhf_theory.studies.messages import Path, shown
 
-__all__ = ["LARGEST", "Variant", "check_grids", "expand", "is_grid", "label_of"]
+__all__ = ["LARGEST", "Variant", "check_grids", "expand", "grid_hint", "is_grid", "label_of"]
 
 LARGEST = 10_000
 """Entries that one entry may become."""
@@ -46,6 +47,28 @@ class Variant:
 def is_grid(value: Any) -> bool:
     """Return whether a value is meant as a grid."""
     return isinstance(value, Mapping) and "grid" in value
+
+
+def grid_hint(value: Any) -> str:
+    """Return how to write a grid, where a value that is refused may have been meant as one.
+
+    Parameters
+    ----------
+    value
+        What was refused.
+
+    Examples
+    --------
+    >>> grid_hint([4, 8])
+    ' For one entry per value write { grid = [4, 8] }.'
+    >>> grid_hint({"gird": [4, 8]})
+    " Did you mean 'grid'?"
+    """
+    if isinstance(value, list | tuple) and value:
+        return f" For one entry per value write {{ grid = {shown(value)} }}."
+    if isinstance(value, Mapping) and len(value) == 1:
+        return suggestion(str(next(iter(value))), ["grid"])
+    return ""
 
 
 def check_grids(value: Any, say: Callable[[Path, str], None], path: Path = ()) -> int:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies.cells import canonical
 from rlhf_theory.studies.findings import ALL_WORLDS
-from rlhf_theory.studies.grids import LARGEST, Variant, check_grids, expand, label_of
+from rlhf_theory.studies.grids import LARGEST, Variant, check_grids, expand, grid_hint, label_of
 from rlhf_theory.studies.messages import Path, choices, mistakes_of, shown
 from rlhf_theory.studies.resolve import Resolver, Say, whole
 from rlhf_theory.studies.signatures import ENVELOPE
@@ -157,7 +157,9 @@ def _split(
         for mistake, complaint in zip(
             mistakes_of(error.errors(), (), keys), error.errors(), strict=True
         ):
-            say(tuple(complaint["loc"]), mistake.text)
+            # A mistake inside of a list is about one of its entries.
+            hint = "" if len(complaint["loc"]) > 1 else grid_hint(complaint["input"])
+            say(tuple(complaint["loc"]), mistake.text + hint)
         return None, rest
 
 

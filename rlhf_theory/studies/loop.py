@@ -23,6 +23,7 @@ MAX_DEATHS = 3
 """Deaths after which a task is given up: one among others, the others alone."""
 
 _KILLER = f"the worker died {MAX_DEATHS} times (killed, or out of memory or time)"
+_LATE = "The time limit is reached."
 _GLANCE = 0.1
 _PATIENCE = 60.0
 # Workers that die before they begin anything are no task's fault, and will not do better.
@@ -140,7 +141,12 @@ class Loop:
     def tally(self) -> Tally:
         """How it stands."""
         ended = self.counts["done"] + self.counts["failed"] + self.counts["skipped"]
-        return Tally(**self.counts, left=len(self.tasks) - ended, stopped=self.stopped)
+        left, stopped = len(self.tasks) - ended, self.stopped
+        if stopped == _LATE:
+            # Said anew every time: what is in flight then still ends.
+            total = len(self.tasks)
+            stopped += f" {left} of {total} blocks are left; the same command goes on."
+        return Tally(**self.counts, left=left, stopped=stopped)
 
     # ---- handing out
 
@@ -292,7 +298,7 @@ class Loop:
     def _look_at_the_clock(self) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             if self.waiting or self.suspects:
-                self._stop("The time limit is reached.")
+                self._stop(_LATE)
             self.deadline = None
 
     def _disk_or_raise(self, error: OSError) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 from rlhf_theory.errors import suggestion
 
 __all__ = [
+    "NAME_RULE",
     "Mistake",
     "Path",
     "StudyError",
+    "an",
     "choices",
     "mistakes_of",
     "not_here",
@@ -93,10 +95,24 @@ def choices(words: Iterable[str]) -> str:
     return ", ".join(map(repr, words)) or "none"
 
 
+def an(word: str) -> str:
+    """Return a word with its article.
+
+    Examples
+    --------
+    >>> an("enhancer"), an("planner")
+    ('an enhancer', 'a planner')
+    """
+    return f"an {word}" if word[:1].lower() in tuple("aeiou") else f"a {word}"
+
+
 def not_here(word: str, known: Sequence[str]) -> str:
     """Return that a word is none of those that exist, and which was perhaps meant."""
     return f"{shown(word)} is not here; known are {choices(known)}.{suggestion(word, known)}"
 
+
+NAME_RULE = "must have letters, digits, '-', '_' and '.' only, and begin with a letter or a digit"
+"""What the name of a study may be; it is the one text of a study with a pattern."""
 
 _EXPECTED = {
     "int_type": "must be a whole number",
@@ -112,6 +128,7 @@ _EXPECTED = {
     "model_type": "must be a table",
     "model_attributes_type": "must be a table",
     "none_required": "must be none",
+    "string_pattern_mismatch": NAME_RULE,
 }
 _LIMITS = {
     "greater_than_equal": ("ge", "must be at least {}"),

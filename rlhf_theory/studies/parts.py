@@ -15,6 +15,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from rlhf_theory.studies.grids import grid_hint
 from rlhf_theory.studies.messages import shown
 from rlhf_theory.studies.resolve import whole
 
@@ -62,7 +63,7 @@ def _whole_from(low: int, value: Any) -> int | tuple[int, ...]:
     number = whole(value)
     if isinstance(number, bool) or not isinstance(number, int) or number < low:
         message = f"must be a whole number, at least {low}, or a grid of such; got {shown(value)}."
-        raise ValueError(message)
+        raise ValueError(message + grid_hint(value))
     return number
 
 

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import statistics
+import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rlhf_theory.errors import check_positive
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.studies.attempts import undisturbed
+from rlhf_theory.studies.attempts import told, undisturbed
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.progress import duration
 from rlhf_theory.studies.registry import build_learner, build_world
+from rlhf_theory.studies.tables import block_table
 
 __all__ = ["Estimate", "estimate"]
 
 _FEW = 4
 _GROWTH = 4
+
+_OURS = Path(__file__).parents[1]
+_INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,9 @@ class Estimate:
         Workers.
     measured, cells
         Cells that were tried, and that there are.
+    errors
+        By ``WORLD/LEARNER``, what was raised where a cell was tried and could not be run, with the
+        line: ``"TypeError: ... (mymod.py, line 74)"``.
     """
 
     seconds: dict[str, float]
@@ -46,6 +57,7 @@ class Estimate:
     jobs: int
     measured: int
     cells: int
+    errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -60,6 +72,9 @@ class Estimate:
     def __str__(self) -> str:
         if self.cells == 0:
             return "Nothing is left to compute."
+        return "\n".join([self._cost(), *self._failures()])
+
+    def _cost(self) -> str:
         if self.measured == 0:
             return "No estimate: none of the cells that were tried could be run."
         workers = "1 worker" if self.jobs == 1 else f"{self.jobs} workers"
@@ -67,6 +82,18 @@ class Estimate:
             f"About {duration(self.wall)} with {workers} ({duration(self.total)} of computing), "
             f"good to a factor of two; {self.measured} of {self.cells} cells were tried."
         )
+
+    def _failures(self) -> list[str]:
+        """Return one line per error; cells that it stops alike are counted."""
+        alike: dict[str, list[str]] = {}
+        for name, error in self.errors.items():
+            alike.setdefault(error, []).append(name)
+        return [
+            f"could not be run: {names[0]}"
+            + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+            + f": {error}"
+            for error, names in alike.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +120,7 @@ def estimate(
     every block repeats, linearly in the replicas up to its last. Fits on more pairs cost more along
     the line through those that were tried. A cell that got no time is taken to cost what cells of
     the same learner and world kinds (or all) do, in proportion to the glance if it got one, else
-    per replica and round; so is one that fails. Nothing is written.
+    per replica and round; so is one that fails, whose error is kept. Nothing is written.
 
     Parameters
     ----------
@@ -109,7 +136,7 @@ def estimate(
     check_positive("jobs", jobs)
     check_positive("budget", budget)
     cells = {task.cell.key: task.cell for task in tasks}
-    glances, costs = _tried(list(cells.values()), budget, clock)
+    glances, costs, errors = _tried(list(cells.values()), budget, clock)
     seconds: dict[str, float] = {}
     longest = 0.0
     for task in tasks if costs else ():
@@ -120,24 +147,30 @@ def estimate(
         seconds[key] = seconds.get(key, 0.0) + here
         longest = max(longest, here)
     return Estimate(
-        seconds=seconds, longest=longest, jobs=jobs, measured=len(costs), cells=len(cells)
+        seconds=seconds,
+        longest=longest,
+        jobs=jobs,
+        measured=len(costs),
+        cells=len(cells),
+        errors=errors,
     )
 
 
 def _tried(
     cells: list[Cell], budget: float, clock: Callable[[], float]
-) -> tuple[dict[str, float], dict[str, _Cost]]:
-    """Return the seconds of a glance at the cells, and the costs of those that were tried."""
+) -> tuple[dict[str, float], dict[str, _Cost], dict[str, str]]:
+    """Return the seconds of a glance at the cells, the costs of those that were tried, errors."""
     start = clock()
     probes: dict[str, _Probe] = {}
     glances: dict[str, float] = {}
     costs: dict[str, _Cost] = {}
+    errors: dict[str, str] = {}
     order = list(_varied(cells))
     with threadpool_limits(limits=1):
         for cell in order:
             if clock() - start > budget / 3:
                 break
-            with _harmless():
+            with _kept(cell, errors):
                 probe = _Probe(cell, min(_FEW, cell.block, cell.replicas), clock)
                 if not glances:
                     probe.steps(1)  # pays for what is loaded once
@@ -147,21 +180,37 @@ def _tried(
             share = (start + budget - clock()) / (len(left) - position)
             if share <= 0:
                 break
-            with _harmless():
+            with _kept(cell, errors):
                 costs[cell.key] = _try(probes[cell.key], glances[cell.key], share)
-    return glances, costs
+    return glances, costs, errors
 
 
 @contextmanager
-def _harmless() -> Iterator[None]:
-    """Let nothing come out of a cell but Ctrl-C; what is wrong with it, the run will say."""
+def _kept(cell: Cell, errors: dict[str, str]) -> Iterator[None]:
+    """Let nothing come out of a cell but Ctrl-C; write down what was raised."""
     with undisturbed():
         try:
             yield
         except KeyboardInterrupt:
             raise
-        except BaseException:
-            return
+        except BaseException as error:  # a learner may call `sys.exit`
+            name = f"{cell.world_label}/{cell.learner_label}"
+            errors[name] = f"{told(error)}{_line_of(error)}"
+
+
+def _line_of(error: BaseException) -> str:
+    """Return the innermost line of the user's own code, as " (FILE, line N)"; "" for none."""
+    # The methods that a dataclass writes for itself are in no file.
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
+    others = [f for f in frames if not Path(f.filename).is_relative_to(_OURS)]
+    own = [
+        f for f in others if not any(Path(f.filename).is_relative_to(path) for path in _INSTALLED)
+    ]
+    # Nothing of the user's where settings of something built in were at fault.
+    for found in (own, others, frames):
+        if found:
+            return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})"
+    return ""
 
 
 def _varied(cells: list[Cell]) -> Iterator[Cell]:
@@ -236,7 +285,7 @@ class _Probe:
     def steps(self, count: int) -> float:
         """Return the seconds of a run over the first rounds or numbers of pairs."""
         cell, start = self.cell, self.clock()
-        run(
+        trace = run(
             self.learner,
             self.world,
             n_rounds=None if cell.rounds is None else min(count, cell.rounds),
@@ -246,7 +295,10 @@ class _Probe:
             n_offline=cell.n_offline,
             behaviour=cell.coverage,
         )
-        return self.clock() - start
+        seconds = self.clock() - start
+        # What was recorded must make a table, too.
+        block_table(cell, 0, self.replicas, trace, np.zeros(self.replicas))
+        return seconds
 
 
 def _extrapolated(cell: Cell, times: dict[int, float], most: int) -> float:

@@ -97,15 +97,17 @@ class Progress:
         self._quiet, self._clock = quiet, clock
         self._start = self._said_at = clock()
         self._said = 0
+        self._spent = 0.0  # up to the latest block
         where = sys.stderr if stream is None else stream
         self._bar: Any = tqdm(
             total=total,
             unit="block",
             file=where,
-            # None: no bar where the stream is no terminal.
-            disable=True if quiet else None,
-            # Our own time left: tqdm's counts skipped blocks as work that went fast.
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} blocks {postfix}",
+            # None: no bar where the stream is no terminal. None either where nothing is to do.
+            disable=True if quiet or total == 0 else None,
+            # Our own time left: tqdm's counts skipped blocks as work that went fast. It puts a
+            # comma before the postfix.
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} blocks{postfix}",
             dynamic_ncols=True,
         )
         self._on_terminal = not self._bar.disable
@@ -131,9 +133,11 @@ class Progress:
         running
             Blocks that are being computed now.
         """
-        before = self.ended
+        before, computed = self.ended, self.done + self.failed
         self.done, self.failed, self.skipped = tally.done, tally.failed, tally.skipped
         self.in_flight = running
+        if self.done + self.failed != computed:
+            self._spent = self._clock() - self._start
         if self._on_terminal:
             self._bar.set_postfix_str(", ".join(self._counts()), refresh=False)
             self._bar.update(self.ended - before)
@@ -151,11 +155,15 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time left from the rate of computed blocks; None before the first, and at the end."""
+        """Time left from the rate of computed blocks; None before the first, and at the end.
+
+        It changes with every block that ends, and stands still between them: the rate of whole
+        blocks would fall meanwhile, and the time left would grow.
+        """
         left, computed = self.total - self.ended, self.done + self.failed
         if computed == 0 or left <= 0:
             return None
-        return (self._clock() - self._start) * left / computed
+        return self._spent * left / computed
 
     def line(self) -> str:
         """Return the counts and the time left in one line."""

@@ -16,7 +16,9 @@ from rlhf_theory.errors import suggestion
 from rlhf_theory.studies import registry
 from rlhf_theory.studies.cells import canonical
 from rlhf_theory.studies.entries import Entry
-from rlhf_theory.studies.messages import Path, choices, shown
+from rlhf_theory.studies.grids import grid_hint
+from rlhf_theory.studies.messages import Path, an, choices, shown
+from rlhf_theory.studies.roles import check_target, is_online_learner
 from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, inner_hint, settings_of
 from rlhf_theory.worlds.world import World
 
@@ -143,10 +145,12 @@ class Resolver:
 
     def _find(self, slot: Slot, kind: Any, path: Path) -> Entry | None:
         if not isinstance(kind, str):
-            self.say(path, f"must be text, the name of a {slot.role}; got {shown(kind)}.")
+            text = f"must be text, the name of {an(slot.role)}; got {shown(kind)}."
+            self.say(path, text + grid_hint(kind))
             return None
         try:
             entry = registry.find(slot.role, kind, slot.known())
+            check_target(entry)
             settings_of(entry)  # finds targets that cannot be loaded or used
             _ = entry.version
         except (ValueError, TypeError) as error:
@@ -164,8 +168,8 @@ class Resolver:
             known = choices(slot.known())
             self.say(
                 path,
-                f"must be a {slot.role}: a name ({known}) or a table with `kind`; "
-                f"got {shown(given)}.",
+                f"must be {an(slot.role)}: a name ({known}) or a table with `kind`; "
+                f"got {shown(given)}.{grid_hint(given)}",
             )
             return None
         # Without a kind a table changes settings of the default.
@@ -236,7 +240,7 @@ class Resolver:
             return self._leaf(setting, value, path)
         if slot.many:
             if not isinstance(value, list | tuple):
-                self.say(path, f"must be a list of {slot.role}s; got {shown(value)}.")
+                self.say(path, f"must be a list, each entry {an(slot.role)}; got {shown(value)}.")
                 return _MISSING
             parts = [self._part(slot, v, (*path, i)) for i, v in enumerate(value)]
             return _MISSING if any(p is None for p in parts) else parts
@@ -246,7 +250,7 @@ class Resolver:
     def _words(self, setting: Setting) -> str:
         if setting.slot is None:
             return leaf_words(setting.hint)
-        return f"a {setting.slot.role}, one of {choices(setting.slot.known())}"
+        return f"{an(setting.slot.role)}, one of {choices(setting.slot.known())}"
 
     def _leaf(self, setting: Setting, value: Any, path: Path) -> Any:
         try:
@@ -255,6 +259,8 @@ class Resolver:
             first = error.errors()[0]
             inside = tuple(p for p in first["loc"] if isinstance(p, int))[:1]
             word = suggestion(value, _literals(setting.hint)) if isinstance(value, str) else ""
+            # A hint inside of a list would be about one of its entries.
+            word += grid_hint(value) if not inside else ""
             text = f"must be {leaf_words(setting.hint)}; got {shown(value)}.{word}"
             self.say((*path, *inside), text)
         except ValueError as error:
@@ -272,7 +278,7 @@ class Resolver:
                 self.facts[name] = _metrics(registry.build_world(spec, 1))
             else:
                 made = registry.build_component(entry.role, spec)
-                self.facts[name] = _online(made) if entry.role == "learner" else None
+                self.facts[name] = is_online_learner(made) if entry.role == "learner" else None
         # Another package may raise anything; the study names the place.
         except Exception as error:
             text = str(error)
@@ -294,15 +300,3 @@ def _metrics(world: World) -> tuple[str, ...]:
     names: list[str] = ["gap", "jeffreys"] if world.reward is not None else []
     names += ["exploitability"] if world.game is not None else []
     return (*names, "kl")
-
-
-def _online(learner: Any) -> bool:
-    if all(callable(getattr(learner, name, None)) for name in ("init", "step", "policy")):
-        return True
-    if hasattr(learner, "step") or not callable(learner):
-        message = (
-            "is no learner: an online one has `init`, `step` and `policy`, an offline one is "
-            f"called with (problem, data, key); got {type(learner).__name__}."
-        )
-        raise ValueError(message)
-    return False

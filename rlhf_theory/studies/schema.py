@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.checks import check_size, check_study
+from rlhf_theory.studies.complaints import complaints, order
 from rlhf_theory.studies.items import (
     LearnerItem,
     WorldItem,
@@ -21,7 +22,7 @@ from rlhf_theory.studies.items import (
     stored_world,
     world_items,
 )
-from rlhf_theory.studies.messages import Mistake, Path, StudyError, mistakes_of, place_of
+from rlhf_theory.studies.messages import Mistake, Path, StudyError, place_of
 from rlhf_theory.studies.origins import origins_in_resolved, origins_of
 from rlhf_theory.studies.parts import (
     Count,
@@ -37,6 +38,7 @@ from rlhf_theory.studies.parts import (
     as_tuple,
 )
 from rlhf_theory.studies.resolve import Resolver
+from rlhf_theory.studies.summary import counts_of, html_of
 from rlhf_theory.studies.written import entries_of, written
 
 __all__ = ["PlotSpec", "Quick", "Record", "RunOptions", "Study"]
@@ -139,7 +141,8 @@ class Study(Table):
             entries = {name: tuple(given[name]) for name in ("worlds", "learners")}
             super().__init__(**fixed, **entries)
         except ValidationError as error:
-            mistakes += _complaints(error, names)
+            keys = [f.alias or k for k, f in Study.model_fields.items()]
+            mistakes += complaints(error, given, names, keys)
         resolver = Resolver(say)
         worlds = world_items(given["worlds"], names["world"], resolver)
         learners = learner_items(given["learners"], names["learner"], resolver)
@@ -150,10 +153,18 @@ class Study(Table):
             check_study(self, worlds, learners, chosen, names, say)
         if mistakes:
             later = [m for m in mistakes[first:] if m.place not in unwritten]
-            raise StudyError(sorted(mistakes[:first] + later, key=_order(given, names)))
+            raise StudyError(sorted(mistakes[:first] + later, key=order(given, names)))
         self._worlds, self._learners, self._given = tuple(worlds), tuple(learners), given
         self._called = frozenset(data)
         self._origins = origins_of(self, given, names, lambda _: "python")
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}: {counts_of(self)})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     @classmethod
     def from_toml(
@@ -340,46 +351,14 @@ def _values(value: int | tuple[int, ...]) -> tuple[int, ...]:
 def _given(data: Mapping[str, Any], say: Any) -> dict[str, Any]:
     """Return the arguments as plain data under one name each; entries as lists."""
     given: dict[str, Any] = {}
+    written_as: dict[str, str] = {}
     for key, value in data.items():
         name = _NAMES.get(key, key)
         if name in given:
-            say((key,), f"is the same as {name!r}; give one of the two.")
+            say((key,), f"is the same as {written_as[name]!r}; give one of the two.")
+        written_as.setdefault(name, key)
         if name in ("worlds", "learners"):
             given[name] = entries_of(value, key, say)
         else:
             given[name] = written(value, (key,), say)
     return {**given, **{k: [] for k in ("worlds", "learners") if k not in given}}
-
-
-def _complaints(error: ValidationError, names: Mapping[str, str]) -> list[Mistake]:
-    """Return what pydantic found in the tables, with the keys that the user wrote."""
-    found = []
-    allowed = {
-        "record": list(Record.model_fields),
-        "run": list(RunOptions.model_fields),
-        "quick": list(Quick.model_fields),
-        "plot": list(PlotSpec.model_fields),
-        "": [f.alias or k for k, f in Study.model_fields.items()],
-    }
-    for complaint in error.errors():
-        first, *rest = complaint["loc"]
-        table = {"plots": "plot", "run_options": "run"}.get(str(first), str(first))
-        here = {**complaint, "loc": (names.get(table, table), *rest)}
-        if first in ("rounds", "replicas", "pairs") and isinstance(complaint["input"], Mapping):
-            here |= {
-                "type": "value_error",
-                "ctx": {"error": "cannot be a grid: give the most, it holds what is smaller."},
-            }
-        found += mistakes_of([here], (), allowed[table if rest and table in allowed else ""])
-    return found
-
-
-def _order(given: Mapping[str, Any], names: Mapping[str, str]) -> Any:
-    """Return a key that sorts mistakes as the study has them."""
-    order = [names.get(k.removesuffix("s"), k) for k in given]
-
-    def key(mistake: Mistake) -> int:
-        first = _first(mistake.place)
-        return order.index(first) if first in order else -1
-
-    return key

@@ -72,7 +72,7 @@ class Slot:
             return True
         if not inspect.isclass(self.accepts) or entry.problem:
             return True
-        return inspect.isclass(entry.target) and issubclass(entry.target, self.accepts)
+        return _is_a(entry.target, self.accepts)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,14 @@ def _slot(hint: Any) -> Slot | None:
 def _names(role: str, hint: type) -> bool:
     """Return whether a named part of the role is of a class."""
     own = [e.target for e in components(role).values() if e.source == "built in"]
-    return any(inspect.isclass(t) and issubclass(t, hint) for t in own)
+    return any(_is_a(target, hint) for target in own)
+
+
+def _is_a(target: Any, hint: type) -> bool:
+    try:
+        return inspect.isclass(target) and issubclass(target, hint)
+    except TypeError:  # a protocol that has more than methods answers for objects only
+        return False
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_theory.studies import registry
 from rlhf_theory.studies.entries import ROLES, Entry
-from rlhf_theory.studies.messages import Mistake, StudyError, shown
+from rlhf_theory.studies.messages import NAME_RULE, Mistake, StudyError, shown
 from rlhf_theory.studies.resolve import leaf_adapter, leaf_words
 from rlhf_theory.studies.schema import Study
 from rlhf_theory.studies.signatures import Setting, Slot, settings_of
@@ -111,8 +111,7 @@ def copied(text: str, name: str) -> str:
 def _check_name(name: str) -> None:
     pattern = Study.model_fields["name"].metadata[0].pattern
     if not re.fullmatch(pattern, name):
-        text = "must have letters, digits, '-', '_' and '.', and begin with one of the first; got "
-        raise StudyError([Mistake("name", text + f"{shown(name)}.")])
+        raise StudyError([Mistake("name", f"{NAME_RULE}; got {shown(name)}.")])
 
 
 def _entry_text(role: str, kind: str, given: Mapping[str, Any]) -> str:

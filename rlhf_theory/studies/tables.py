@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhf_theory.errors import check_choice
+from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.studies.recording import recorded_rounds
 
@@ -99,12 +99,13 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarr
     ------
     ValueError
         If none of the metrics that are asked for was recorded, or the primary one was not, or a
-        recorded name is one of our columns.
+        recorded name is one of our columns, or has not one value per replica.
     """
     online = trace.index_name == "round"
     used = "labels" if online else "n_labels"
     found = {name: values for name, values in trace.arrays.items() if name != used}
     _check_names(found)
+    _check_shapes(trace, stop - first)
     # An offline file only has to say it where the metric decides what is kept.
     metric = _metric(cell, found) if online or cell.metrics is not None else None
     # In the order of what was recorded, so that the order of the wishes changes no byte.
@@ -150,6 +151,19 @@ def _check_names(found: dict[str, np.ndarray]) -> None:
             "Report it under another name, without 'world.' or 'learner.' in front."
         )
         raise ValueError(message)
+
+
+def _check_shapes(trace: Trace, replicas: int) -> None:
+    """Raise ``ShapeError`` unless all that was recorded has one value per replica."""
+    who = "step" if trace.index_name == "round" else "the evaluation of the world"
+    for name, values in trace.arrays.items():
+        got = (*values.shape[:1], *values.shape[2:])
+        if got != (replicas,):
+            message = (
+                f"{who} must record {name!r} with shape (R,) = ({replicas},), one value per "
+                f"replica; got {got}."
+            )
+            raise ShapeError(message)
 
 
 def _check_some(metrics: Sequence[str], found: dict[str, np.ndarray]) -> None:

@@ -62,7 +62,9 @@ def test_every_item_runs_and_says_what_it_was_compared_with(report):
         assert len(rates) >= 2, name
         assert min(rates) > 0, name
     assert report["toy"]
-    assert report["provenance"]["versions"]["torch"] == torch.__version__
+    # Some builds name themselves behind a plus, where their package does not.
+    found = report["provenance"]["versions"]["torch"]
+    assert found.partition("+")[0] == torch.__version__.partition("+")[0]
     assert report["provenance"]["peak"]["measured"] > 0
 
 

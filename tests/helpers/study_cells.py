@@ -105,6 +105,21 @@ class Clashing:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Odd:
+    """A learner that reports one value too few."""
+
+    def init(self, problem, data, key):
+        return OnlineIterative().init(problem, data, key)
+
+    def step(self, state, problem, feedback, key):
+        state, report = OnlineIterative().step(state, problem, feedback, key)
+        return state, {**report, "mine": report["residual"][1:]}
+
+    def policy(self, state):
+        return OnlineIterative().policy(state)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Silent:
     """A learner that reports nothing."""
 

@@ -14,6 +14,11 @@ from rlhf_theory.plots.studies.sheets import few_ticks
 
 __all__ = ["forest", "forest_inches", "limits_of", "names_inches"]
 
+# Of markers, in square points. The arms of a plus are a third of its width: they must be wider than
+# the two edges that are drawn around them, or it cannot be hollow.
+_AREA = {"P": 33.0}
+_EDGE = 0.9  # points
+
 _ROW = 0.17  # inches of a row of one line
 _CHARACTERS = 24
 _CHARACTER = 0.56  # width over the size of type, for DejaVu Sans
@@ -87,15 +92,16 @@ def forest(
             continue
         chosen = style.series(look) if look is not None else None
         color = style.INK if chosen is None else chosen.color
+        marker = "o" if chosen is None else chosen.marker
         within = zero and low[row] <= 0.0 <= high[row]
         ax.scatter(
             value,
             row,
-            s=11,
-            marker=chosen.marker if chosen is not None else "o",
+            s=_AREA.get(marker, 11),
+            marker=marker,
             facecolor=style.PAPER if within else color,
             edgecolor=color,
-            linewidth=1.0,
+            linewidth=_EDGE,
             zorder=3,
         )
     ends = np.concatenate([middle, low, high, [0.0] if zero else []])

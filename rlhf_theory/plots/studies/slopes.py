@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,9 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     every = np.concatenate([along(s, kind) for s in layout.series])
     window = default_window(every) if options.window is None else _checked(options.window)
     found, notes = _found(layout, kind, window, options)
-    names = list(dict.fromkeys(s.label for s in sorted(layout.series, key=lambda s: s.look)))
+    # A series without a slope anywhere has no row; the caption names it.
+    shown = sorted((r.series for rates in found for r in rates), key=lambda s: s.look)
+    names = list(dict.fromkeys(s.label for s in shown))
     heights = [_CURVES_HIGH, forest_inches(names)]
     titles = [p.title for p in layout.panels]
     fig, panels = sheets.grid(
@@ -122,12 +125,17 @@ def _found(
                 rates.append(_rates(panel, series, kind, window, options.level))
             except ValueError as error:
                 name = f"{series.label}{where(series, layout.series)}"
-                notes.append(f"{name} has no slope: {error}")
+                notes.append(f"{name} has no slope: {_rounded(str(error))}")
         found.append(rates)
     if not any(found):
         message = "No slope can be drawn. " + " ".join(notes)
         raise ValueError(message)
     return found, notes
+
+
+def _rounded(words: str) -> str:
+    """Return words with four digits of every number that has a point."""
+    return re.sub(r"\d+\.\d+(?:e[-+]?\d+)?", lambda m: f"{float(m[0]):.4g}", words)
 
 
 def _rates(

@@ -74,6 +74,16 @@ def test_a_dry_run_knows_what_is_done(command, out, tmp_path):
     assert sorted(p for p in out.rglob("*")) == before
 
 
+def test_a_dry_run_meets_what_cannot_run(command, tmp_path):
+    path = tmp_path / "failing.toml"
+    path.write_text(TOML.replace('"from-reference"', '"information-ratio"'))
+    code, said, _ = command("run", path, "--out", tmp_path / "out", "--dry-run")
+    assert code == 1
+    assert "could not be run: easy dim=2/GSHF" in said
+    assert "ShapeError: sigma must have shape" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_quick_and_set_change_the_study(command, tmp_path):
     out = tmp_path / "out"
     code, _, _ = command(

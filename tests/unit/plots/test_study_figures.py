@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
+from matplotlib import figure as mpl_figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from scipy.ndimage import binary_fill_holes
 
 from rlhf_theory.evaluation.bands import simultaneous_band
 from rlhf_theory.evaluation.statistics import mean_interval, slope_bootstrap
+from rlhf_theory.plots import style
 from rlhf_theory.plots.studies import study_figure
+from rlhf_theory.plots.studies.forest import forest
 from tests.helpers.study_frames import study_frame
 
 
@@ -327,3 +334,40 @@ def test_tails_are_shares_of_replicas(frame):
     check_line(rows, np.sort(ends), expected)
     assert rows["y"].min() == 1 / 20
     assert "Share of 20 replicas whose final gap (after 2000 rounds)" in figure.caption
+
+
+def test_hollow_markers_have_an_inside_and_an_outline():
+    """Drawn alone and large enough: some of the paper within, ink all around it."""
+    with style.theme():
+        for look in range(6):
+            fig = mpl_figure.Figure(figsize=(1.0, 0.6), dpi=600)
+            ax = fig.add_axes((0, 0, 1, 1))
+            forest(ax, ["a"], [0.0], [-1.0], [1.0], "x", [look], zero=True)
+            (points,) = [c for c in ax.collections if isinstance(c, PathCollection)]
+            for artist in [*ax.lines, *ax.collections]:
+                artist.set_visible(artist is points)
+            ax.axis("off")
+            canvas = FigureCanvasAgg(fig)
+            canvas.draw()
+            dark = np.asarray(canvas.buffer_rgba())[..., :3].min(axis=-1) < 250
+            filled = binary_fill_holes(dark)
+            inside = (filled & ~dark).sum() / filled.sum()
+            assert 0.1 < inside < 0.7, (look, inside)
+
+
+def test_a_series_without_slope_is_named_and_has_no_row(frame):
+    zero = frame["learner"] == "uniform pairs"
+    figure = study_figure(frame.assign(gap=frame["gap"].where(~zero, 0.0)), "slopes")
+    rows = figure.numbers().query("series == 'slope on the window'")
+    assert set(rows["x"]) == {"GSHF", "on-policy"}
+    assert "uniform pairs in linear dim=8 has no slope" in figure.caption
+    names = {t.get_text() for ax in figure.fig.axes for t in ax.get_yticklabels()}
+    assert "uniform pairs" not in names
+
+
+def test_numbers_of_a_reason_have_four_digits(frame):
+    short = (frame["learner"] == "uniform pairs") & (frame["t"] > 10)
+    figure = study_figure(frame[~short], "slopes")
+    low = math.sqrt(frame["t"][frame["t"] > 0].min() * frame["t"].max())
+    assert f"different positive x in the window [{low:.4g}, 2000]; got" in figure.caption
+    assert not re.search(r"[0-9]\.[0-9]{5}", figure.caption), figure.caption

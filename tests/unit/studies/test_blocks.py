@@ -547,3 +547,12 @@ def test_a_shorter_last_block_goes_only_when_the_longer_one_is_there(tmp_path, m
     monkeypatch.setattr(blocks, "write_atomic", broken)
     assert compute(tasks(tmp_path, online_cell())[-1]).state == "failed"
     assert old.path.exists()
+
+
+def test_a_recorded_array_of_a_wrong_shape_is_told_with_the_right_one(tmp_path):
+    outcome = compute(tasks(tmp_path, online_cell(f"{HERE}:Odd", learner={}))[0])
+    assert outcome.state == "failed"
+    assert outcome.error == (
+        "ShapeError: step must record 'mine' with shape (R,) = (4,), one value per replica; "
+        "got (3,)."
+    )

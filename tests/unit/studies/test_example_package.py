@@ -18,7 +18,9 @@ from rlhf_theory.studies.schema import Study
 
 study = Study.from_toml(sys.argv[1], ["replicas=2", "rounds=4", "learner.batch_size=4"])
 cells = study.cells()
-assert len(cells) == 6
+assert len(cells) == 8
+enhancers = [cell.learner["enhancer"]["kind"] for cell in cells if "enhancer" in cell.learner]
+assert enhancers == ["optimistic", "rlhf_theory_example:HalfReference"] * 2
 for cell in cells:
     world = registry.build_world(cell.world, cell.replicas)
     learner = registry.build_learner(cell.learner)

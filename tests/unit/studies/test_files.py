@@ -144,6 +144,12 @@ def test_a_change_of_the_default_part_keeps_its_other_settings(file):
         ("rounds.x=3", "leads into a value that is no table"),
         ("rounds=[1", "is no value in TOML"),
         ("rounds=1\nx = 2", "is more than one value"),
+        ("replicas=8,rounds=2", "'8,rounds=2' is more than one value; repeat --set for every"),
+        ("rounds={ grid = [1], x = y }", "is no value in TOML"),
+        ("learner[greedy].lam=2", "The index is a number, counted from 0; got 'greedy'"),
+        ("world[easy].dim=2", r"got 'easy'. Did you mean world\[0\].dim\?"),
+        ("batch_size=4", r"batch_size: unknown key; .*Did you mean learner.batch_size\?"),
+        ("jobs=4", r"Did you mean run.jobs\?"),
         ("plot[1].band=quantiles", "must have a number from 0 to 0"),
     ],
 )
@@ -212,3 +218,31 @@ def test_one_table_instead_of_a_list_is_one_entry(file):
     text = TEXT.replace("[[plot]]", "[plot]")
     file.write_text(text, encoding="utf-8")
     assert len(Study.from_toml(file, ["plot.metric=gap"]).plots) == 1
+
+
+def enhancers(study):
+    return [c.learner["enhancer"] for c in study.cells() if c.online]
+
+
+def test_another_kind_of_a_part_brings_its_own_settings(file):
+    """Nothing of the kind before is left: neither of the default nor of what the file sets."""
+    uniform = {"kind": "uniform", "version": 1}
+    line = 'enhancer = { grid = ["optimistic", { kind = "uniform" }] }\n'
+    tables = ["", 'enhancer = { kind = "optimistic", form = "free" }\n', 'enhancer = "on-policy"\n']
+    for table in tables:
+        file.write_text(TEXT.replace(line, table), encoding="utf-8")
+        study = Study.from_toml(file, ["learner.enhancer.kind=uniform"])
+        assert all(one == uniform for one in enhancers(study))
+        assert study.origins["learner[0].enhancer.kind"] == "--set"
+    # What the new kind has, too, stays; and a setting that no kind has is still a mistake.
+    sets = ["learner[0].radius.kind=r2-prime", "learner[0].radius.lam=3"]
+    file.write_text(TEXT.replace("radius = {", "radius = { lam = 2.0 } #"), encoding="utf-8")
+    radii = [c.learner["radius"] for c in Study.from_toml(file, sets[:1]).cells() if c.online]
+    assert {(r["kind"], r["lam"]) for r in radii} == {("r2-prime", 2.0)}
+    wrong = TEXT.replace(line, 'enhancer = { kind = "optimistic", fomr = "free" }\n')
+    file.write_text(wrong, encoding="utf-8")
+    with pytest.raises(StudyError, match="fomr: enhancer 'uniform' has no such setting"):
+        Study.from_toml(file, ["learner.enhancer.kind=uniform"])
+    with pytest.raises(StudyError) as caught:
+        Study.from_toml(file, ["learner.enhancer.kind=unifrm"])
+    assert "Did you mean 'uniform'" in str(caught.value)

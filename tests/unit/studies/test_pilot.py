@@ -9,7 +9,7 @@ import pytest
 from rlhf_theory.studies import pilot
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.pilot import Estimate, estimate
-from tests.helpers import unruly
+from tests.helpers import study_cells, unruly
 from tests.helpers.study_cells import HERE, Clock, offline_cell, online_cell
 
 
@@ -24,6 +24,12 @@ def tasks(folder, *cells):
         for cell in cells
         for a, b in cell.blocks()
     ]
+
+
+def unruly_line(words):
+    """Return the number of the line of the helpers that has these words."""
+    lines = Path(study_cells.__file__).read_text(encoding="utf-8").splitlines()
+    return next(k for k, line in enumerate(lines, 1) if words in line)
 
 
 def slow(start=0.5, each=0.001, **changes):
@@ -87,14 +93,51 @@ def test_every_kind_of_learner_is_tried_early(tmp_path):
     assert len(order) == 51
 
 
-def test_what_cannot_be_run_is_left_to_the_run_to_say(tmp_path):
+def test_what_cannot_be_run_is_told_with_its_line(tmp_path):
     bad = online_cell(f"{HERE}:Raising", learner={})
     found = estimate(tasks(tmp_path, bad), 1)
     assert (found.measured, found.total) == (0, 0.0)
-    assert str(found) == "No estimate: none of the cells that were tried could be run."
+    line = unruly_line("raise {")
+    said = f"ValueError: no good (study_cells.py, line {line})"
+    assert found.errors == {"small/A": said}
+    assert str(found).splitlines() == [
+        "No estimate: none of the cells that were tried could be run.",
+        f"could not be run: small/A: {said}",
+    ]
     with_good = estimate(tasks(tmp_path, bad, slow(rounds=4)), 1, clock=Clock())
     assert with_good.measured == 1
     assert with_good.seconds[bad.key] > 0
+    assert str(with_good).endswith(f"could not be run: small/A: {said}")
+
+
+def test_cells_that_fail_alike_are_one_line(tmp_path):
+    cells = [
+        online_cell(f"{HERE}:Raising", learner={}, world_label=f"w{k}", seed=k) for k in range(3)
+    ]
+    other = online_cell(f"{HERE}:Raising", learner={"text": "worse"}, learner_label="B")
+    found = estimate(tasks(tmp_path, *cells, other, online_cell()), 1, budget=2.0)
+    assert sorted(found.errors) == ["small/B", "w0/A", "w1/A", "w2/A"]
+    lines = str(found).splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("could not be run: w0/A (and 2 more): ValueError: no good (")
+    assert lines[2].startswith("could not be run: small/B: ValueError: worse (")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("Odd", "step must record 'mine' with shape (R,) = (4,), one value per replica; got (3,)"),
+        ("Clashing", "A recorded name must not be taken by a column of every table: regret"),
+    ],
+)
+def test_what_is_recorded_is_tried_too(tmp_path, kind, says):
+    found = estimate(tasks(tmp_path, online_cell(f"{HERE}:{kind}", learner={})), 1)
+    assert says in found.errors["small/A"]
+
+
+def test_errors_of_settings_of_what_is_built_in_have_a_line_too(tmp_path):
+    found = estimate(tasks(tmp_path, online_cell(learner={"batch_size": "x"})), 1)
+    assert ".py, line " in found.errors["small/A"]
 
 
 @pytest.mark.parametrize("how", [*unruly.DEADLY, *unruly.HARMFUL])

@@ -98,8 +98,7 @@ def test_on_a_terminal_it_is_a_bar_and_no_lines():
             progress.message(f"block {k} says hello")
     text = stream.getvalue()
     assert lines == []
-    assert "2/4 blocks" in text
-    assert "2 running, 1 failed, about 20 s left" in text
+    assert "2/4 blocks, 2 running, 1 failed, about 20 s left" in text
     assert "4/4 blocks" in text
     assert "block 3 says hello\n" in text
 
@@ -128,12 +127,28 @@ def test_lines_go_to_the_log_unless_told_otherwise(caplog):
     assert caplog.messages == ["1/1 blocks"]
 
 
-def test_a_run_of_nothing(capsys):
-    progress, lines, _ = make(0)
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_a_run_of_nothing_shows_nothing(capsys, stream):
+    progress, lines, _ = make(0, ready=14, stream=stream)
     with progress:
         progress(Tally(), 0)
-    assert lines == []
+    assert (lines, stream.getvalue()) == ([], "")
     assert capsys.readouterr().out == ""
+
+
+def test_between_blocks_the_time_left_stands_still():
+    progress, _, clock = make(10)
+    clock.now = 4.0
+    progress(Tally(done=2, left=8), 1)
+    assert progress.seconds_left == pytest.approx(16.0)
+    clock.now = 7.0
+    progress(Tally(done=2, left=8), 1)
+    assert progress.seconds_left == pytest.approx(16.0)
+    progress(Tally(done=2, skipped=1, left=7), 1)  # nothing was computed
+    assert progress.seconds_left == pytest.approx(14.0)
+    clock.now = 9.0
+    progress(Tally(done=3, skipped=1, left=6), 1)
+    assert progress.seconds_left == pytest.approx(18.0)
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,16 @@ def test_unknown_kinds_list_the_known_ones():
         ValueError, match=r"unknown world 'linaer'.*'linear'.*Did you mean 'linear'"
     ):
         registry.find("world", "linaer")
-    with pytest.raises(ValueError, match="cannot be loaded: ModuleNotFoundError"):
+    with pytest.raises(
+        ValueError,
+        match=r"^learner 'no_such_module:Thing' cannot be loaded: ModuleNotFoundError: No module "
+        r"named 'no_such_module'; looked in the working directory and in what is installed\.$",
+    ):
         registry.build_learner({"kind": "no_such_module:Thing"})
+    with pytest.raises(ValueError, match=r"Did you mean 'rlhf_theory:OnlineIterative'\?$"):
+        registry.find("learner", "rlhf_theory.OnlineIterative")
+    with pytest.raises(ValueError, match=r"AttributeError.* mean 'rlhf_theory:OnlineIterative'\?$"):
+        registry.build_learner({"kind": "rlhf_theory:OnlineIteratve"})
     with pytest.raises(ValueError, match="cannot be loaded: AttributeError"):
         registry.build_learner({"kind": "rlhf_theory:NoSuchLearner"})
     with pytest.raises(ValueError, match="must be a class or a function; got tuple"):
@@ -123,6 +131,13 @@ def test_what_cannot_be_written_down_says_so():
         pass
 
     with pytest.raises(ValueError, match="workers could not import it"):
+        registry.spec_of(Local())
+    Local.__module__, Local.__qualname__ = "__main__", "Eps"
+    said = (
+        "^Eps is defined in a notebook or a script: write it into a file such as eps.py and import "
+        r"it\. `rt.run` takes it as it is\.$"
+    )
+    with pytest.raises(ValueError, match=said):
         registry.spec_of(Local())
     with pytest.raises(ValueError, match=r"must be finite; got nan"):
         registry.plain(float("nan"))
@@ -231,3 +246,12 @@ def test_every_learner_runs_in_every_world():
             length = {"n_rounds": 2} if registry.is_online(spec) else {"n": [5, 40]}
             trace = rt.run(registry.build_learner(spec), world, **length)
             assert np.isfinite(trace[metric]).all(), (kind, name)
+
+
+def test_modules_in_the_working_directory_are_suggested(tmp_path, monkeypatch):
+    (tmp_path / "my_learners_here.py").write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ValueError, match=r"Did you mean 'my_learners_here:Mixed'\?$"):
+        registry.build_learner({"kind": "my_learner_here:Mixed"})
+    registry.refresh()

@@ -233,7 +233,40 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_study():
         ({"seed": {"grid": [1, 1]}}, "seed: holds a value twice"),
         ({"seed": -1}, "seed: must be a whole number, at least 0"),
         ({"block": {"grid": [0, 4]}}, "block: must be a whole number, at least 1"),
-        ({"name": "a/b"}, "name: "),
+        (
+            {"name": "a/b"},
+            "name: must have letters, digits, '-', '_' and '.' only, and begin with a letter or a "
+            'digit; got "a/b".',
+        ),
+        (
+            {"rounds": [10, 20]},
+            "rounds: cannot be a grid: give the largest; results at smaller numbers are in it.",
+        ),
+        ({"replicas": {"grid": [4, 8]}}, "replicas: cannot be a grid: give the largest"),
+        ({"pairs": {"grid": [4, 8]}}, "pairs: cannot be a grid: give a list of increasing"),
+        (
+            {"worlds": [{"kind": "linear", "dim": [4, 8]}]},
+            "dim: must be a whole number; got [4, 8]. For one entry per value write "
+            "{ grid = [4, 8] }.",
+        ),
+        ({"worlds": [{"kind": "linear", "dim": {"gird": [4, 8]}}]}, "Did you mean 'grid'?"),
+        ({"seed": {"gird": [4, 8]}}, "Did you mean 'grid'?"),
+        (
+            {"learners": ["offline-greedy", {"kind": "nash-game", "n_offline": [0, 5]}]},
+            "n_offline: must be a whole number; got [0, 5]. For one entry per value write",
+        ),
+        (
+            {"learners": ["offline-greedy", {"kind": "online-iterative", "enhancer": 3}]},
+            "learners[1].enhancer: must be an enhancer: a name ('optimistic'",
+        ),
+        ({"batch_size": 4}, "Did you mean learners.batch_size?"),
+        ({"n_offline": 4}, "Did you mean learners.n_offline?"),
+        ({"dim": 4}, "Did you mean worlds.dim?"),
+        ({"points": 4}, "Did you mean record.points?"),
+        (
+            {"plot": [], "plots": [{"kind": "regret"}]},
+            "plots: is the same as 'plot'; give one of the two.",
+        ),
         ({"format": 2}, "format: must be 1; got 2"),
         ({"plots": [{"kind": "regret", "facet": "world.dmi"}]}, "Did you mean 'world.dim'"),
         ({"plots": [{"kind": "regret", "metric": "gapp"}]}, 'plots[0].metric: "gapp" is not here'),
@@ -340,3 +373,20 @@ def test_pydantic_waits_until_a_study_is_made():
         "sys.exit('pydantic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_study_is_shown_in_one_line():
+    study = Study(name="first", seed={"grid": [0, 1]}, title="A <b>", **BOTH)
+    assert len(study.cells()) == 8
+    assert repr(study) == str(study) == "Study('first': 2 worlds, 2 learners, 8 cells, 8 replicas)"
+    stored = Study.from_resolved(study.resolved())
+    assert repr(stored) == repr(study)
+    one = Study(name="x", worlds="linear", learners="offline-greedy", pairs=[1], replicas=1)
+    assert repr(one) == "Study('x': 1 world, 1 learner, 1 cell, 1 replica)"
+    text = study._repr_html_()
+    assert "<b>first</b>: 2 worlds, 2 learners" in text
+    assert "A &lt;b&gt;" in text
+    assert "learners: online-iterative, offline-greedy" in text
+    many = Study(name="x", worlds=[{"kind": "linear", "dim": {"grid": list(range(1, 15))}}],
+                 learners="offline-greedy", pairs=[1])  # fmt: skip
+    assert "linear dim=12 and 2 more" in many._repr_html_()
