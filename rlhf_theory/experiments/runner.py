@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_theory.arrays import Array, keep_freed_memory, to_numpy
 from rlhf_theory.core import Feedback, OfflineAlgorithm, OnlineAlgorithm, Policy, Problem
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.errors import check_nonnegative, check_positive
+from rlhf_theory.errors import ShapeError, check_nonnegative, check_positive
 from rlhf_theory.experiments.trace import Trace, versions
 from rlhf_theory.oracles.labels import feedback_from
 from rlhf_theory.randomness import Key
@@ -222,6 +222,8 @@ def _online(
         if between is not None:
             problem = between(problem, learner.policy(state), here.child("between"))
         state, report = learner.step(state, problem, feedback, here)
+        if t == 0:
+            _check_report(report, problem.n_replicas)
         reports.append(report)
         values.append(evaluate(learner.policy(state)))
         if advance is not None:
@@ -235,6 +237,18 @@ def _online(
         columns = _columns([r[name] for r in reports])
         result[name] = np.concatenate([columns, np.full((columns.shape[0], 1), np.nan)], axis=1)
     return result
+
+
+def _check_report(report: Mapping[str, Array], replicas: int) -> None:
+    """Raise ``ShapeError`` unless a round reports one value per replica under every name."""
+    for name, value in report.items():
+        got = tuple(getattr(value, "shape", ()))
+        if got != (replicas,):
+            message = (
+                f"step must record {name!r} with shape (R,) = ({replicas},), one value per "
+                f"replica; got {got}."
+            )
+            raise ShapeError(message)
 
 
 def _offline(

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from rlhf_theory.algorithms import EnsembleMinimum, OnlineIterative
 from rlhf_theory.core import closed_form
+from rlhf_theory.errors import ShapeError
 from rlhf_theory.experiments import run
 from rlhf_theory.experiments.runner import BLOCK
 from rlhf_theory.oracles import feedback_from
@@ -246,6 +248,18 @@ class Shadow(Counting):
     def step(self, state, problem, feedback, key):
         state, report = super().step(state, problem, feedback, key)
         return state, {"gap": report["labels"]}
+
+
+@pytest.mark.parametrize("value", [1.0, np.zeros(()), np.zeros(2), np.zeros((3, 1))])
+def test_a_round_reports_one_value_per_replica(value):
+    class Odd(Counting):
+        def step(self, state, problem, feedback, key):
+            state, report = super().step(state, problem, feedback, key)
+            return state, {**report, "mine": value}
+
+    shape = re.escape(str(np.shape(value)))
+    with pytest.raises(ShapeError, match=rf"'mine' with shape \(R,\) = \(3,\).*got {shape}"):
+        run(Odd(), linear(**SMALL, replicas=3), n_rounds=1)
 
 
 def test_a_report_cannot_replace_a_metric():
