@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and children inherit that;
+# the tests that interrupt a command would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before NumPy is imported: one thread per process, so that workers do not fight over the cores,
 # figures without a window, and no hub of models is asked for anything.
