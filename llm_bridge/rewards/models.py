@@ -22,7 +22,7 @@ from rlhf_theory.arrays import Array, as_like, eye_like, int_like, namespace, ta
 from rlhf_theory.core import Policy, RewardModel, Solution
 from rlhf_theory.data import Contexts, PreferenceData
 from rlhf_theory.estimators.confidence import ConfidenceRule, Constant, Scalable, label_scale
-from rlhf_theory.estimators.ensembles import EnsembleReward, RewardEnsemble, bootstrap_weights
+from rlhf_theory.estimators.ensembles import EnsembleReward, RewardEnsemble, ensemble_of
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
@@ -126,15 +126,7 @@ def fit_ensemble(
         message = f"n_members must be at least 2; got {n_members}."
         raise ValueError(message)
     rule = Constant(beta=1.0) if rule is None else rule
-    fits = [rule.fit(bootstrap_weights(data, key.child("member", k))) for k in range(n_members)]
-    xp = namespace(fits[0].value)
-    return Solution(
-        RewardEnsemble(xp.stack([fit.value for fit in fits], axis=1)),
-        xp.max(xp.stack([fit.residual for fit in fits], axis=0), axis=0),
-        xp.all(xp.stack([fit.converged for fit in fits], axis=0), axis=0),
-        max(fit.n_iter for fit in fits),
-        fits[0].hint,
-    )
+    return ensemble_of(rule.fit, data, key, n_members)
 
 
 def _cross_fitted(

@@ -142,12 +142,11 @@ def status(
     from rlhf_theory.studies.result import StudyResult
 
     result = StudyResult(out)
-    table = result.status()
+    table, counts = result.status(), result.counts()
     if as_json:
-        typer.echo(json.dumps({**result.counts(), "cells": table.to_dict("records")}, indent=2))
+        typer.echo(json.dumps({**counts, "cells": table.to_dict("records")}, indent=2))
         return
     typer.echo(frame_text(table))
-    counts = result.counts()
     typer.echo(
         "\n" + ", ".join(f"{counts[k]} {k}" for k in ("blocks", "done", "failed", "missing"))
     )
@@ -224,8 +223,8 @@ def _failed(result: StudyResult) -> list[str]:
     for (world, learner), part in table.groupby(["world", "learner"], sort=False):
         error, others = part["error"].iloc[0], part["error"].nunique() - 1
         blocks = "1 block" if len(part) == 1 else f"{len(part)} blocks"
-        frames = re.findall(r'File "([^"]+)", line (\d+)', part["traceback"].iloc[0])
-        where = f" ({Path(frames[-1][0]).name}, line {frames[-1][1]})" if frames else ""
+        place = part["where"].iloc[0]
+        where = f" ({place})" if place else ""
         more = f", and {others} other errors" if others else ""
         lines.append(f"failed: {world}/{learner}, {blocks}: {error}{where}{more}")
     if lines:
@@ -262,20 +261,15 @@ def _say_plan(
     only: Sequence[str],
     retry_failed: bool,
 ) -> None:
-    import loky
-
     from rlhf_theory.studies.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
-    from rlhf_theory.studies.running import plan_study
+    from rlhf_theory.studies.running import n_workers, plan_study
 
     plan = plan_study(study, out, only=only, retry_failed=retry_failed)
-    if jobs is not None and jobs < 1:
-        message = f"jobs must be at least 1; got {jobs}."
-        raise ValueError(message)
-    make_backend(backend or study.run_options.backend, options)
-    serial = (backend or study.run_options.backend) == "serial"
-    workers = 1 if serial else jobs or study.run_options.jobs or loky.cpu_count()
-    guess = estimate(plan.todo, workers)
+    workers = n_workers(study, jobs)
+    kind = backend or study.run_options.backend
+    make_backend(kind, options)
+    guess = estimate(plan.todo, 1 if kind == "serial" else workers)
     typer.echo(aligned(_plan_rows(plan, guess.seconds)))
     blocks = plan.done + plan.failed + len(plan.todo)
     typer.echo(

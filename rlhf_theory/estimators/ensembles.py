@@ -15,7 +15,13 @@ from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.features import centred
 from rlhf_theory.randomness import Key
 
-__all__ = ["EnsembleReward", "RewardEnsemble", "bootstrap_ensemble", "bootstrap_weights"]
+__all__ = [
+    "EnsembleReward",
+    "RewardEnsemble",
+    "bootstrap_ensemble",
+    "bootstrap_weights",
+    "ensemble_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,20 +163,38 @@ def bootstrap_ensemble(
 
     Source: [2310.02743]; theory sheet 6.2.
     """
+    return ensemble_of(
+        lambda some: bradley_terry_mle(some, ridge=ridge, bound=bound, scale=scale),
+        data,
+        key,
+        n_members,
+    )
+
+
+def ensemble_of(
+    fit: Callable[[PreferenceData], Solution[Array]],
+    data: PreferenceData,
+    key: Key,
+    n_members: int,
+) -> Solution[RewardEnsemble]:
+    """Apply any linear estimator to Bayesian bootstraps of the data; see `bootstrap_ensemble`.
+
+    Parameters
+    ----------
+    fit
+        The estimator: parameters of shape ``(R, d)`` from comparisons.
+    data, key, n_members
+        As in `bootstrap_ensemble`.
+    """
     if n_members < 1:
         message = f"n_members must be at least 1; got {n_members}."
         raise ValueError(message)
-    fits = [
-        bradley_terry_mle(
-            bootstrap_weights(data, key.child("member", k)), ridge=ridge, bound=bound, scale=scale
-        )
-        for k in range(n_members)
-    ]
+    fits = [fit(bootstrap_weights(data, key.child("member", k))) for k in range(n_members)]
     xp = namespace(fits[0].value)
     return Solution(
-        RewardEnsemble(xp.stack([fit.value for fit in fits], axis=1)),
-        xp.max(xp.stack([fit.residual for fit in fits], axis=0), axis=0),
-        xp.all(xp.stack([fit.converged for fit in fits], axis=0), axis=0),
-        max(fit.n_iter for fit in fits),
+        RewardEnsemble(xp.stack([m.value for m in fits], axis=1)),
+        xp.max(xp.stack([m.residual for m in fits], axis=0), axis=0),
+        xp.all(xp.stack([m.converged for m in fits], axis=0), axis=0),
+        max(m.n_iter for m in fits),
         fits[0].hint,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "holm",
     "probability_better",
     "sign_flip_test",
+    "tied_difference",
     "to_frame",
 ]
 
@@ -248,7 +249,7 @@ def _chosen(names: Sequence[str], pairs: str | Iterable[tuple[str, str]]) -> lis
     return chosen
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def tied_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return first minus second; equal infinities tie."""
     with np.errstate(invalid="ignore"):
         return np.where(first == second, 0.0, first - second)
@@ -307,7 +308,7 @@ def compare_all(
     chosen = _chosen(list(columns), pairs)
     if not chosen:
         return []
-    table = np.stack([_difference(columns[a], columns[b]) for a, b in chosen], axis=1)
+    table = np.stack([tied_difference(columns[a], columns[b]) for a, b in chosen], axis=1)
     p_values = sign_flip_test(table, n_flips=n_flips, key=key)
     adjusted = holm(p_values)
     # Lexicographic for infinities, as in the test: never inf - inf.

@@ -5,30 +5,37 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["claim_folder", "folder_study", "write_atomic", "write_json"]
+__all__ = ["claim_folder", "folder_study", "read_json", "replaced", "write_atomic", "write_json"]
 
 MARKER = "study.json"
 """The file by which a folder is known as ours; it says which study it holds."""
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then give it its own.
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary name in the same folder to write to, and the file its own name in the end.
 
     A reader sees the old file or the new one, also when the writer is killed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file as a whole; see `replaced`."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -37,13 +44,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, (text + "\n").encode())
 
 
-def folder_study(out: Path) -> dict[str, Any] | None:
-    """Return what the marker of a folder says, or None where there is no readable marker."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the table in a JSON file, or None where there is none that can be read."""
     try:
-        content = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def folder_study(out: Path) -> dict[str, Any] | None:
+    """Return what the marker of a folder says, or None where there is no readable marker."""
+    return read_json(out / MARKER)
 
 
 def claim_folder(out: Path, study: Mapping[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rlhf_theory.experiments.store import folder_study, write_atomic
+from rlhf_theory.experiments.store import folder_study, read_json, write_atomic
 from rlhf_theory.report.sections import Sheet
 from rlhf_theory.report.study import Failure, write_study_page
 from rlhf_theory.report.tables import Table, table_of
@@ -317,9 +316,7 @@ def _provenance(folder: Path) -> list[Mapping[str, Any]]:
     """Return the records of all runs, without the study, which the page shows once."""
     found: list[Mapping[str, Any]] = []
     for path in sorted((folder / "provenance").glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        found.append({k: v for k, v in content.items() if k not in ("study", "origins")})
+        content = read_json(path)
+        if content is not None:
+            found.append({k: v for k, v in content.items() if k not in ("study", "origins")})
     return found

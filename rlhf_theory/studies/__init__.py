@@ -11,7 +11,7 @@
     cells                         a learner in a world, with its key
     running                       from a study to its results
       pilot progress provenance   how long, how far, from where
-      execution loop              the loop; `attempts` and `interrupts` keep it whole
+      execution loop              the loop; `attempts`, `interrupts`, `exceptions` keep it whole
       backends/                   where blocks run
       blocks recording tables     one block: run, thinned, as a file
     folder manifest curves        what is done; everything as one table

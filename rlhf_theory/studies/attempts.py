@@ -20,30 +20,9 @@ from typing import Any, Self
 import cloudpickle
 import numpy as np
 
-__all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks", "told", "undisturbed", "writable"]
+from rlhf_theory.studies.exceptions import told, writable
 
-
-def writable(text: str) -> str:
-    r"""Return text that every file takes: half characters become what Python writes for them.
-
-    File names and words of the command line that are no UTF-8 come as such halves (lone
-    surrogates).
-
-    Examples
-    --------
-    >>> print(writable("no such file: caf\udce9"))
-    no such file: caf\udce9
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def told(error: BaseException) -> str:
-    """Return an exception in one line; also one that cannot say what it is."""
-    try:
-        said = str(error)
-    except Exception:
-        said = "(its text cannot be had)"
-    return writable(f"{type(error).__name__}: {said}")
+__all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks", "undisturbed"]
 
 
 class _Habits:

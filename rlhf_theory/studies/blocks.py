@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import platform
 import time
@@ -11,7 +9,7 @@ import traceback
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +17,11 @@ from threadpoolctl import threadpool_limits
 
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.experiments.store import write_atomic, write_json
+from rlhf_theory.experiments.store import read_json, write_atomic, write_json
 from rlhf_theory.randomness import Key
-from rlhf_theory.studies.attempts import told, undisturbed, writable
+from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.exceptions import is_full, line_of, told, writable
 from rlhf_theory.studies.registry import build_learner, build_world
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
@@ -30,11 +29,8 @@ __all__ = [
     "Outcome",
     "Task",
     "compute",
-    "read_json",
     "record_failure",
 ]
-
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,13 +148,13 @@ def compute(task: Task) -> Outcome:
     except BaseException as error:
         seconds = time.perf_counter() - clock
         text = told(error)
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and is_full(error.errno):
             return _failure(task, text, "", seconds, disk=True)
         trace = writable(traceback.format_exc())
         try:
-            return record_failure(task, text, trace, seconds=seconds)
+            return record_failure(task, text, trace, where=line_of(error), seconds=seconds)
         except OSError as problem:
-            full = problem.errno in _FULL
+            full = is_full(problem.errno)
             return _failure(task, text, trace, seconds, disk=full)
 
 
@@ -237,11 +233,13 @@ def _clear_superseded(task: Task) -> None:
             path.unlink(missing_ok=True)
 
 
-def record_failure(task: Task, error: str, trace: str = "", *, seconds: float = 0.0) -> Outcome:
+def record_failure(
+    task: Task, error: str, trace: str = "", *, where: str = "", seconds: float = 0.0
+) -> Outcome:
     """Write ``r....failed.json`` beside the block; return the outcome to go with it.
 
-    The record has ``error``, ``traceback``, ``attempts`` (how often the block has failed so far),
-    ``when`` and ``host``. It goes when the block is done.
+    The record has ``error``, ``where`` (file and line), ``traceback``, ``attempts`` (how often the
+    block has failed so far), ``when`` and ``host``. It goes when the block is done.
 
     Raises
     ------
@@ -250,9 +248,10 @@ def record_failure(task: Task, error: str, trace: str = "", *, seconds: float = 
     """
     path = task.beside(".failed.json")
     error, trace = writable(error), writable(trace)
-    before = read_json(path).get("attempts")
+    before = (read_json(path) or {}).get("attempts")
     record = {
         "error": error,
+        "where": writable(where),
         "traceback": trace,
         "attempts": (before if isinstance(before, int) else 0) + 1,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -261,12 +260,3 @@ def record_failure(task: Task, error: str, trace: str = "", *, seconds: float = 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     return _failure(task, error, trace, seconds)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file, empty where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_theory.experiments.store import replaced
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.tables import read_block
 
@@ -160,7 +158,8 @@ def compact(folder: Path, contents: Sequence[Contents]) -> Path:
     about = {"format": _FORMAT, "cells": {c.cell.key: c.digest for c in contents}}
     schema = _schema(folder, contents).with_metadata({_META: json.dumps(about).encode()})
     with (
-        _written(path) as temporary,
+        # Too large to be made in memory first.
+        replaced(path) as temporary,
         pq.ParquetWriter(
             temporary,
             schema,
@@ -207,19 +206,3 @@ def _chunks(folder: Path, contents: Sequence[Contents], schema: pa.Schema) -> It
             parts, rows = [], 0
     if parts:
         yield pa.concat_tables(parts).unify_dictionaries()
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, and the file its own name in the end; see `write_atomic`.
-
-    For files that are too large to be made in memory first.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from rlhf_theory.errors import check_probability
-from rlhf_theory.evaluation.comparisons import compare_all, holm, sign_flip_test, to_frame
+from rlhf_theory.evaluation.comparisons import (
+    compare_all,
+    holm,
+    sign_flip_test,
+    tied_difference,
+    to_frame,
+)
 from rlhf_theory.evaluation.scores import family_scores, normalised_score
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import slope_bootstrap
@@ -48,7 +54,7 @@ def comparisons(values: Values, pairs: Any, level: float, *, anytime: bool = Fal
             # The tests of all worlds come below, together.
             found = to_frame(compare_all(here, pairs=some, level=level, n_flips=1))
             tables.append(found.assign(world=world))
-            columns = [_difference(here[a], here[b]) for a, b in some]
+            columns = [tied_difference(here[a], here[b]) for a, b in some]
             differences.append(pd.DataFrame(np.transpose(columns), index=replicas))
     if not tables:
         message = "Learners must share a world, and replicas there, to be compared; none do."
@@ -61,12 +67,6 @@ def comparisons(values: Values, pairs: Any, level: float, *, anytime: bool = Fal
     table["adjusted"] = holm(table["p_value"].to_numpy())
     table["winner"] = _winners(table, table["adjusted"] <= 1.0 - level)
     return table
-
-
-def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return first minus second; equal infinities tie."""
-    with np.errstate(invalid="ignore"):
-        return np.where(first == second, 0.0, first - second)
 
 
 def _p_values(differences: list[pd.DataFrame], level: float) -> np.ndarray:

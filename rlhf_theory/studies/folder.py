@@ -28,11 +28,12 @@ from rlhf_theory.experiments.store import (
     MARKER,
     claim_folder,
     folder_study,
+    read_json,
     write_atomic,
     write_json,
 )
 from rlhf_theory.studies import curves
-from rlhf_theory.studies.blocks import Outcome, Task, read_json, record_failure
+from rlhf_theory.studies.blocks import Outcome, Task, record_failure
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.manifest import Held, Manifest
 from rlhf_theory.studies.tables import read_block
@@ -163,7 +164,8 @@ class StudyFolder:
         done = self.done(cells)
         sizes = self._scan(cells, ".failed.json")
         names = [t.name for t in self.tasks(cells) if t.name in sizes and t.name not in done]
-        return {name: read_json(self.path / "cells" / f"{name}.failed.json") for name in names}
+        places = {name: self.path / "cells" / f"{name}.failed.json" for name in names}
+        return {name: read_json(place) or {} for name, place in places.items()}
 
     def seconds(self, cells: Iterable[Cell]) -> dict[str, float]:
         """Return how long finished blocks took in their worker, by name, where it is known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 from collections import Counter, deque
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 from rlhf_theory.studies.attempts import Answer, Attempt, Marks
 from rlhf_theory.studies.backends import Backend, BackendError, Pool
 from rlhf_theory.studies.blocks import Outcome
+from rlhf_theory.studies.exceptions import is_full
 from rlhf_theory.studies.interrupts import Interrupt
 
 __all__ = ["MAX_DEATHS", "Folder", "Loop", "Named", "Report", "Tally"]
@@ -29,7 +29,6 @@ _PATIENCE = 60.0
 # Workers that die before they begin anything are no task's fault, and will not do better.
 _BARREN = 5
 _BROKEN_CALLS = 3
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_ROOM = 64 * 1024
 
 
@@ -232,7 +231,7 @@ class Loop:
     def _ended(self, number: int, outcome: Outcome) -> None:
         self.barren = 0
         if outcome.disk:
-            self._stop(f"The disk is full ({outcome.error}). Make room, then run it again.")
+            self._stop_full(outcome.error)
             return
         try:
             self.folder.note(outcome)
@@ -257,7 +256,7 @@ class Loop:
             if self.deaths[number] < MAX_DEATHS:
                 self.suspects.append(number)
             elif shutil.disk_usage(self.folder.path).free < _NO_ROOM:
-                self._stop("The disk is full. Make room, then run it again.")
+                self._stop_full()
             else:
                 self._failed(number, _KILLER)
         self.barren = 0 if in_it else self.barren + 1
@@ -270,8 +269,8 @@ class Loop:
 
     def _call_failed(self, number: int, answer: Answer) -> None:
         """Take up an exception that came from around the task: pickling, imports, a lost answer."""
-        if answer.errno in _FULL:
-            self._stop(f"The disk is full ({answer.error}). Make room, then run it again.")
+        if is_full(answer.errno):
+            self._stop_full(answer.error)
             return
         self.broken_calls += 1
         if self.broken_calls >= _BROKEN_CALLS and not self.counts["done"]:
@@ -302,9 +301,13 @@ class Loop:
             self.deadline = None
 
     def _disk_or_raise(self, error: OSError) -> None:
-        if error.errno not in _FULL:
+        if not is_full(error.errno):
             raise error
-        self._stop(f"The disk is full ({error}). Make room, then run it again.")
+        self._stop_full(str(error))
+
+    def _stop_full(self, reason: str = "") -> None:
+        said = f" ({reason})" if reason else ""
+        self._stop(f"The disk is full{said}. Make room, then run it again.")
 
     def _stop(self, why: str) -> None:
         """Start nothing more; take back what is in flight and has not started."""

@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from rlhf_theory.experiments.store import write_json
-from rlhf_theory.studies.blocks import read_json
+from rlhf_theory.experiments.store import read_json, write_json
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.tables import About
 
@@ -124,7 +123,7 @@ class Manifest:
         return self._stored()
 
     def _stored(self) -> dict[str, Held]:
-        content = read_json(self._folder / "manifest.json")
+        content = read_json(self._folder / "manifest.json") or {}
         if content.get("format") != _FORMAT:
             return {}
         try:

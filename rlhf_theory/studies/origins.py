@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from rlhf_theory.experiments.store import read_json
 from rlhf_theory.studies.messages import Path, place_of
 
 if TYPE_CHECKING:
@@ -94,10 +93,9 @@ def stored_origins(folder: FilePath | str, resolved: Mapping[str, Any]) -> dict[
     What the latest run of this very study has written; empty where none can be read.
     """
     for path in sorted(FilePath(folder, "provenance").glob("*.json"), reverse=True):
-        with suppress(OSError, ValueError):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(record, dict) and record.get("study") == resolved:
-                return {str(place): str(of) for place, of in record.get("origins", {}).items()}
+        record = read_json(path) or {}
+        if record.get("study") == resolved:
+            return {str(place): str(of) for place, of in record.get("origins", {}).items()}
     return {}
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import sysconfig
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +14,10 @@ from threadpoolctl import threadpool_limits
 
 from rlhf_theory.errors import check_positive
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.studies.attempts import told, undisturbed
+from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.exceptions import line_of, told
 from rlhf_theory.studies.progress import duration
 from rlhf_theory.studies.registry import build_learner, build_world
 from rlhf_theory.studies.tables import block_table
@@ -28,9 +26,6 @@ __all__ = ["Estimate", "estimate"]
 
 _FEW = 4
 _GROWTH = 4
-
-_OURS = Path(__file__).parents[1]
-_INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,22 +190,8 @@ def _kept(cell: Cell, errors: dict[str, str]) -> Iterator[None]:
             raise
         except BaseException as error:  # a learner may call `sys.exit`
             name = f"{cell.world_label}/{cell.learner_label}"
-            errors[name] = f"{told(error)}{_line_of(error)}"
-
-
-def _line_of(error: BaseException) -> str:
-    """Return the innermost line of the user's own code, as " (FILE, line N)"; "" for none."""
-    # The methods that a dataclass writes for itself are in no file.
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
-    others = [f for f in frames if not Path(f.filename).is_relative_to(_OURS)]
-    own = [
-        f for f in others if not any(Path(f.filename).is_relative_to(path) for path in _INSTALLED)
-    ]
-    # Nothing of the user's where settings of something built in were at fault.
-    for found in (own, others, frames):
-        if found:
-            return f" ({Path(found[-1].filename).name}, line {found[-1].lineno})"
-    return ""
+            place = line_of(error)
+            errors[name] = f"{told(error)} ({place})" if place else told(error)
 
 
 def _varied(cells: list[Cell]) -> Iterator[Cell]:

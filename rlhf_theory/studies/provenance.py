@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_info
 
 from rlhf_theory.experiments.store import write_json
 from rlhf_theory.experiments.trace import versions
-from rlhf_theory.studies.attempts import writable
+from rlhf_theory.studies.exceptions import writable
 
 __all__ = ["Provenance", "git_state", "plain_json", "surroundings"]
 

@@ -110,16 +110,18 @@ class StudyResult:
     def failures(self) -> pd.DataFrame:
         """Return the blocks that failed.
 
-        Columns ``world``, ``learner``, ``block``, ``error`` and ``traceback``.
+        Columns ``world``, ``learner``, ``block``, ``error``, ``where`` (file and line) and
+        ``traceback``.
         """
         by_key = {cell.key: cell for cell in self.cells}
         rows = []
         for name, record in self.folder.failed(self.cells).items():
             key, _, block = name.partition("/")
             cell = by_key[key]
-            said = [str(record.get(part, "")) for part in ("error", "traceback")]
+            said = [str(record.get(part, "")) for part in ("error", "where", "traceback")]
             rows.append((cell.world_label, cell.learner_label, block, *said))
-        return pd.DataFrame(rows, columns=["world", "learner", "block", "error", "traceback"])
+        columns = ["world", "learner", "block", "error", "where", "traceback"]
+        return pd.DataFrame(rows, columns=columns)
 
     # ----------------------------------------------------------------------------- tables
 

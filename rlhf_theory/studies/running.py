@@ -21,7 +21,15 @@ from rlhf_theory.studies.provenance import Provenance
 from rlhf_theory.studies.result import StudyResult
 from rlhf_theory.studies.schema import Study
 
-__all__ = ["Plan", "chosen_cells", "default_folder", "longer", "plan_study", "run_study"]
+__all__ = [
+    "Plan",
+    "chosen_cells",
+    "default_folder",
+    "longer",
+    "n_workers",
+    "plan_study",
+    "run_study",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,15 @@ class Plan:
 def default_folder(study: Study) -> Path:
     """Return ``results/NAME``."""
     return Path("results") / study.name
+
+
+def n_workers(study: Study, jobs: int | None = None) -> int:
+    """Return the workers asked for: ``jobs``, else the study's, else one per core."""
+    workers = (study.run_options.jobs or loky.cpu_count()) if jobs is None else jobs
+    if workers < 1:
+        message = f"jobs must be at least 1; got {workers}."
+        raise ValueError(message)
+    return workers
 
 
 def chosen_cells(study: Study, only: Sequence[str] = ()) -> list[Cell]:
@@ -176,10 +193,7 @@ def run_study(
     KeyboardInterrupt
         At Ctrl-C; what is finished is kept.
     """
-    workers = (study.run_options.jobs or loky.cpu_count()) if jobs is None else jobs
-    if workers < 1:
-        message = f"jobs must be at least 1; got {workers}."
-        raise ValueError(message)
+    workers = n_workers(study, jobs)
     name = backend or study.run_options.backend
     settings = {**({} if backend else study.run_options.options), **(options or {})}
     place = make_backend(name, settings)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rlhf_theory.arrays import library
 from rlhf_theory.errors import check_choice
 from rlhf_theory.experiments.store import claim_folder, write_json
+from rlhf_theory.studies.backends.pool import ONE_THREAD
 from rlhf_theory.theorems.card import Bar, Mode, Theorem, Verdict
 from rlhf_theory.theorems.stored import Task, carry_out, stored_verdict
 
@@ -23,7 +24,6 @@ __all__ = ["check_device", "reproduce"]
 
 Say = Callable[[str], None]
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Seconds between two looks at what the workers are doing.
 _GLANCE = 0.5
 
@@ -203,7 +203,7 @@ def _doing(tasks: Sequence[Task]) -> str:
 @contextmanager
 def _pool(workers: int) -> Iterator[loky.ProcessPoolExecutor]:
     pool = loky.ProcessPoolExecutor(
-        max_workers=workers, env=_ONE_THREAD, initializer=_ignore_interrupt
+        max_workers=workers, env=ONE_THREAD, initializer=_ignore_interrupt
     )
     try:
         yield pool

@@ -139,6 +139,8 @@ def test_a_failed_cell_is_reported_and_the_rest_completes(command, tmp_path):
     assert code == 1
     assert "failed: game/GSHF, 3 blocks: ShapeError: sigma must have shape" in log
     assert "left alone until `run --retry-failed`" in log
+    (line,) = [text for text in log.splitlines() if text.startswith("failed: game/GSHF")]
+    assert ".py, line " in line
     assert log.count("failed: ") == 3
     assert said.count("greedy") >= 3
     code, said, _ = command("status", out)

@@ -5,7 +5,14 @@ import os
 import pytest
 
 from rlhf_theory.experiments import store
-from rlhf_theory.experiments.store import claim_folder, folder_study, write_atomic, write_json
+from rlhf_theory.experiments.store import (
+    claim_folder,
+    folder_study,
+    read_json,
+    replaced,
+    write_atomic,
+    write_json,
+)
 
 STUDY = {"made_by": "test", "seed": 0, "sizes": (1, 2)}
 
@@ -79,3 +86,34 @@ def test_a_marker_that_is_none_of_ours_is_no_marker(tmp_path, content):
     assert folder_study(tmp_path) is None
     with pytest.raises(ValueError, match="holds other files"):
         claim_folder(tmp_path, STUDY)
+
+
+def test_a_file_that_is_written_in_parts_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"old")
+    with replaced(path) as temporary:
+        temporary.write_bytes(b"new, ")
+        assert path.read_bytes() == b"old"
+        with temporary.open("ab") as stream:
+            stream.write(b"all of it")
+    assert path.read_bytes() == b"new, all of it"
+
+    def stop_halfway():
+        with replaced(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        stop_halfway()
+    assert path.read_bytes() == b"new, all of it"
+    assert [p.name for p in tmp_path.iterdir()] == ["large.bin"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff"])
+def test_json_that_cannot_be_read_is_none(tmp_path, content):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_json(path) is None
+    write_json(path, {"a": 1})
+    assert read_json(path) == {"a": 1}

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from rlhf_theory.studies.attempts import Answer, Attempt, Marks, told, undisturbed, writable
+from rlhf_theory.studies.attempts import Answer, Attempt, Marks, undisturbed
+from rlhf_theory.studies.exceptions import told, writable
 from tests.helpers.unruly import MuteError, StopEverythingError
 
 

@@ -17,8 +17,9 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from rlhf_theory.experiments.runner import run
+from rlhf_theory.experiments.store import read_json
 from rlhf_theory.studies import blocks
-from rlhf_theory.studies.blocks import Task, compute, read_json, record_failure
+from rlhf_theory.studies.blocks import Task, compute, record_failure
 from rlhf_theory.studies.recording import recorded_rounds
 from rlhf_theory.studies.registry import build_learner, build_world
 from rlhf_theory.studies.tables import about_of, block_table, read_block
