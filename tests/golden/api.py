@@ -160,10 +160,10 @@ def run(
         part = bandit.block(first, min(first + block, bandit.n_replicas))
         key = Key(seed).block(0).block(first).child("offline")
         start.append(to_numpy(part.offline_data(key, pairs, part.behaviour(coverage)).n_labels))
-    return _online(trace, np.concatenate(start))
+    return online_trace(trace, np.concatenate(start))
 
 
-def _online(trace: Any, start: np.ndarray) -> dict[str, np.ndarray]:
+def online_trace(trace: Any, start: np.ndarray) -> dict[str, np.ndarray]:
     """Return a trace in which the labels of a row are those behind its policy."""
     found = dict(trace.arrays)
     before = np.asarray(start, dtype=float)[:, None]

@@ -20,8 +20,15 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def language_cases() -> dict[str, Case]:
+    """The cases that need torch and transformers."""
+    from tests.golden import language  # noqa: PLC0415
+
+    return language.cases()
+
+
 def all_cases() -> dict[str, Case]:
-    return {**parts.cases(), **runs.cases(), **cards.cases()}
+    return {**language_cases(), **parts.cases(), **runs.cases(), **cards.cases()}
 
 
 def small_cases() -> dict[str, Case]:

@@ -1,0 +1,229 @@
+"""As `api`, for the language-model side: the only part of the golden record that calls it."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import torch
+
+from llm_bridge.jobs.iterate import IterateJob
+from llm_bridge.jobs.learners import LearnerOptions
+from llm_bridge.jobs.sources import ModelSource
+from llm_bridge.language.sampler import BatchedSampler
+from llm_bridge.planning.direct import DirectPreference, IterativeDirect
+from llm_bridge.planning.planners import DPOPlanner, plan_quality
+from llm_bridge.planning.rejection import Imitation
+from llm_bridge.planning.self_play import SelfPlay
+from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.tiny import split_prompts, untrained
+from llm_bridge.training.settings import TrainingSettings
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.experiments import run as run_package
+from rlhf_theory.oracles import feedback_from
+from rlhf_theory.oracles.bradley_terry import BradleyTerry
+from rlhf_theory.randomness import Key, categorical
+from rlhf_theory.rewards import LinearReward, ProbabilityPreference, SkewBilinear
+from tests.golden.api import columns, enhancer, learner, online_trace
+from tests.helpers.prompts import TokenFeatures
+
+ETA = 0.5
+KEY = Key(3)
+PROMPTS = ("what color is oak ?", "what color is pine ?", "what color is elm ?", "is oak good")
+TRAINING = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3}
+
+REWARD = LinearReward(torch.tensor([[2.0, -3.0, 1.0]], dtype=torch.float64))
+PREFERENCE = ProbabilityPreference(
+    SkewBilinear(torch.tensor([[1.0, -2.0, 0.5, 3.0, -2.0, 2.5]], dtype=torch.float64))
+)
+
+_PLANNERS = {"dpo": DPOPlanner, "self-play": SelfPlay, "imitation": Imitation}
+_DIRECT = {"direct": DirectPreference, "iterative-direct": IterativeDirect}
+
+
+@cache
+def pi0() -> LanguageModelPolicy:
+    return LanguageModelPolicy(
+        untrained(hidden=32, layers=2, spread=0.3), BatchedSampler(max_new_tokens=4)
+    )
+
+
+@cache
+def problem(eta: float = ETA) -> PromptProblem:
+    """Four prompts with pools of six draws, and features of the tokens."""
+    return PromptProblem(PROMPTS, pi0(), pool_size=6, eta=eta, features=TokenFeatures(3))
+
+
+def training(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(**{**TRAINING, **changes})
+
+
+def planner(kind: str, **settings: Any) -> Any:
+    """A planning oracle that trains pi0 of the problem."""
+    return _PLANNERS[kind](pi0(), **{"settings": training(), **settings})
+
+
+def direct(kind: str, **settings: Any) -> Any:
+    """A learner that trains on labels."""
+    return _DIRECT[kind](pi0(), **{"settings": training(), **settings})
+
+
+def labelled(pairs: int, key: Key = KEY) -> Any:
+    """Data of pairs of draws from pi0, with Bradley-Terry labels of the reward."""
+    given = problem()
+    x = given.sample_contexts(key.child("x"), pairs)
+    a1, a2 = (
+        categorical(x.log_pi0, key.child(name).uniform(1, pairs, like=x.like))
+        for name in ("a1", "a2")
+    )
+    labels = feedback_from(BradleyTerry(REWARD))(x, a1, a2, key.child("y"))
+    return given.empty_data().add(x, a1, a2, labels)
+
+
+def about_pools() -> dict[str, Any]:
+    """The pools that everything else is about."""
+    pools = problem().pools
+    return {
+        "log_mass": pools.log_mass,
+        "log_pi0": pools.log_pi0,
+        "responses": [r.text for row in pools.responses for r in row],
+        "phi": to_numpy(problem().table.phi),
+    }
+
+
+def about_plan(plan: Any) -> dict[str, Any]:
+    """What a plan is on the pools."""
+    return {
+        "log_pi": to_numpy(plan.value.log_probs(problem().table)),
+        "residual": to_numpy(plan.residual),
+        "converged": to_numpy(plan.converged),
+        "steps": plan.n_iter,
+    }
+
+
+def plan(made: Any, *, game: bool = False, start: Any = None) -> Any:
+    """Plan for the reward or the preference on the pools."""
+    return made(PREFERENCE if game else REWARD, problem(), KEY, start)
+
+
+def fit(made: Any, data: Any) -> Any:
+    """Call an offline learner."""
+    return made(problem(), data, KEY)
+
+
+def run(
+    made: Any,
+    *,
+    rounds: int = 2,
+    game: bool = False,
+    refresh: bool = False,
+    data: Any = None,
+) -> dict[str, Any]:
+    """Return trace and last policy of an online learner; every policy meets the first pools."""
+    fixed = problem()
+    last: list[Any] = []
+
+    def evaluate(policy: Any) -> dict[str, Any]:
+        last[:] = [policy]
+        quality = plan_quality(policy, REWARD, fixed, KEY)
+        return {"gap": quality.gap, "kl": quality.kl_to_reference}
+
+    trace = run_package(
+        made,
+        fixed.for_preferences() if game else fixed,
+        n_rounds=rounds,
+        seed=1,
+        feedback=feedback_from(PREFERENCE_ORACLE if game else BradleyTerry(REWARD)),
+        evaluate=evaluate,
+        between=PromptProblem.refresh if refresh else None,
+        data=data,
+    )
+    start = np.zeros(1) if data is None else to_numpy(data.n_labels)
+    return {
+        **online_trace(trace, start),
+        "last log_pi": to_numpy(last[0].log_probs(fixed.table)),
+    }
+
+
+class _GamePreference:
+    """The preference as the law of labels."""
+
+    def prob(self, contexts: Any, a1: Any, a2: Any) -> Any:
+        win = PREFERENCE.payoff(contexts) + 0.5
+        rows = torch.take_along_dim(win, a1[..., None, None], dim=-2)[..., 0, :]
+        return torch.take_along_dim(rows, a2[..., None], dim=-1)[..., 0]
+
+
+PREFERENCE_ORACLE = _GamePreference()
+
+
+def online(planned: Any, explores: str, batch: int = 60) -> Any:
+    """The online learner of the theory package with a planning oracle that trains."""
+    return learner(
+        "online-iterative", enhancer=enhancer(explores), batch_size=batch, planner=planned
+    )
+
+
+def nash(planned: Any, explores: str, batch: int = 60) -> Any:
+    return learner(
+        "nash-game",
+        enhancer=enhancer(explores),
+        batch_size=batch,
+        game="probability",
+        planner=planned,
+    )
+
+
+def iterate(options: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Return what two rounds of `lm iterate` on the tiny world leave behind."""
+    trains = options.get("planner") != "pools"
+    given: dict[str, Any] = {
+        "learner": _options(options),
+        "rounds": 2,
+        "eta": 0.5,
+        "pool_size": 3,
+        "max_new_tokens": 6,
+    }
+    if trains:
+        given |= {"training": training(steps=3), "samples": 2}
+    if "preference" not in settings:
+        settings["labels"] = "llm_bridge.tiny:gold_reward"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        pi0().model.save(home / "model")
+        prompts = split_prompts(Key(0))[0][:12]
+        (home / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
+        source = ModelSource(name=str(home / "model"))
+        job = IterateJob(file=home / "prompts.txt", source=source, **{**given, **settings})
+        out = home / "out"
+        out.mkdir()
+        # Figures take most of the time of a small run.
+        with mock.patch("llm_bridge.jobs.iterate.draw_results", return_value={}):
+            job.run(out, lambda _line: None)
+        found = _shifted(columns(pd.read_parquet(out / "trace.parquet")))
+        for path in sorted((out / "rounds").glob("*.parquet")):
+            for name, values in columns(pd.read_parquet(path)).items():
+                found[f"rounds/{path.stem}/{name}"] = values
+        if trains:
+            trained = ModelSource(name=str(out / "model")).policy(max_new_tokens=6, batch_size=32)
+            found["last log_pi"] = to_numpy(trained.log_probs(problem().table))
+    return found
+
+
+def _options(options: dict[str, Any]) -> LearnerOptions:
+    given = {"batch_size": 12, **options}
+    if given.get("enhancer") == "from-reference":
+        given["enhancer"] = "reference"
+    return LearnerOptions(**given)
+
+
+def _shifted(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a stored trace of one replica with the labels behind the policy of each row."""
+    later = found["labels"]
+    return {**found, "labels": np.concatenate([[0.0], later[:-1]])}
