@@ -33,7 +33,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from tests.golden import store
-from tests.golden.cases import SMALL_RECORD, Case, all_cases, one_thread, small_cases
+from tests.golden.cases import (
+    SMALL_RECORD,
+    Case,
+    all_cases,
+    one_thread,
+    small_cases,
+    small_language,
+)
 
 
 def say(text: str) -> None:
@@ -111,7 +118,9 @@ def compare(out: Path, patterns: list[str], tolerance: float | None) -> int:
 
 
 def record_small() -> int:
-    values = {name: store.as_arrays(case()) for name, case in small_cases().items()}
+    values = {}
+    for name, case in {**small_cases(), **small_language()}.items():
+        values[name] = store.as_arrays(case())
     store.write_text(SMALL_RECORD, values)
     say(f"{SMALL_RECORD}: {len(values)} cases, {SMALL_RECORD.stat().st_size / 1000:.0f} kB")
     return 0

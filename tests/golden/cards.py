@@ -95,3 +95,15 @@ def cases() -> dict[str, Case]:
         api.study, STUDY.replace('grid = "all"', 'grid = "log"\npoints = 4')
     )
     return found
+
+
+def small_cases() -> dict[str, Case]:
+    """A short study and two cards with few replicas, for the test."""
+    short = STUDY.replace(
+        "replicas = 5\nblock = 3\nrounds = 6", "replicas = 2\nblock = 1\nrounds = 2"
+    )
+    return {
+        "study/tables": partial(api.study, short.replace("{ grid = [2, 3] }", "2")),
+        "cards/chi-squared": partial(api.card, "chi-squared", replicas=4),
+        "cards/greedy-fails": partial(api.card, "greedy-fails", replicas=4),
+    }

@@ -32,4 +32,11 @@ def all_cases() -> dict[str, Case]:
 
 
 def small_cases() -> dict[str, Case]:
-    return {}
+    """The cases of the test, short ones; those of the language models are `small_language`."""
+    return {**parts.small_cases(), **runs.small_cases(), **cards.small_cases()}
+
+
+def small_language() -> dict[str, Case]:
+    from tests.golden import language  # noqa: PLC0415
+
+    return language.small_cases()

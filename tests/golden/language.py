@@ -108,7 +108,7 @@ def cases() -> dict[str, Case]:
         _run, partial(_nash, "from-reference"), game=True, refresh=True
     )
 
-    game = {"preference": "llm_bridge.tiny:gold_preference"}
+    game = {"general": True}
     for name, (options, settings) in {
         "online": ({}, {}),
         "online scaled": ({"enhancer": "from-reference", "loss": "ipo"}, {"label_scale": 2.0}),
@@ -121,7 +121,29 @@ def cases() -> dict[str, Case]:
         "nash pools": ({"learner": "nash", "planner": "pools"}, game),
     }.items():
         found[f"iterate/{name}"] = partial(language_api.iterate, options, **settings)
-    return {f"language/{name}": case for name, case in found.items()}
+    return {f"language/{name}": partial(_anew, case) for name, case in found.items()}
+
+
+def small_cases() -> dict[str, Case]:
+    """A few of them, for the test."""
+    chosen = (
+        *("pools", "plan/dpo", "plan/dpo infonca", "plan/self-play inpo"),
+        *("plan/imitation rejection 2", "direct/margin", "iterative-direct/best-worst"),
+        *("iterative-direct/refreshed", "online/refreshed", "nash/information-ratio"),
+    )
+    found = {f"language/{name}": cases()[f"language/{name}"] for name in chosen}
+    for name, (options, settings) in {
+        "online": ({"enhancer": "from-reference"}, {}),
+        "nash": ({"learner": "nash", "self_play_rounds": 1}, {"general": True}),
+    }.items():
+        case = partial(language_api.iterate, options, details=False, **settings)
+        found[f"language/iterate/{name}"] = partial(_anew, case)
+    return found
+
+
+def _anew(case: Case) -> dict[str, Any]:
+    language_api.forget()
+    return case()
 
 
 def _iterative(batch_size: int = 16, **settings: Any) -> Any:

@@ -60,6 +60,12 @@ def problem(eta: float = ETA) -> PromptProblem:
     return PromptProblem(PROMPTS, pi0(), pool_size=6, eta=eta, features=TokenFeatures(3))
 
 
+def forget() -> None:
+    """Begin anew: what was scored before, and in which batches, moves last bits."""
+    pi0.cache_clear()
+    problem.cache_clear()
+
+
 def training(**changes: Any) -> TrainingSettings:
     return TrainingSettings(**{**TRAINING, **changes})
 
@@ -180,8 +186,10 @@ def nash(planned: Any, explores: str, batch: int = 60) -> Any:
     )
 
 
-def iterate(options: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    """Return what two rounds of `lm iterate` on the tiny world leave behind."""
+def iterate(
+    options: dict[str, Any], *, general: bool = False, details: bool = True, **settings: Any
+) -> dict[str, Any]:
+    """Return what two rounds of `lm iterate` leave behind; labels by reward or by preference."""
     trains = options.get("planner") != "pools"
     given: dict[str, Any] = {
         "learner": _options(options),
@@ -192,12 +200,12 @@ def iterate(options: dict[str, Any], **settings: Any) -> dict[str, Any]:
     }
     if trains:
         given |= {"training": training(steps=3), "samples": 2}
-    if "preference" not in settings:
-        settings["labels"] = "llm_bridge.tiny:gold_reward"
+    what = "preference" if general else "labels"
+    given[what] = f"tests.golden.letters:{'preference' if general else 'reward'}"
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         pi0().model.save(home / "model")
-        prompts = split_prompts(Key(0))[0][:12]
+        prompts = split_prompts(Key(0))[0][:20]
         (home / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
         source = ModelSource(name=str(home / "model"))
         job = IterateJob(file=home / "prompts.txt", source=source, **{**given, **settings})
@@ -207,7 +215,7 @@ def iterate(options: dict[str, Any], **settings: Any) -> dict[str, Any]:
         with mock.patch("llm_bridge.jobs.iterate.draw_results", return_value={}):
             job.run(out, lambda _line: None)
         found = _shifted(columns(pd.read_parquet(out / "trace.parquet")))
-        for path in sorted((out / "rounds").glob("*.parquet")):
+        for path in sorted((out / "rounds").glob("*.parquet")) if details else ():
             for name, values in columns(pd.read_parquet(path)).items():
                 found[f"rounds/{path.stem}/{name}"] = values
         if trains:

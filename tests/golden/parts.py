@@ -163,6 +163,16 @@ def cases() -> dict[str, Case]:
     return found
 
 
+def small_cases() -> dict[str, Case]:
+    """Every loss once, made and planned, and every planner, for the test."""
+    found = {name: case for name, case in cases().items() if name.startswith("losses/make/")}
+    for name in api.PLANNING_LOSSES:
+        found[f"losses/planning 0.3/{name}"] = cases()[f"losses/planning 0.3/{name}"]
+    for name in api.PLANNERS:
+        found[f"planners/{name} absent"] = cases()[f"planners/{name} absent"]
+    return found
+
+
 def unrecorded_losses() -> set[str]:
     """Losses of the package that no case makes."""
     return {*api.PAIR_LOSSES, *api.GROUP_LOSSES} - {kind for kind, _ in LOSSES.values()}

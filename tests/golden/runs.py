@@ -149,14 +149,14 @@ RULES: dict[str, Callable[[], Any]] = {
 
 def offline_run(make: Callable[[], Any], world: str, **more: Any) -> dict[str, np.ndarray]:
     kind, settings = WORLDS[world]
-    settings = {**settings, "coverage": more.pop("coverage", 0.0)}
+    settings = {**settings, **{k: more.pop(k) for k in ("coverage", "replicas") if k in more}}
     given = {"pairs": [0, 7, 60], "seed": 2, "block": BLOCK} | more
     return api.run(make(), bandit(kind, **settings), **given)
 
 
 def online_run(make: Callable[[], Any], world: str, **more: Any) -> dict[str, np.ndarray]:
     kind, settings = WORLDS[world]
-    settings = {**settings, "coverage": more.pop("coverage", 0.0)}
+    settings = {**settings, **{k: more.pop(k) for k in ("coverage", "replicas") if k in more}}
     given = {"rounds": 4, "seed": 2, "block": BLOCK} | more
     return api.run(make(), bandit(kind, **settings), **given)
 
@@ -200,4 +200,28 @@ def cases() -> dict[str, Case]:
                     world,
                     rounds=3,
                 )
+    return found
+
+
+def small_cases() -> dict[str, Case]:
+    """Short runs of every learner and every rule, for the test."""
+    found: dict[str, Case] = {}
+    short = {"replicas": 2, "block": 1}
+    for world in ("linear own", "linear fresh", "intransitive"):
+        for name, make in OFFLINE.items():
+            found[f"runs/{world}/{name}"] = partial(
+                offline_run, make, world, pairs=[7, 60], coverage=0.25, **short
+            )
+        for name, make in ONLINE.items():
+            found[f"runs/{world}/{name}"] = partial(
+                online_run, make, world, rounds=2, pairs=5, **short
+            )
+    for name, make in RULES.items():
+        found[f"rules/linear own/{name}"] = partial(
+            offline_run,
+            lambda make=make: learner("offline-pessimistic", radius=make()),
+            "linear own",
+            pairs=[40],
+            **short,
+        )
     return found
