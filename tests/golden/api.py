@@ -273,8 +273,18 @@ def columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return found
 
 
+# What a study file of the record says, and what it has to say today.
+_STUDY_WORDS = {
+    "format = 2": "format = 1",
+    'kind = "adaptive"': 'kind = "r2-prime"',
+    "\npairs = 20\n": "\nn_offline = 20\n",
+}
+
+
 def study(toml: str) -> dict[str, np.ndarray]:
     """Return the block tables of a study, ``cell/block/column``."""
+    for word, today in _STUDY_WORDS.items():
+        toml = toml.replace(word, today)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "golden.toml"
         path.write_text(toml, encoding="utf-8")
@@ -285,5 +295,5 @@ def study(toml: str) -> dict[str, np.ndarray]:
             for block in sorted((Path(folder) / "out" / "cells" / cell.key).glob("r*.parquet")):
                 table, _ = read_block(block)
                 for name, values in columns(table.to_pandas()).items():
-                    found[f"{cell.world}/{cell.learner}/{block.stem}/{name}"] = values
+                    found[f"{cell.world_label}/{cell.learner_label}/{block.stem}/{name}"] = values
     return found

@@ -8,7 +8,7 @@ from tests.golden import api
 from tests.golden.runs import Case
 
 STUDY = """\
-format = 1
+format = 2
 name = "golden"
 title = "Every kind of learner"
 seed = 3
@@ -46,7 +46,7 @@ label = "greedy"
 [[learner]]
 kind = "offline-pessimistic"
 label = "pessimistic"
-radius = { kind = "scaled", multiplier = 0.1, rule = { kind = "r2-prime", theta_bound = 1.0 } }
+radius = { kind = "scaled", multiplier = 0.1, rule = { kind = "adaptive", theta_bound = 1.0 } }
 
 [[learner]]
 kind = "ensemble-minimum"
@@ -55,6 +55,7 @@ label = "ensemble minimum"
 [[learner]]
 kind = "uncertainty-weighted"
 label = "UWO"
+coverage = 0.3
 
 [[learner]]
 kind = "offline-pessimistic-nash"
@@ -71,7 +72,8 @@ enhancer = { kind = "optimistic", form = "constrained" }
 kind = "online-iterative"
 label = "hybrid"
 batch_size = 8
-n_offline = 20
+pairs = 20
+coverage = 0.5
 enhancer = "from-reference"
 
 [[learner]]
@@ -104,6 +106,6 @@ def small_cases() -> dict[str, Case]:
     )
     return {
         "study/tables": partial(api.study, short.replace("{ grid = [2, 3] }", "2")),
-        "cards/chi-squared": partial(api.card, "chi-squared", replicas=4),
-        "cards/greedy-fails": partial(api.card, "greedy-fails", replicas=4),
+        "cards/online-against-offline": partial(api.card, "online-against-offline", replicas=2),
+        "cards/fast-rates": partial(api.card, "fast-rates", replicas=2),
     }

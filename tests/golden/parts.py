@@ -64,7 +64,7 @@ _GIVEN = {
 _GROUP = {"reference": "log_ref", "lengths": "lengths"}
 
 
-def random_pairs(n: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
+def random_pairs(n: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
     """Everything that a comparison can have, shape ``(n,)``."""
     draw = np.random.default_rng(seed)
     a = {f"length_{s}": draw.integers(1, 9, n).astype(float) for s in "wl"}
@@ -78,7 +78,7 @@ def random_pairs(n: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
     return a
 
 
-def random_groups(n: int = 6, k: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
+def random_groups(n: int = 4, k: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
     """Everything that a group can have, shape ``(n, K)``."""
     draw = np.random.default_rng(seed)
     lengths = draw.integers(1, 9, (n, k)).astype(float)
