@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llm_bridge.planning.self_play import SelfPlay
     from llm_bridge.pools.policy import LanguageModelPolicy
     from llm_bridge.pools.problem import PromptProblem
+    from llm_bridge.pools.world import PromptWorld
     from llm_bridge.rewards.models import fit_head
     from llm_bridge.rewards.trained import TrainedReward
     from llm_bridge.rewards.training import train_reward
@@ -55,6 +56,7 @@ _HOME = {
     "PairwisePreferenceModel": "labels.judges",
     "Prompt": "language.models",
     "PromptProblem": "pools.problem",
+    "PromptWorld": "pools.world",
     "RewardModelOracle": "labels.oracles",
     "RowCache": "storage.cache",
     "SelfPlay": "planning.self_play",
@@ -93,6 +95,7 @@ __all__ = [
     "PairwisePreferenceModel",
     "Prompt",
     "PromptProblem",
+    "PromptWorld",
     "RewardModelOracle",
     "RowCache",
     "SelfPlay",

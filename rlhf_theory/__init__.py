@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from rlhf_theory.experiments import Trace, run
     from rlhf_theory.oracles import feedback_from
     from rlhf_theory.randomness import Key
-    from rlhf_theory.studies.result import StudyResult
-    from rlhf_theory.studies.schema import Study
+    from rlhf_theory.study import Study, StudyResult
 
 __all__ = [
     "EnsembleMinimum",
@@ -74,8 +73,8 @@ _MODULES = {
     "run": "rlhf_theory.experiments",
     "feedback_from": "rlhf_theory.oracles",
     "Key": "rlhf_theory.randomness",
-    "Study": "rlhf_theory.studies.schema",
-    "StudyResult": "rlhf_theory.studies.result",
+    "Study": "rlhf_theory.study",
+    "StudyResult": "rlhf_theory.study",
 }
 
 

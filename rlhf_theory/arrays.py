@@ -15,6 +15,7 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = [
     "Array",
@@ -89,7 +90,7 @@ def is_numpy(x: Array) -> bool:
     return isinstance(x, np.ndarray)
 
 
-def as_like(values: Any, like: Array) -> Array:
+def as_like(values: ArrayLike | Array, like: Array) -> Array:
     """Return ``values`` in the library, on the device and with the dtype of ``like``."""
     if isinstance(like, np.ndarray):
         return np.asarray(to_numpy(values), dtype=like.dtype)
@@ -99,7 +100,7 @@ def as_like(values: Any, like: Array) -> Array:
     return _from_host(np.asarray(to_numpy(values)), like.dtype, like)
 
 
-def int_like(values: Any, like: Array) -> Array:
+def int_like(values: ArrayLike | Array, like: Array) -> Array:
     """Return integer ``values`` (dtype int64) in the library and on the device of ``like``."""
     if isinstance(like, np.ndarray):
         return np.asarray(to_numpy(values), dtype=np.int64)
@@ -107,7 +108,7 @@ def int_like(values: Any, like: Array) -> Array:
     return _from_host(np.asarray(to_numpy(values), dtype=np.int64), xp.int64, like)
 
 
-def _from_host(host: np.ndarray, dtype: Any, like: Array) -> Array:
+def _from_host(host: np.ndarray, dtype: object, like: Array) -> Array:
     """Return a copy of a host array: a read-only one must not become a writable view elsewhere."""
     copy = np.array(host, order="C", copy=True)
     return namespace(like).asarray(copy, dtype=dtype, device=compat.device(like))
@@ -131,7 +132,7 @@ def arange_like(n: int, like: Array) -> Array:
     return xp.arange(n, dtype=xp.int64, device=compat.device(like))
 
 
-def to_numpy(x: Any) -> np.ndarray:
+def to_numpy(x: ArrayLike | Array) -> np.ndarray:
     """Return a NumPy array with the values of ``x``, wherever they live."""
     if isinstance(x, np.ndarray):
         return x

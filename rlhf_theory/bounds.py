@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from rlhf_theory.arrays import Array, namespace, sigmoid
 from rlhf_theory.errors import check_nonnegative, check_positive, check_probability
@@ -49,11 +49,11 @@ def curvature(m: Array) -> Array:
 
 
 def fixed_noise(dim: int, delta: float) -> float:
-    r"""Return the noise level ``G`` of R1, for a design that is fixed in advance.
+    r"""Return the noise level ``G`` for a design that is fixed in advance.
 
     .. math:: G^2 = \tfrac14 \bigl(d + 2 \sqrt{d \log(1/\delta)} + 2 \log(1/\delta)\bigr)
 
-    Source: Hsu, Kakade and Zhang (2012), ECP 17, Theorem 2.1; theory sheet 10.2.
+    Source: Hsu, Kakade and Zhang (2012), ECP 17, Theorem 2.1; R1 of theory sheet 10.2.
     """
     check_probability("delta", delta)
     log = math.log(1.0 / delta)
@@ -61,7 +61,7 @@ def fixed_noise(dim: int, delta: float) -> float:
 
 
 def adaptive_noise(log_det: Array, dim: int, lam: float, delta: float) -> Array:
-    r"""Return the noise level ``G`` of R2, for any predictable design and all times at once.
+    r"""Return the noise level ``G`` for any predictable design and all times at once.
 
     .. math:: G^2 = \tfrac14 \bigl(2 \log(1/\delta) + \log\det V - d \log\lambda\bigr)
 
@@ -72,7 +72,7 @@ def adaptive_noise(log_det: Array, dim: int, lam: float, delta: float) -> Array:
     dim, lam, delta
         ``d``, the positive ``lambda`` inside ``V``, failure probability.
 
-    Source: Abbasi-Yadkori, Pal and Szepesvari (2011), Theorem 1; theory sheet 10.3.
+    Source: Abbasi-Yadkori, Pal and Szepesvari (2011), Theorem 1; R2 of theory sheet 10.3.
     """
     check_probability("delta", delta)
     check_positive("lam", lam)
@@ -89,74 +89,74 @@ def _root(square: Array) -> Array:
 
 
 def global_radius(noise: Array, gamma: Array, lam: float, theta_bound: float) -> Array:
-    r"""Return R1 or R2: the radius in ``V`` for the MLE over the ball ``|theta| <= B``.
+    r"""Return the radius in ``V`` for the MLE over the ball ``|theta| <= B``, by its excess loss.
 
     .. math:: G / \gamma_M + \sqrt{G^2 / \gamma_M^2 + 4 \lambda B^2}
 
-    ``noise`` is `fixed_noise` for R1 and `adaptive_noise` for R2.
+    ``noise`` is `fixed_noise` or `adaptive_noise`.
 
-    Source: theory sheet 10.2, 10.3 (derived there); [2301.11270], Lemma 3.1 for the form.
+    Source: R1, R2 of theory sheet 10.2, 10.3 (derived there); [2301.11270], Lemma 3.1 for the form.
     """
     ratio = noise / gamma
     return ratio + (ratio * ratio + 4.0 * lam * theta_bound**2) ** 0.5
 
 
 def fixed_radius(noise: Array, gamma: Array, lam: float, theta_bound: float) -> Array:
-    r"""Return R1', half as long as R1 under the same assumptions.
+    r"""Return the radius for a fixed design, half as long as `global_radius`.
 
     .. math:: \sqrt{G^2 / \gamma_M^2 + 4 \lambda B^2}
 
-    Source: theory sheet 10.2 (first-order optimality of the constrained MLE).
+    Source: R1' of theory sheet 10.2 (first-order optimality of the constrained MLE).
     """
     ratio = noise / gamma
     return (ratio * ratio + 4.0 * lam * theta_bound**2) ** 0.5
 
 
 def adaptive_radius(noise: Array, gamma: Array, lam: float, theta_bound: float) -> Array:
-    r"""Return R2', about half as long as R2 under the same assumptions.
+    r"""Return the radius for any predictable design, about half as long as `global_radius`.
 
     .. math:: \tfrac12 \bigl(G / \gamma_M + \sqrt{G^2 / \gamma_M^2 + 16 \lambda B^2}\bigr)
 
-    Source: theory sheet 10.3.
+    Source: R2' of theory sheet 10.3.
     """
     ratio = noise / gamma
     return 0.5 * (ratio + (ratio * ratio + 16.0 * lam * theta_bound**2) ** 0.5)
 
 
 def ridge_radius(noise: Array, gamma: Array, ridge: float, theta_bound: float) -> Array:
-    r"""Return the ridge form of R2: for the minimiser of ``L + (ridge / 2) |theta|^2``.
+    r"""Return the radius for the minimiser of ``L + (ridge / 2) |theta|^2``.
 
     .. math:: (G + \sqrt{\lambda \gamma_M}\, B) / \gamma_M
               \quad\text{in}\quad V' = \sum z z^\top + (\lambda / \gamma_M) I
 
     with ``G`` evaluated with ``V'``. Valid where the ridge estimate lies in the ball.
 
-    Source: theory sheet 10.3.
+    Source: the ridge form of R2, theory sheet 10.3.
     """
     return (noise + (ridge * gamma) ** 0.5 * theta_bound) / gamma
 
 
 def likelihood_ratio_threshold(
-    n: Array, dim: int, theta_bound: float, z_max: Array, delta: float
+    labels: Array, dim: int, theta_bound: float, z_max: Array, delta: float
 ) -> Array:
-    r"""Return the threshold of R3 on ``L(theta) - L(theta_hat)`` within the ball.
+    r"""Return the likelihood-ratio threshold on ``L(theta) - L(theta_hat)`` within the ball.
 
     .. math:: \log(1/\delta) + d \log\max(e, 2 e B n z_{max} / d)
 
     Parameters
     ----------
-    n
-        Number of labels, shape ``(R,)``.
+    labels
+        Number ``n`` of labels, shape ``(R,)``.
     dim, theta_bound, delta
         ``d``, ``B``, failure probability.
     z_max
         Bound on ``|z|``, shape ``(R,)`` or a number.
 
-    Source: Lee, Yun and Jun (2024), unified confidence sequences; theory sheet 10.4.
+    Source: Lee, Yun and Jun (2024), unified confidence sequences; R3 of theory sheet 10.4.
     """
     check_probability("delta", delta)
-    xp = namespace(n)
-    inside = (2.0 * math.e * theta_bound / dim) * n * z_max
+    xp = namespace(labels)
+    inside = (2.0 * math.e * theta_bound / dim) * labels * z_max
     floor = xp.full_like(inside, math.e)
     return math.log(1.0 / delta) + dim * xp.log(xp.maximum(inside, floor))
 
@@ -167,9 +167,9 @@ def hessian_radius(threshold: Array, theta_bound: float, z_max: Array, lam: floa
     .. math:: \sqrt{(2 + 2 B z_{max})\,\tau + 4 \lambda B^2}
 
     for ``theta_hat`` the MLE over the ball and ``tau`` a threshold on
-    ``L(theta) - L(theta_hat)`` (R3, R4).
+    ``L(theta) - L(theta_hat)``, by likelihood ratio or mixture.
 
-    Source: theory sheet 10.4 (self-concordance).
+    Source: R3 and R4 of theory sheet 10.4 (self-concordance).
     """
     return ((2.0 + 2.0 * theta_bound * z_max) * threshold + 4.0 * lam * theta_bound**2) ** 0.5
 
@@ -197,25 +197,25 @@ def laplace_log_evidence(
 
 
 def mixture_threshold(log_evidence: Array, loss: Array, delta: float) -> Array:
-    r"""Return the threshold of R4 on ``L(theta) - L(theta_hat)``.
+    r"""Return the mixture threshold on ``L(theta) - L(theta_hat)``.
 
     .. math:: -\log \int e^{-L}\,dQ + \log(1/\delta) - L(\hat\theta)
 
     Valid at all times at once, for any prior fixed in advance and any predictable design
     (Ville's inequality); ``loss`` is ``L(theta_hat)``, shape ``(R,)``.
 
-    Source: theory sheet 10.5.
+    Source: R4 of theory sheet 10.5.
     """
     check_probability("delta", delta)
     return -log_evidence + math.log(1.0 / delta) - loss
 
 
 def class_threshold(size: float, delta: float) -> float:
-    """Return ``log(size / delta)``: R4 for a finite class with the uniform prior.
+    """Return ``log(size / delta)``: `mixture_threshold` for a finite class, uniform prior.
 
     A threshold on ``L(theta) - L(theta_hat)``, ``theta_hat`` the best member of the class.
 
-    Source: theory sheet 10.5.
+    Source: R4 of theory sheet 10.5.
     """
     check_probability("delta", delta)
     check_positive("size", size)
@@ -251,18 +251,18 @@ def pessimistic_mle_radius(
 
 
 def wilks_threshold(dim: int, delta: float) -> float:
-    """Return the threshold of R5, half the ``1 - delta`` quantile of chi-squared with ``d`` df.
+    """Return half the ``1 - delta`` quantile of chi-squared with ``d`` df, a threshold.
 
     The square root of twice it is the radius in ``H(theta_hat)``. Asymptotic, at one time that is
     fixed in advance.
 
-    Source: Wilks (1938); theory sheet 10.6.
+    Source: Wilks (1938); R5 of theory sheet 10.6.
     """
     check_probability("delta", delta)
-    return 0.5 * float(chi2.isf(delta, dim))
+    return 0.5 * float(chdtri(dim, delta))
 
 
-def elliptical_potential(n_rounds: float, lam: float, dim: int, z_max: float = 2.0) -> float:
+def elliptical_potential(rounds: float, lam: float, dim: int, z_max: float = 2.0) -> float:
     r"""Return ``d log(1 + T z_max^2 / (lambda d))``.
 
     Bounds ``sum_t log(1 + |v_t|^2_{Sigma_t^-1})`` when round ``t`` adds a matrix of at least
@@ -271,11 +271,11 @@ def elliptical_potential(n_rounds: float, lam: float, dim: int, z_max: float = 2
     Source: theory sheet 1.3.
     """
     check_positive("lam", lam)
-    check_nonnegative("n_rounds", n_rounds)
-    return dim * math.log1p(n_rounds * z_max**2 / (lam * dim))
+    check_nonnegative("rounds", rounds)
+    return dim * math.log1p(rounds * z_max**2 / (lam * dim))
 
 
-def elliptical_potential_rounds(n_rounds: float, lam: float, dim: int, z_max: float = 2.0) -> float:
+def elliptical_potential_rounds(rounds: float, lam: float, dim: int, z_max: float = 2.0) -> float:
     r"""Return ``d log(1 + T z_max^2 / (lambda d)) / log 2``.
 
     Bounds the number of rounds with ``|v_t|_{Sigma_t^-1} > 1``; once ``T`` exceeds it, one round
@@ -283,4 +283,4 @@ def elliptical_potential_rounds(n_rounds: float, lam: float, dim: int, z_max: fl
 
     Source: theory sheet 1.3 (t0 rule).
     """
-    return elliptical_potential(n_rounds, lam, dim, z_max) / math.log(2.0)
+    return elliptical_potential(rounds, lam, dim, z_max) / math.log(2.0)

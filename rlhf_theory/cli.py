@@ -5,9 +5,6 @@ Heavy imports wait inside the commands, so that help and mistakes are answered a
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -16,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rlhf_theory.commands import findings, studies, study_files
+from rlhf_theory.commands import findings, listing, studies, study_files
+from rlhf_theory.commands.spec_options import PlotCommand
 from rlhf_theory.commands.tables import aligned
 from rlhf_theory.errors import check_choice
+from rlhf_theory.register import found
 
 if TYPE_CHECKING:
     from rlhf_theory.theorems.card import Verdict
@@ -27,15 +26,6 @@ __all__ = ["application", "main"]
 
 PLUGINS = "rlhf_theory.commands"
 """Entry-point group of further commands; each entry is a ``typer.Typer`` or a function."""
-
-_KINDS = {
-    "theorems": "theorem",
-    "algorithms": "algorithm",
-    "worlds": "world",
-    "losses": "loss",
-    "studies": "study",
-}
-"""What can be listed: plural to singular."""
 
 
 def reproduce(
@@ -71,13 +61,11 @@ def reproduce(
     if quick and full:
         message = "Give --quick or --full, not both."
         raise ValueError(message)
-    # Names are checked before anything heavy is imported.
-    from rlhf_theory.theorems import NAMES, load
-
+    known = found("theorem")
     wanted = list(dict.fromkeys(names or ["all"]))
     for name in wanted:
-        check_choice("theorem", name, (*NAMES, "all"))
-    chosen = list(NAMES) if "all" in wanted else wanted
+        check_choice("theorem", name, (*known, "all"))
+    chosen = list(known) if "all" in wanted else wanted
     mode: Literal["quick", "full"] = "full" if full else "quick"
     folder = out or Path("results") / mode
 
@@ -86,7 +74,7 @@ def reproduce(
 
     try:
         verdicts = run_studies(
-            [load(name) for name in chosen],
+            [known[name].thing for name in chosen],
             folder,
             mode=mode,
             seed=seed,
@@ -99,98 +87,17 @@ def reproduce(
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
     page = write_report(folder)
-    typer.echo("\n" + _verdictaligned(verdicts) + f"\n\nReport: {page}")
+    typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")
     raise typer.Exit(0 if all(v.passed for v in verdicts) else 1)
 
 
-def _verdictaligned(verdicts: Sequence[Verdict]) -> str:
+def _verdict_table(verdicts: Sequence[Verdict]) -> str:
     rows = [("theorem", "verdict", "checks", "replicas", "seconds")]
     for v in verdicts:
         result = "raised" if v.error else "holds" if v.passed else "FAILS"
         passed = f"{sum(c.passed for c in v.checks)}/{len(v.checks)}"
         rows.append((v.name, result, passed, str(v.replicas), f"{v.seconds:.1f}"))
     return aligned(rows)
-
-
-def list_known(
-    kind: Annotated[
-        str | None,
-        typer.Argument(metavar="[theorems|algorithms|worlds|losses|studies]", help="What to list."),
-    ] = None,
-    name: Annotated[str | None, typer.Argument(help="One of them, to read more about it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """List theorems, algorithms, worlds, losses and studies."""
-    if kind is not None:
-        check_choice("kind", kind, _KINDS)
-    kinds = tuple(_KINDS) if kind is None else (kind,)
-    known = {k: _known(k) for k in kinds}
-    if name is not None:
-        (entries,) = known.values()
-        check_choice(_KINDS[kinds[0]], name, [entry["name"] for entry in entries])
-        known = {kinds[0]: [entry for entry in entries if entry["name"] == name]}
-    if as_json:
-        plain = {k: [_without_details(e) for e in v] for k, v in known.items()}
-        content = plain if kind is None else plain[kind]
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-        return
-    blocks = [_list_block(k, entries, full=name is not None) for k, entries in known.items()]
-    typer.echo("\n\n".join(blocks))
-
-
-def _without_details(entry: dict[str, str]) -> dict[str, str]:
-    return {k: v for k, v in entry.items() if k != "details"}
-
-
-def _list_block(kind: str, entries: list[dict[str, str]], *, full: bool) -> str:
-    if full:
-        (entry,) = entries
-        return f"{entry['name']}: {entry['description']}\n\n{entry['details']}"
-    rows = [(kind, ""), *((e["name"], e["description"]) for e in entries)]
-    return aligned(rows)
-
-
-def _known(kind: str) -> list[dict[str, str]]:
-    """Return name, description and details of everything of a kind."""
-    if kind == "theorems":
-        from rlhf_theory.theorems import NAMES, load
-
-        return [
-            {
-                "name": t.name,
-                "description": t.title,
-                "source": t.source,
-                "details": f"{t.claim}\n\nSource: {t.source}",
-            }
-            for t in map(load, NAMES)
-        ]
-    if kind == "studies":
-        from rlhf_theory.studies.shelf import shelf, title
-
-        return [
-            {"name": name, "description": title(path), "details": path.read_text(encoding="utf-8")}
-            for name, path in shelf().items()
-        ]
-    catalogue = importlib.import_module(f"rlhf_theory.{kind}").CATALOGUE
-    known = [
-        {"name": name, "description": line, "details": inspect.getdoc(what) or ""}
-        for name, (what, line) in catalogue.items()
-    ]
-    return [*known, *_plugged(kind)]
-
-
-def _plugged(kind: str) -> list[dict[str, str]]:
-    """Return learners or worlds that other packages bring, one that cannot be loaded too."""
-    if kind not in ("algorithms", "worlds"):
-        return []
-    from rlhf_theory.studies import registry
-
-    entries = registry.learners() if kind == "algorithms" else registry.worlds()
-    return [
-        {"name": e.name, "description": e.problem or e.line, "details": e.problem or e.line}
-        for e in entries.values()
-        if e.source != "built in"
-    ]
 
 
 def doctor() -> None:
@@ -208,7 +115,7 @@ def report(
     from rlhf_theory.report.study_report import is_study, write_study_report
 
     if is_study(out):
-        from rlhf_theory.studies.result import StudyResult
+        from rlhf_theory.study import StudyResult
 
         typer.echo(f"Report: {write_study_report(StudyResult(out))}")
         return
@@ -227,7 +134,7 @@ def application() -> typer.Typer:
     )
     commands: dict[str, Callable[..., None]] = {
         "reproduce": reproduce,
-        "list": list_known,
+        "list": listing.list_known,
         "new": study_files.new,
         "run": studies.run,
         "status": studies.status,
@@ -240,7 +147,7 @@ def application() -> typer.Typer:
         "doctor": doctor,
     }
     for name, command in commands.items():
-        app.command(name)(command)
+        app.command(name, cls=PlotCommand if command is findings.plot else None)(command)
     for entry in entry_points(group=PLUGINS):
         try:
             part: Any = entry.load()

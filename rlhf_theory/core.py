@@ -4,33 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from rlhf_theory.arrays import Array, full_like, namespace, to_numpy
-from rlhf_theory.data import Contexts, PreferenceData
+from rlhf_theory.data import Comparisons, Contexts, PairQuery, PreferenceData
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
 
 __all__ = [
     "ConfidenceSet",
+    "Data",
     "Enhancer",
     "Feedback",
     "OfflineAlgorithm",
     "OnlineAlgorithm",
+    "PairFeedback",
     "Planner",
     "Policy",
     "PreferenceModel",
     "PreferenceOracle",
     "Problem",
     "Radius",
+    "Record",
     "RewardModel",
     "Solution",
+    "World",
     "closed_form",
 ]
 
 T = TypeVar("T")
 S = TypeVar("S")
 Model_contra = TypeVar("Model_contra", contravariant=True)
+Query_contra = TypeVar("Query_contra", contravariant=True)
+Record_co = TypeVar("Record_co", covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +143,36 @@ class PreferenceOracle(Protocol):
 
 
 @runtime_checkable
-class Feedback(Protocol):
+class Record(Protocol):
+    """A query with its labels; the law of the labels decides what both look like."""
+
+    @property
+    def labels(self) -> Array:
+        """Labels given per replica, shape ``(R,)`` or ``(1,)``."""
+        ...
+
+
+@runtime_checkable
+class Data(Protocol):
+    """All records so far, in the form that suits a problem."""
+
+    @property
+    def n_labels(self) -> Array:
+        """Labels per replica, shape ``(R,)``."""
+        ...
+
+
+@runtime_checkable
+class Feedback(Protocol[Query_contra, Record_co]):
     """Labels on request: all that an algorithm gets."""
 
-    def __call__(self, contexts: Contexts, a1: Array, a2: Array, key: Key) -> Array:
-        """Return labels ``y``, shape ``(R, B)``: 1 where ``a1`` won."""
+    def __call__(self, query: Query_contra, key: Key) -> Record_co:
+        """Return the record that answers a query: what was asked, with its labels."""
         ...
+
+
+PairFeedback: TypeAlias = Feedback[PairQuery, Comparisons]
+"""Feedback that compares two actions."""
 
 
 @runtime_checkable
@@ -254,11 +284,72 @@ class OnlineAlgorithm(Protocol[S]):
         ...
 
     def step(
-        self, state: S, problem: Problem, feedback: Feedback, key: Key
+        self, state: S, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[S, Mapping[str, Array]]:
         """Play one round, fit and plan; return the new state and what to record."""
         ...
 
     def policy(self, state: S) -> Policy:
         """Return the policy planned from all data of ``state``; computes nothing."""
+        ...
+
+
+@runtime_checkable
+class World(Protocol):
+    """A problem, labels on request, and a judge; over bandits and over prompts alike.
+
+    Learners see the problem and the feedback. The runner evaluates what they deploy.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in tables and figures."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the world was made from, for records."""
+        ...
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas ``R``."""
+        ...
+
+    @property
+    def problem(self) -> Problem:
+        """What a learner may know."""
+        ...
+
+    @property
+    def feedback(self) -> Feedback[Any, Record]:
+        """The law of the labels, on request; it owns its query and its record."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what `evaluate` returns, the one that the world is about first."""
+        ...
+
+    def evaluate(self, policy: Policy) -> Mapping[str, Array]:
+        """Return metrics of a policy, each of shape ``(R,)``."""
+        ...
+
+    def offline_data(self, key: Key, queries: int, /, *, onto: Any = None) -> Any:
+        """Return the answers to ``queries`` queries of the world's own law, added to ``onto``.
+
+        Draws follow the key alone. 0 returns ``onto``, or the problem's empty data, unchanged.
+        """
+        ...
+
+    def block(self, first: int, stop: int) -> World:
+        """Return replicas ``first .. stop - 1``; what is shared stays shared."""
+        ...
+
+    def next(self, policy: Policy, key: Key) -> World:
+        """Return the world of the next round, in which ``policy`` is about to be played.
+
+        A bandit returns itself; pools of responses may follow the policy, a reward may drift. Draws
+        follow the key alone, so that they do not depend on the cut into blocks.
+        """
         ...

@@ -1,8 +1,8 @@
 """Comparisons, repeated ones counted.
 
 Where contexts are finite a table over (context, pair) holds them, so that a round costs the same at
-round 10 000 as at round 10; a list of visited pairs where that table would be large; and a growing
-list where contexts never repeat.
+round 10 000 as at round 10; a list of visited pairs while most of that table would be empty; and a
+growing list where contexts never repeat.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from rlhf_theory.all_pairs import AllDifferences, AllSkewRows
 from rlhf_theory.arrays import (
     Array,
     check_finite,
@@ -25,15 +26,18 @@ from rlhf_theory.arrays import (
     tally,
 )
 from rlhf_theory.contexts import Contexts
-from rlhf_theory.designs import Design, LaplacianRows, Rows, skew_rows
+from rlhf_theory.designs import Design, LaplacianRows, Possible, Rows, skew_rows
 from rlhf_theory.errors import ShapeError, check_shape
+from rlhf_theory.queries import Comparisons, PairQuery
 
 __all__ = [
+    "Comparisons",
     "Contexts",
     "Design",
     "LaplacianRows",
     "PairFrame",
     "PairList",
+    "PairQuery",
     "PairTable",
     "Pairs",
     "PreferenceData",
@@ -88,8 +92,8 @@ class PreferenceData(Protocol):
         """The design of the bilinear preference, see `skew_rows`."""
         ...
 
-    def add(self, contexts: Contexts, a1: Array, a2: Array, y: Array) -> Self:
-        """Return the data with comparisons ``(R, B)`` added; ``y = 1`` where ``a1`` won."""
+    def add(self, record: Comparisons) -> PreferenceData:
+        """Return the data with comparisons added, perhaps in another form that suits more."""
         ...
 
     def reweighted(self, count: Array, wins: Array) -> Self:
@@ -108,8 +112,9 @@ def pair_slots(n_actions: int, like: Array) -> tuple[Array, Array, Array]:
     return int_like(i, like), int_like(j, like), int_like(slot.ravel(), like)
 
 
-def check_labels(contexts: Contexts, a1: Array, a2: Array, y: Array) -> None:
+def check_labels(record: Comparisons) -> None:
     """Raise ``ValueError`` unless labels lie in [0, 1] and pi0 can play the actions."""
+    contexts, a1, a2, y = record.query.contexts, record.query.a1, record.query.a2, record.y
     _, b, n_actions, _ = contexts.shape
     for name, value in (("a1", a1), ("a2", a2), ("y", y)):
         check_shape(name, value, (None, b), "(R, B)")
@@ -159,15 +164,14 @@ class PairFrame:
         self.n_cells = self.n_contexts * self.n_pairs
         self.first, self.second, self.slot = pair_slots(self.n_actions, table.like)
 
-    def cells(
-        self, contexts: Contexts, a1: Array, a2: Array, y: Array
-    ) -> tuple[Array, Array, Array]:
+    def cells(self, record: Comparisons) -> tuple[Array, Array, Array]:
         """Return where comparisons ``(R, B)`` stand, which count, and those the first action won.
 
         Cell ``x A (A - 1) / 2 + pair`` for context ``x``; 1 where ``a1 != a2``, else 0; the label
         of the pair in ascending order of actions, 0 where ``a1 = a2``.
         """
-        check_labels(contexts, a1, a2, y)
+        check_labels(record)
+        contexts, a1, a2, y = record.query.contexts, record.query.a1, record.query.a2, record.y
         if contexts.ids is None:
             message = "This problem has finitely many contexts: contexts need ids; got None."
             raise ValueError(message)
@@ -225,6 +229,16 @@ class PairFrame:
         sides = [self._select(self.phi, self.first), self._select(self.phi, self.second)]
         return Rows(skew_rows(namespace(self.phi).stack(sides, axis=2)), complete=True)
 
+    @cached_property
+    def all_differences(self) -> Possible:
+        """What is known of all rows of `differences`, for data that hold few of them."""
+        return AllDifferences(self.phi)
+
+    @cached_property
+    def all_skew(self) -> Possible:
+        """What is known of all rows of `skew`, for data that hold few of them."""
+        return AllSkewRows(self.phi)
+
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
@@ -271,10 +285,10 @@ class PairTable:
         """The design of the bilinear preference."""
         return self.frame.skew
 
-    def add(self, contexts: Contexts, a1: Array, a2: Array, y: Array) -> PairTable:
-        """Return the data with comparisons ``(R, B)`` added; ``y = 1`` where ``a1`` won."""
+    def add(self, record: Comparisons) -> PairTable:
+        """Return the data with comparisons ``(R, B)`` added."""
         f = self.frame
-        index, valid, won = f.cells(contexts, a1, a2, y)
+        index, valid, won = f.cells(record)
         if f.n_pairs == 0:
             return self
         size, r = f.n_cells, self.count.shape[0]
@@ -283,6 +297,10 @@ class PairTable:
             count=self.count + tally(index, size, expand_rows(valid, r)),
             wins=self.wins + tally(index, size, expand_rows(won, r)),
         )
+
+    def tabulated(self) -> PairTable:
+        """Return the data themselves: they are a full table."""
+        return self
 
     def reweighted(self, count: Array, wins: Array) -> PairTable:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
@@ -338,9 +356,10 @@ class PairList:
         """The design of the bilinear preference."""
         return Rows(skew_rows(self.pairs.phi))
 
-    def add(self, contexts: Contexts, a1: Array, a2: Array, y: Array) -> PairList:
-        """Return the data with comparisons ``(R, B)`` added; ``y = 1`` where ``a1`` won."""
-        check_labels(contexts, a1, a2, y)
+    def add(self, record: Comparisons) -> PairList:
+        """Return the data with comparisons ``(R, B)`` added."""
+        check_labels(record)
+        contexts, a1, a2, y = record.query.contexts, record.query.a1, record.query.a2, record.y
         xp = namespace(self.count, y)
         r = self.count.shape[0]
         phi = xp.stack([contexts.at(lambda c: c.phi, a1), contexts.at(lambda c: c.phi, a2)], axis=2)

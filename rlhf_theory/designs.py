@@ -10,21 +10,33 @@ import numpy as np
 
 from rlhf_theory.arrays import Array, as_like, eye_like, full_like, inner, int_like, namespace
 
-__all__ = ["Design", "LaplacianRows", "Rows", "skew_rows"]
+__all__ = ["Design", "LaplacianRows", "Possible", "Rows", "skew_rows"]
+
+
+class Possible(Protocol):
+    """What is known of every row that data could ever have, whether they are kept or not."""
+
+    @property
+    def possible(self) -> Array | None:
+        """The sum of ``z z^T`` over every row that data could ever have, ``(R|1, p, p)``.
+
+        None where contexts never repeat, so that nobody knows them.
+        """
+        ...
+
+    @property
+    def z_max(self) -> Array:
+        """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 without rows."""
+        ...
 
 
 @runtime_checkable
-class Design(Protocol):
+class Design(Possible, Protocol):
     """The rows ``z`` of a linear model, as an operator; ``p`` is the number of parameters."""
 
     @property
     def n_params(self) -> int:
         """Number of parameters ``p``."""
-        ...
-
-    @property
-    def complete(self) -> bool:
-        """Whether every row that data could ever have is in the design (finite tables)."""
         ...
 
     @property
@@ -44,11 +56,6 @@ class Design(Protocol):
         """Return ``sum_i w_i z_i z_i^T``, shape ``(R, p, p)``, for ``w`` ``(R, n)``."""
         ...
 
-    @property
-    def z_max(self) -> Array:
-        """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 without rows."""
-        ...
-
 
 # Above this many numbers the products z z^T are not kept, nor the incidence matrix of pairs.
 _MAX_PRODUCTS = 20_000_000
@@ -65,10 +72,13 @@ class Rows:
         Shape ``(R, n, p)``, or ``(1, n, p)`` where all replicas share it.
     complete
         Whether every row that data could ever have is here.
+    among
+        What is known of every row that data could ever have, where these are some of them.
     """
 
     z: Array
     complete: bool = False
+    among: Possible | None = None
 
     @property
     def n_params(self) -> int:
@@ -120,9 +130,18 @@ class Rows:
         return 0.5 * (full + xp.matrix_transpose(full))
 
     @cached_property
+    def possible(self) -> Array | None:
+        """The sum of ``z z^T`` over every row that data could ever have; None where unknown."""
+        if self.among is not None:
+            return self.among.possible
+        return self.gram(full_like((1, self.z.shape[1]), 1.0, self.z)) if self.complete else None
+
+    @cached_property
     def z_max(self) -> Array:
-        """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 without rows."""
+        """Largest ``|z_i|`` of what data could have where known, else of the rows here."""
         xp = namespace(self.z)
+        if self.among is not None:
+            return self.among.z_max
         if self.z.shape[1] == 0:
             return full_like((self.z.shape[0],), 0.0, self.z)
         return xp.sqrt(xp.max(xp.sum(self.z * self.z, axis=-1), axis=-1))
@@ -185,7 +204,6 @@ class LaplacianRows:
     """
 
     phi: Array
-    complete: bool = True
 
     @property
     def n_params(self) -> int:
@@ -277,6 +295,12 @@ class LaplacianRows:
         table = xp.reshape(self.phi, (self.phi.shape[0], x * a, d))
         full = xp.matmul(xp.matrix_transpose(table), lap)
         return 0.5 * (full + xp.matrix_transpose(full))
+
+    @cached_property
+    def possible(self) -> Array:
+        """The sum of ``z z^T`` over all rows, shape ``(R|1, p, p)``."""
+        x, a = self.phi.shape[1], self.phi.shape[2]
+        return self.gram(full_like((1, x * (a * (a - 1) // 2)), 1.0, self.phi))
 
     @cached_property
     def z_max(self) -> Array:

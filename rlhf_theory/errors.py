@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Protocol
 
 __all__ = [
     "ConvergenceError",
     "ShapeError",
+    "Shaped",
     "check_choice",
     "check_nonnegative",
     "check_positive",
@@ -17,6 +18,15 @@ __all__ = [
     "check_shape",
     "suggestion",
 ]
+
+
+class Shaped(Protocol):
+    """An array of any library."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Its axes."""
+        ...
 
 
 class ShapeError(ValueError):
@@ -48,7 +58,7 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(message)
 
 
-def check_shape(name: str, array: Any, expected: Sequence[int | None], letters: str) -> None:
+def check_shape(name: str, array: Shaped, expected: Sequence[int | None], letters: str) -> None:
     """Raise ``ShapeError`` unless ``array`` has the expected shape.
 
     Parameters

@@ -10,6 +10,7 @@ from rlhf_theory.arrays import Array, logsumexp, namespace
 from rlhf_theory.core import Policy
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_nonnegative
+from rlhf_theory.roles import policy
 
 __all__ = [
     "FunctionPolicy",
@@ -81,6 +82,7 @@ class SolvedPolicy:
         return self.elsewhere.log_probs(contexts)
 
 
+@policy("reference")
 @dataclass(frozen=True, eq=False)
 class ReferencePolicy:
     """The reference policy pi0."""

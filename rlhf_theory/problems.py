@@ -17,15 +17,15 @@ from rlhf_theory.arrays import (
     namespace,
 )
 from rlhf_theory.core import Policy
-from rlhf_theory.data import Contexts, PairList, PairTable, PreferenceData
+from rlhf_theory.data import Contexts, PairList, PairTable
 from rlhf_theory.errors import ShapeError, check_positive, check_shape
 from rlhf_theory.policies import TablePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.visited_pairs import VisitedPairs
 
-# Pairs up to which a finite problem keeps a full table of counts. 500 items in one context, the
-# common tournament, still do: there the table is what makes the fit fast.
-MAX_TABLE = 200_000
+# Pairs up to which a finite problem keeps a full table of counts from the start: so small, it costs
+# about what a list of the visited pairs does.
+SMALL_TABLE = 1000
 
 __all__ = ["FiniteProblem", "FreshProblem", "check_contexts"]
 
@@ -43,6 +43,20 @@ def check_contexts(contexts: Contexts) -> None:
             f"by up to {worst:.1e}. Normalise with arrays.log_softmax."
         )
         raise ValueError(message)
+
+
+def _empty_data(table: Contexts, n_replicas: int) -> PairTable | VisitedPairs:
+    """Return data without comparisons: a list of visited pairs that becomes a table in time.
+
+    A table is as much work with one pair as with all; a list grows. Measured, they meet where a
+    sixth of the cells could be filled, or earlier where features are many: a pair of the list costs
+    ``d^2``, a context of the table ``A d (A + d)``.
+    """
+    _, x, a, d = table.shape
+    cells = x * (a * (a - 1) // 2)
+    if cells <= SMALL_TABLE:
+        return PairTable.empty(table, n_replicas)
+    return VisitedPairs.empty(table, n_replicas, room=min(cells / 6, x * a * (a + d) / d))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +106,7 @@ class FiniteProblem:
             message = "weights must be probabilities of the contexts that sum to one."
             raise ValueError(message)
         object.__setattr__(self, "table", table)
-        _, x, a, _ = table.shape
-        form = PairTable if x * a * (a - 1) // 2 <= MAX_TABLE else VisitedPairs
-        object.__setattr__(self, "_empty", form.empty(table, self.n_replicas))
+        object.__setattr__(self, "_empty", _empty_data(table, self.n_replicas))
 
     @property
     def dim(self) -> int:
@@ -115,8 +127,8 @@ class FiniteProblem:
         """Return all contexts with d0; ``key`` and ``n`` are not needed."""
         return self.table, self.weights
 
-    def empty_data(self) -> PreferenceData:
-        """Return data without comparisons."""
+    def empty_data(self) -> PairTable | VisitedPairs:
+        """Return data without comparisons: visited pairs, or a table where that is small."""
         return self._empty  # type: ignore[attr-defined, no-any-return]
 
     def tabulate(self, policy: Policy) -> TablePolicy:

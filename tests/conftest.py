@@ -22,8 +22,13 @@ from typing import Any
 import array_api_strict
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rlhf_theory.randomness import Key
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any load")
 
 
 def _cuda() -> bool:

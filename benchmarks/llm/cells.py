@@ -20,9 +20,9 @@ from tiny_runs import RESULTS, store
 
 from llm_bridge.tiny import cache_folder
 from rlhf_theory.evaluation.statistics import Interval
-from rlhf_theory.experiments.store import write_json
 from rlhf_theory.plots import curves
 from rlhf_theory.plots.style import SeriesStyle
+from rlhf_theory.store import write_json
 from rlhf_theory.theorems.card import Bar, Progress, Theorem, Verdict, sweep_data
 from rlhf_theory.theorems.stored import Task, carry_out
 

@@ -21,7 +21,7 @@ from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.tiny import TinyWorld
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 
 def minilm_folder() -> Path:
@@ -61,7 +61,7 @@ def embedded_problem(
 
 def embedded_world(
     problem: PromptProblem, sweep: dict[str, Any], gold: Callable[[str, str], float]
-) -> World:
+) -> Bandit:
     """Return the pools as a world of many replicas, with a realisable reward.
 
     ``sweep`` also has ``replicas`` and ``norm``, the length of theta*.
@@ -70,7 +70,7 @@ def embedded_world(
     theta = _best_linear(problem, finite, gold)
     theta *= sweep["norm"] / np.linalg.norm(theta)
     reward = LinearReward(theta[None, :])
-    return World(
+    return Bandit(
         name="MiniLM embeddings of the tiny world",
         problem=finite,
         oracle=BradleyTerry(reward),

@@ -16,7 +16,7 @@ Writes verdict.json, curves.parquet, figure.svg, .pdf and .csv with its caption.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ from tiny_runs import RESULTS, tiny_policy
 
 from llm_bridge.planning.planners import DPOPlanner
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.pools.world import PromptWorld
 from llm_bridge.training.settings import TrainingSettings
-from rlhf_theory import OnlineIterative, enhancers, run, worlds
+from rlhf_theory import OnlineIterative, enhancers, worlds
 from rlhf_theory.arrays import to_numpy
-from rlhf_theory.estimators.confidence import R2Prime, Scaled
+from rlhf_theory.estimators.confidence import Adaptive, Scaled
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
 from rlhf_theory.evaluation.statistics import Interval
+from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
@@ -45,11 +47,11 @@ from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Bar, Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.stored import Task, carry_out
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 LEARNER = OnlineIterative(
     enhancer=enhancers.Optimistic(tol=1e-8),
-    radius=Scaled(R2Prime(theta_bound=7.0), 0.1),
+    radius=Scaled(Adaptive(theta_bound=7.0), 0.1),
     batch_size=64,
 )
 """The object that all three worlds meet."""
@@ -90,30 +92,36 @@ def values(problem: Any, reward: LinearReward) -> Any:
     return evaluate
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Judges policies by a function of `values`."""
+
+    evaluate: Any
+    metrics: tuple[str, ...] = ("gap", "kl", "reward", "best_kl", "best_reward")
+
+    def __call__(self, policy: Any) -> dict[str, Any]:
+        return dict(self.evaluate(policy))
+
+
 def frame_of(trace: Any, world: str, planner: str, first: int = 0) -> pd.DataFrame:
     r, t = trace["gap"].shape
-    labels = np.concatenate([np.zeros((r, 1)), trace["labels"][:, :-1]], axis=1)
     columns = {
         "world": world,
         "planner": planner,
         "replica": np.repeat(np.arange(first, first + r), t),
         "round": np.tile(np.arange(t), r),
-        "labels": labels.ravel(),
+        "labels": trace["labels"].ravel(),
     }
     measured = ("gap", "kl", "reward", "best_kl", "best_reward")
     return pd.DataFrame(columns | {name: trace[name].ravel() for name in measured})
 
 
-def in_world(world: World, sweep: Sweep, key: Key, name: str) -> pd.DataFrame:
+def in_world(world: Bandit, sweep: Sweep, key: Key, name: str) -> pd.DataFrame:
     assert world.theta_star is not None  # noqa: S101  (a linear world)
-    measured = values(world.problem, LinearReward(world.theta_star))
-    trace = run(
-        LEARNER,
-        world,
-        n_rounds=sweep["rounds"],
-        seed=key.seed_int(),
-        block=sweep["replicas"],
-        evaluate=measured,
+    judge = Measured(values(world.problem, LinearReward(world.theta_star)))
+    judged = PromptWorld(problem=world.problem, feedback=world.feedback, judge=judge)
+    trace = run_online(
+        LEARNER, judged, sweep["rounds"], seed=key.seed_int(), block=sweep["replicas"]
     )
     return frame_of(trace, name, "exact planning")
 
@@ -123,20 +131,14 @@ def on_prompts(
 ) -> list[pd.DataFrame]:
     """Run the learner on prompts, label by label noise, with both planning oracles."""
     reward = LinearReward(torch.from_numpy(theta))
-    feedback = feedback_from(BradleyTerry(reward))
+    judge, feedback = Measured(values(problem, reward)), feedback_from(BradleyTerry(reward))
+    world = PromptWorld(problem=problem, feedback=feedback, judge=judge)
     settings = TrainingSettings(**sweep["training"])
-    trained = replace(LEARNER, planner=DPOPlanner(problem.policy, settings=settings, tol=1.0))
+    trained = replace(LEARNER, planner=DPOPlanner(settings=settings, tol=1.0))
     frames = []
     for seed in range(sweep["seeds"]):
         for planner, learner in (("exact planning", LEARNER), ("training as planning", trained)):
-            trace = run(
-                learner,
-                problem,
-                n_rounds=sweep["rounds"],
-                seed=key.child(seed).seed_int(),
-                feedback=feedback,
-                evaluate=values(problem, reward),
-            )
+            trace = run_online(learner, world, sweep["rounds"], seed=key.child(seed).seed_int())
             frames.append(frame_of(trace, "trained policy", planner, seed))
             progress.advance(f"{planner}, seed {seed}")
     return frames

@@ -132,9 +132,9 @@ def with_pools(problem: PromptProblem, policy: Any, key: Key) -> PromptProblem:
 
 
 @lru_cache(maxsize=16)
-def new_draws(problem: PromptProblem, t: int, key: Key) -> PromptProblem:
+def new_draws(problem: PromptProblem, played: int, key: Key) -> PromptProblem:
     """Return new pools from pi0 alone, the same for every number of steps."""
-    return problem.refresh(problem.policy, key) if t else problem
+    return problem.refresh(problem.policy, key) if played else problem
 
 
 def row(arm: str, seed: int, epochs: float, labels: int, split: str, found: Any) -> dict[str, Any]:
@@ -147,7 +147,6 @@ def trained(sweep: Sweep, arm: str, seed: int, epochs: float) -> Rows:
     """Run one arm with one seed and one number of steps."""
     problem = prompts_of(seed, sweep["prompts"], sweep["pool"], sweep["eta"])
     learner = IterativeDirect(
-        pi0(),
         settings=TrainingSettings(
             epochs=epochs,
             batch_size=sweep["train_batch"],
@@ -185,7 +184,7 @@ def standards(sweep: Sweep, *_: Any) -> Rows:
     start = row("π0", 0, 0.0, 0, "test", test.details(pi0()))
     problem = prompts_of(0, sweep["prompts"], sweep["pool"], sweep["eta"])
     settings = TrainingSettings(steps=sweep["gold_steps"], learning_rate=1e-3, progress=False)
-    planner = Imitation(pi0(), stages=3, settings=settings)
+    planner = Imitation(stages=3, settings=settings)
     plan = planner(gold(), problem, Key(0).child("gold")).value
     prompts = [p.text for p in test.problem.prompts]
     wide = test.problem.held_out(prompts, pool_size=sweep["optimum_pool"])

@@ -19,7 +19,7 @@ from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.algorithms.enhancers import FromReference
 from rlhf_theory.algorithms.rounds import compare
 from rlhf_theory.arrays import Array, inner, to_numpy
-from rlhf_theory.core import Feedback, Policy, Problem
+from rlhf_theory.core import PairFeedback, Policy, Problem
 from rlhf_theory.data import Contexts
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
@@ -57,7 +57,7 @@ class FromPi0:
         problem: Problem,
         data: Any,
         policy: Policy,  # noqa: ARG002
-        feedback: Feedback,
+        feedback: PairFeedback,
         batch_size: int,
         key: Key,
     ) -> Any:
@@ -86,7 +86,7 @@ class Different:
         problem: Problem,
         data: PromptData,
         policy: Policy,
-        feedback: Feedback,
+        feedback: PairFeedback,
         batch_size: int,
         key: Key,
     ) -> PromptData:
@@ -265,7 +265,7 @@ def _learn(
     problem: FiniteProblem,
     world: LinearWorld,
     arm: str,
-    feedback: Feedback,
+    feedback: PairFeedback,
     sweep: Mapping[str, Any],
     times: int,
     ridge: float,

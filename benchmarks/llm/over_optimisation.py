@@ -62,7 +62,7 @@ from rlhf_theory.policies import ReferencePolicy, expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 PLAIN = "plain"
 WAYS = ("direct", "Gibbs", "best-of-n")
@@ -189,7 +189,7 @@ def direct(sweep: Sweep, seed: int, method: str, multiplier: float) -> Rows:
             progress=False,
         )
         more = losses(sweep, method, multiplier)
-        learner = DirectPreference(pi0(), settings=settings, **more)
+        learner = DirectPreference(settings=settings, **more)
         policy = learner(problem, data, Key(seed).child("direct")).value
         rows.append(row_of(test.fresh(policy), **about, step=step, dial=epochs))
     return rows
@@ -220,7 +220,7 @@ def exact(sweep: Sweep, labels: int) -> Rows:
     for first in range(0, sweep["exact_replicas"], BLOCK):
         n = min(BLOCK, sweep["exact_replicas"] - first)
         finite = problem.finite(n).to(np.zeros(1))
-        world = World(name="pools", problem=finite, oracle=BradleyTerry(near), reward=near)
+        world = Bandit(name="pools", problem=finite, oracle=BradleyTerry(near), reward=near)
         key = Key(sweep["instance"]).child("exact", labels).block(first)
         # Pairs of two different responses are labels: so many of them in expectation.
         same = float((finite.weights * np.exp(2.0 * finite.log_pi0).sum(axis=-1)).sum())

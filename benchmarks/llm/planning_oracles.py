@@ -30,7 +30,6 @@ from llm_bridge.embeddings.featureless import NoFeatures
 from llm_bridge.labels.oracles import TextReward
 from llm_bridge.planning.planners import DPOPlanner, plan_quality
 from llm_bridge.planning.rejection import Imitation
-from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.training.train import TrainingSettings
 from rlhf_theory.core import Policy
@@ -51,22 +50,22 @@ def settings(rate: float, steps: int) -> TrainingSettings:
     return TrainingSettings(steps=steps, batch_size=8, learning_rate=rate, progress=False)
 
 
-def oracles(policy: LanguageModelPolicy, steps: int) -> Iterator[tuple[str, str, Any]]:
+def oracles(steps: int) -> Iterator[tuple[str, str, Any]]:
     """Yield name, kind and planner."""
     for name in (*EXACT, *OTHER):
         kind = "exact" if name in EXACT else "other"
         extra = {"chi-po": {"r_max": 10.0}}.get(name, {})
         for rate in RATES:
             loss = planning(name, ETA, **extra)
-            yield name, kind, DPOPlanner(policy, loss=loss, settings=settings(rate, steps))
+            yield name, kind, DPOPlanner(loss=loss, settings=settings(rate, steps))
     for stages in (1, 3):
         for rate in RATES:
             per_stage = settings(rate, max(1, steps // stages))
-            planner = Imitation(policy, stages=stages, draws=32, settings=per_stage)
+            planner = Imitation(stages=stages, draws=32, settings=per_stage)
             label = "rejection" if stages == 1 else f"rejection, {stages} stages"
             yield label, "imitation", planner
     for rate in RATES:
-        best = Imitation(policy, rule="best", draws=8, settings=settings(rate, steps))
+        best = Imitation(rule="best", draws=8, settings=settings(rate, steps))
         yield "imitate best of 8", "imitation", best
 
 
@@ -100,7 +99,7 @@ def measure(seeds: int, n_prompts: int, steps: int) -> pd.DataFrame:
         for name, policy in fixed.items():
             about = {"seed": seed, "oracle": name, "kind": "none", "rate": 0.0}
             rows += [about | row for row in compared(policy, reward, pools)]
-        for name, kind, planner in oracles(pi0, steps):
+        for name, kind, planner in oracles(steps):
             plan = planner(reward, problem, key.child(name))
             rate = planner.settings.learning_rate
             about = {"seed": seed, "oracle": name, "kind": kind, "rate": rate}

@@ -46,7 +46,7 @@ from rlhf_theory.theorems.card import Bar, Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.coverage_runs import used_shares
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS
 from rlhf_theory.theorems.offline_pessimism_study import Cell, limit_of, measure_cell
-from rlhf_theory.theorems.offline_pessimism_study import table as by_n
+from rlhf_theory.theorems.offline_pessimism_study import table as by_pairs
 from rlhf_theory.theorems.online_runs import (
     Certificate,
     Watched,
@@ -61,7 +61,7 @@ from rlhf_theory.theorems.online_runs import (
 )
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.stored import Task, carry_out
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 RULES = ("R2′", "R3", "R4", "R5")
 FIXED = "uniform pairs"
@@ -90,7 +90,7 @@ class Coverage:
         return {f"used {rule}": shares[rule][1] for rule in RULES}, memory
 
 
-def make_world(sweep: Sweep) -> World:
+def make_world(sweep: Sweep) -> Bandit:
     tiny, policy = tiny_policy()
     problem = embedded_problem(tiny, policy, dict(sweep))
     return embedded_world(problem, dict(sweep), tiny.reward)
@@ -103,7 +103,7 @@ def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     progress.advance("embeddings")
     frames = [pd.DataFrame([{"part": "world", **numbers}])]
 
-    cell = Cell("learners", "", {}, sweep["n"], EVERY, rules=("R4",))
+    cell = Cell("learners", "", {}, sweep["pairs"], EVERY, rules=("R4",))
     for first in range(0, sweep["replicas"], sweep["block"]):
         part = world.block(first, min(first + sweep["block"], sweep["replicas"]))
         found = measure_cell(cell, part, sweep, key.child("offline").block(first), first)
@@ -195,8 +195,8 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     checks = []
     for learner in BOTH:
         part = offline(frame, learner)
-        hits = part.groupby("n")["excess"].agg(lambda e: int((e <= ROUNDING).sum()))
-        sizes = part.groupby("n")["excess"].size()
+        hits = part.groupby("pairs")["excess"].agg(lambda e: int((e <= ROUNDING).sum()))
+        sizes = part.groupby("pairs")["excess"].size()
         share = clopper_pearson(hits.to_numpy(), sizes.to_numpy())
         worst = int(np.argmin(share.lower))
         checks.append(
@@ -220,7 +220,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
             passed=broken == 0 and len(inside) > 0,
         )
     )
-    n, gap = by_n(offline(frame, "greedy"))
+    n, gap = by_pairs(offline(frame, "greedy"))
     limit = float(frame.loc[frame["part"] == "world", "limit"].iloc[0])
     ratio = mean_interval(gap[:, -1] * n[-1] / limit)
     checks.append(
@@ -233,7 +233,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
         )
     )
     for learner in BOTH:
-        n, gap = by_n(offline(frame, learner))
+        n, gap = by_pairs(offline(frame, learner))
         slope = slope_bootstrap(n, gap, window=(sweep["slope_from"], np.inf))
         checks.append(
             Check(
@@ -244,7 +244,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
                 passed=bool(slope.upper < -0.5),
             )
         )
-        _, small = by_n(offline(frame, f"{learner}, β/10"))
+        _, small = by_pairs(offline(frame, f"{learner}, β/10"))
         less = ratio_interval(small[:, -1], gap[:, -1])
         checks.append(
             Check(
@@ -353,17 +353,17 @@ def draw_offline(learners: Axes, theorem: Axes, frame: pd.DataFrame) -> None:
     limit = float(frame.loc[frame["part"] == "world", "limit"].iloc[0])
     for name in EVERY:
         look = style.series(LOOKS[name])
-        n, gap = by_n(offline(frame, name))
+        n, gap = by_pairs(offline(frame, name))
         mean = mean_interval(gap)
         curves.curve(learners, n, mean.value, mean.lower, mean.upper, name, look.color, look.line)
     n = np.array([n[0], n[-1]])
     curves.curve(learners, n, limit / n, color="ink", style=(0, (1, 1.5)), width=1.1)
     for name in BOTH:
         look = style.series(LOOKS[name])
-        n, left = by_n(offline(frame, name), "left")
+        n, left = by_pairs(offline(frame, name), "left")
         mean = mean_interval(left)
         curves.curve(theorem, n, mean.value, mean.lower, mean.upper, name, look.color, look.line)
-        n, right = by_n(offline(frame, name), "right")
+        n, right = by_pairs(offline(frame, name), "right")
         curves.bound(theorem, n, right.mean(axis=0), f"bound, {name}", look.color)
     learners.set(title="Pessimism", xlabel="pairs n", ylabel="gap J(π*) − J(π̂)")
     theorem.set(title="Offline theorem", xlabel="pairs n", ylabel="gap + η KL(π* ‖ π̂)")
@@ -384,7 +384,7 @@ def draw_online(rounds: Axes, bounds: Axes, frame: pd.DataFrame, sweep: Sweep) -
         for rule in certificates(sweep)
     }
     draw_bounds(bounds, table(part, "left")[:, :-1], lines)
-    rounds.set(title="Exploration", xlabel="round t", ylabel="gap J(π*) − J(π¹)")
+    rounds.set(title="Exploration", xlabel="round", ylabel="gap J(π*) − J(π¹)")
     bounds.set(title="Bound (a)")
 
 
@@ -414,8 +414,8 @@ def constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
         for words, cases in situations(frame, sweep, rule).items():
             numbers[f"{rule}: lowest coverage, {words}"] = float(shares(cases).value.min())
     for name in EVERY:
-        _, gap = by_n(offline(frame, name))
-        numbers[f"gap at n = {sweep['n'][-1]:,}, {name}"] = float(gap[:, -1].mean())
+        _, gap = by_pairs(offline(frame, name))
+        numbers[f"gap at n = {sweep['pairs'][-1]:,}, {name}"] = float(gap[:, -1].mean())
     for name in explorers(frame):
         gap = table(online(frame, name), "gap")
         numbers[f"gap after {sweep['rounds']} rounds, {name}"] = float(gap[:, -1].mean())
@@ -444,7 +444,7 @@ FULL: dict[str, Any] = {
     "batch": 64,
     "rounds": 16,
     "looks": [1, 2, 4, 8, 15],
-    "n": [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000],
+    "pairs": [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000],
     "slope_from": 10_000,
 }
 

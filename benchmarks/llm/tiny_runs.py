@@ -16,7 +16,7 @@ import torch
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.tiny import TinyWorld, build
-from rlhf_theory.experiments.store import write_json
+from rlhf_theory.store import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

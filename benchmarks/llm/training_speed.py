@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 
 from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import LanguageModel
-from llm_bridge.tiny import Habits, questions, sample_answers, untrained
+from llm_bridge.tiny import AnswerLaw, questions, sample_answers, untrained
 from llm_bridge.training.arguments import arguments, generators_kept
 from llm_bridge.training.examples import Example
 from llm_bridge.training.objective import Objective
@@ -74,7 +74,7 @@ class Clock(TrainerCallback):
 def draw_pairs(n: int) -> list[Pair]:
     """Return pairs of answers to prompts of the grammar."""
     prompts = [questions()[i % len(questions())].text for i in range(0, 7 * n, 7)]
-    one, other = (sample_answers(prompts, KEY.child(name), Habits()) for name in ("a", "b"))
+    one, other = (sample_answers(prompts, KEY.child(name), AnswerLaw()) for name in ("a", "b"))
     return [
         Pair(p, a, b if a != b else f"{b} thank you")
         for p, a, b in zip(prompts, one, other, strict=True)

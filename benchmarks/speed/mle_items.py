@@ -31,7 +31,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from rlhf_theory.core import Solution
-from rlhf_theory.data import Contexts
+from rlhf_theory.data import Contexts, PairQuery
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
@@ -81,10 +81,9 @@ def ours(comparisons: Comparisons, ridge: float) -> Solution[Any]:
     problem = FiniteProblem(phi, log_pi0, np.ones((1, 1)), eta=1.0, n_replicas=1)
     ids = np.zeros((1, N_COMPARISONS), dtype=np.int64)
     data = problem.empty_data().add(
-        Contexts.rows(problem.table, ids),
-        comparisons.winner[None],
-        comparisons.loser[None],
-        np.ones((1, N_COMPARISONS)),
+        PairQuery(
+            Contexts.rows(problem.table, ids), comparisons.winner[None], comparisons.loser[None]
+        ).answered(np.ones((1, N_COMPARISONS))),
     )
     return bradley_terry_mle(data, ridge=ridge)
 

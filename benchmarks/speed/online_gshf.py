@@ -26,18 +26,18 @@ from rlhf_theory.estimators.mle import log_likelihood_gradient
 from rlhf_theory.evaluation.gaps import suboptimality
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.randomness import Key
-from rlhf_theory.worlds import World, linear
+from rlhf_theory.worlds import Bandit, linear
 
 LAM, ETA, BATCH, BLOCK = 1.0, 0.1, 32, 64
 
 
-def make_world(replicas: int, instances: str) -> World:
+def make_world(replicas: int, instances: str) -> Bandit:
     return linear(
         contexts=20, actions=10, dim=10, eta=ETA, replicas=replicas, instances=instances, seed=0
     )
 
 
-def ours(world: World, rounds: int, seed: int) -> dict[str, np.ndarray]:
+def ours(world: Bandit, rounds: int, seed: int) -> dict[str, np.ndarray]:
     """Run all replicas in blocks; return gaps, seconds per round and final parameters."""
     learner = OnlineIterative(
         enhancer=FromReference(), batch_size=BATCH, radius=Constant(beta=1.0, lam=LAM)
@@ -72,7 +72,7 @@ def ours(world: World, rounds: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def script(world: World, rounds: int, seed: int, replica: int) -> dict[str, np.ndarray]:
+def script(world: Bandit, rounds: int, seed: int, replica: int) -> dict[str, np.ndarray]:
     """Run one seed as a paper's script would."""
     part = world.block(replica, replica + 1)
     phi = part.problem.phi[0]

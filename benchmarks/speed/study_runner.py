@@ -94,7 +94,7 @@ def direct(cell: Cell, first: int, stop: int) -> None:
         run(
             build_learner(cell.learner),
             world,
-            n_rounds=cell.rounds,
+            rounds=cell.rounds,
             seed=cell.seed,
             block=cell.block,
             first_replica=first,

@@ -1,9 +1,9 @@
-"""A learner, an enhancer and a world of a user: copy this file, and change it into yours."""
+"""A learner, two of its parts and a world of a user: copy this file, and change it into yours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,9 +45,9 @@ class ExploreThenCommit:
         """Play one round; return the new state, and what to record."""
         t, inner = state
         if t >= self.explore:
-            return (t + 1, inner), {"labels": inner.data.n_labels}
-        inner, _ = self._inner.step(inner, problem, feedback, key)
-        return (t + 1, inner), {"labels": inner.data.n_labels}
+            return (t + 1, inner), {}
+        inner, report = self._inner.step(inner, problem, feedback, key)
+        return (t + 1, inner), report
 
     def policy(self, state: tuple[int, Any]) -> Any:
         """Return the policy that is deployed."""
@@ -76,6 +76,29 @@ class HalfReference:
         return MixturePolicy([pi1, ReferencePolicy()], [1.0 - self.share, self.share])
 
 
+# A radius rule says how to fit, and which parameters are plausible. This one holds another rule and
+# says what it changes: the radius.
+@dataclass(frozen=True, kw_only=True)
+class AtMost:
+    """The radius of another rule, cut off: with few data the theoretical ones say nothing."""
+
+    most: float = 5.0
+    rule: rt.confidence.ConfidenceRule = field(default_factory=rt.confidence.Adaptive)
+
+    def __call__(self, data: Any, problem: Any) -> Any:
+        """Return the radius, shape ``(R,)``."""
+        return np.minimum(self.rule(data, problem), self.most)
+
+    def fit(self, data: Any, design: Any = None, start: Any = None) -> Any:
+        """Return the estimate of the rule."""
+        return self.rule.fit(data, design, start)
+
+    def confidence_set(self, fit: Any, data: Any, problem: Any = None, design: Any = None) -> Any:
+        """Return the ellipsoid of the rule with its radius cut off."""
+        whole: Any = self.rule.confidence_set(fit, data, problem, design)
+        return replace(whole, beta=np.minimum(whole.beta, self.most))
+
+
 # A world is a function that returns a `World`. It takes `replicas`, which the study gives; its
 # other arguments are its settings. Same arguments, same world: draw from a `Key` of its seed only.
 def length_bias(
@@ -86,7 +109,7 @@ def length_bias(
     dim: int = 4,
     replicas: int = 64,
     seed: int = 0,
-) -> rt.worlds.World:
+) -> rt.worlds.Bandit:
     """Return a linear world whose annotators like the first feature, say length, too much."""
     world = rt.worlds.linear(
         contexts=contexts, actions=actions, dim=dim, replicas=replicas, seed=seed

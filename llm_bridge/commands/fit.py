@@ -24,14 +24,17 @@ def fit(
     rule: Annotated[
         str,
         typer.Option(
-            metavar="constant|r2|r4",
-            help="Confidence set: a given radius, or one that covers with probability 1 - delta.",
+            metavar="NAME",
+            help="Confidence set, of `rlhf-theory list radii`: a given radius (constant), or one "
+            "that covers with probability 1 - delta (adaptive, marginal-likelihood ...).",
         ),
     ] = "constant",
-    beta: Annotated[float, typer.Option(help="Radius; with r2 and r4 a multiplier of it.")] = 1.0,
+    beta: Annotated[
+        float, typer.Option(help="Radius; a multiplier of it where the rule says one.")
+    ] = 1.0,
     lam: Annotated[float, typer.Option(help="Ridge lambda.")] = 1.0,
-    norm: Annotated[float, typer.Option(help="Bound on |theta*|, for r2 and r4.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Miss probability, for r2 and r4.")] = 0.05,
+    norm: Annotated[float, typer.Option(help="Bound on |theta*|; not for constant.")] = 1.0,
+    delta: Annotated[float, typer.Option(help="Miss probability; not for constant.")] = 0.05,
     trunk: Annotated[
         bool,
         typer.Option("--trunk", help="Train the whole model as a reward model; no confidence set."),

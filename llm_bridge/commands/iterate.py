@@ -29,63 +29,33 @@ def iterate(
     ] = None,
     preference: Annotated[
         str | None,
-        typer.Option(metavar="module:function", help="Labels of a general preference, for nash."),
+        typer.Option(
+            metavar="module:function",
+            help="Labels of a general preference, for learners of a game.",
+        ),
     ] = None,
     label_scale: Annotated[
         float,
         typer.Option(help="What the reward is multiplied by in its labels; known to the learner."),
     ] = 1.0,
     learner: Annotated[
-        str,
+        str, typer.Option(help="A learner of `rlhf-theory list learners` that plays rounds.")
+    ] = "online-iterative",
+    sets: Annotated[
+        list[str] | None,
         typer.Option(
-            metavar="online|direct|nash",
-            help="Estimate and enhancer; a loss on the labels themselves; a preference game.",
-        ),
-    ] = "online",
-    planner: Annotated[
-        str, typer.Option(metavar="train|pools", help="Train the model, or re-rank pools exactly.")
-    ] = "train",
-    enhancer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="optimistic|reference|on-policy|uniform|information-ratio",
-            help="The second player of online and nash; the paper's if not given.",
+            "--set",
+            metavar="PLACE=VALUE",
+            help="A setting of the learner, as in a study: planner=imitation, "
+            "enhancer=from-reference, planner.loss=ipo, radius.beta=2; repeatable.",
         ),
     ] = None,
-    pairs: Annotated[
-        str,
-        typer.Option(
-            metavar="on-policy|reference|best-worst|optimistic", help="Pairs, for direct."
-        ),
-    ] = "on-policy",
-    data: Annotated[
-        str, typer.Option(metavar="all|latest", help="Comparisons trained on, for direct.")
-    ] = "all",
-    reference: Annotated[
-        str, typer.Option(metavar="fixed|last", help="What the loss measures from, for direct.")
-    ] = "fixed",
-    start: Annotated[
-        str, typer.Option(metavar="reference|last", help="Where training starts, for direct.")
-    ] = "reference",
     rounds: Annotated[int, typer.Option(help="Rounds of labels.")] = 3,
-    labels_per_round: Annotated[int, typer.Option(help="Labels asked for in a round.")] = 256,
     eta: o.Eta = 0.1,
     pool_size: o.PoolSize = 8,
     refresh: Annotated[
         bool, typer.Option("--refresh/--no-refresh", help="Half of the pools follow the policy.")
     ] = True,
-    loss: Annotated[str, typer.Option(help="A loss of `rlhf-theory list losses`.")] = "dpo",
-    settings: o.Settings = None,
-    update: Annotated[
-        str, typer.Option(metavar="inpo|sppo|nash-md", help="Map of the self-play of nash.")
-    ] = "inpo",
-    self_play_rounds: Annotated[int, typer.Option(help="Trainings of the self-play.")] = 3,
-    beta: Annotated[
-        float, typer.Option(help="Radius of the confidence set, for optimistic.")
-    ] = 1.0,
-    lam: Annotated[
-        float, typer.Option(help="Ridge lambda of the estimate, or of optimistic pairs.")
-    ] = 1.0,
     pooling: o.Pooling = None,
     layers: o.Layers = None,
     dim: o.Dim = None,
@@ -113,8 +83,8 @@ def iterate(
     """Train online: ask about the current policy, fit, train, evaluate, and again.
 
     With --labels people it stops with exit code 3 whenever labels are missing, and says where the
-    questions are; called again it replays what is there. Options that the learner would ignore are
-    refused. Writes OUT/model with its card, OUT/trace.parquet and OUT/report.html.
+    questions are; called again it replays what is there. Settings that the learner does
+    not have are refused. Writes OUT/model with its card, OUT/trace.parquet and OUT/report.html.
     """
     if offline:
         work_offline()
@@ -122,7 +92,6 @@ def iterate(
     from llm_bridge.jobs.iterate import IterateJob
     from llm_bridge.jobs.job import carry_out
     from llm_bridge.jobs.learners import LearnerOptions
-    from llm_bridge.jobs.sources import parse_settings
 
     job = IterateJob(
         file=file,
@@ -130,22 +99,7 @@ def iterate(
         labels=labels,
         preference=preference,
         label_scale=label_scale,
-        learner=LearnerOptions(
-            learner=learner,
-            planner=planner,
-            enhancer=enhancer,
-            pairs=pairs,
-            data=data,
-            reference=reference,
-            start=start,
-            loss=loss,
-            loss_settings=parse_settings(settings),
-            update=update,
-            self_play_rounds=self_play_rounds,
-            batch_size=labels_per_round,
-            beta=beta,
-            lam=lam,
-        ),
+        learner=LearnerOptions(learner=learner, changes=tuple(sets or ())),
         rounds=rounds,
         eta=eta,
         pool_size=pool_size,

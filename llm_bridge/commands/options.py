@@ -71,7 +71,7 @@ TestShare = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the loss, such as beta=0.1."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the loss, such as beta=0.1."),
 ]
 
 # ---------------------------------------------------------------------------- features

@@ -20,12 +20,13 @@ def select(
     ],
     model: o.Model,
     out: o.Out,
-    n: Annotated[int, typer.Option("--n", help="Pairs to have labelled.")] = 100,
+    pairs: Annotated[int, typer.Option(help="Pairs to have labelled.")] = 100,
     rule: Annotated[
         str,
         typer.Option(
-            metavar="informative|optimistic|best-worst|on-policy|reference",
-            help="Which pairs: those that tell most, or those of two policies.",
+            metavar="NAME",
+            help="informative: pairs that tell most; best-worst; or an enhancer of `rlhf-theory "
+            "list enhancers`, which the policy of the estimate meets.",
         ),
     ] = "informative",
     reward: Annotated[
@@ -69,7 +70,7 @@ def select(
         reward=reward,
         features=feature_options(False, pooling, layers, dim, whiten),
         rule=rule,
-        n=n,
+        pairs=pairs,
         pool_size=pool_size,
         eta=eta,
         max_new_tokens=max_new_tokens,

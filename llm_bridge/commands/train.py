@@ -62,9 +62,9 @@ def train(
         work_offline()
     from llm_bridge.commands.make import source, training_settings
     from llm_bridge.jobs.job import carry_out
-    from llm_bridge.jobs.sources import parse_settings
     from llm_bridge.jobs.train import TrainJob
     from rlhf_theory.errors import check_choice
+    from rlhf_theory.studies.files import assignments
 
     which: Any = sample
     if sample is not None:
@@ -73,7 +73,7 @@ def train(
         file=file,
         source=source(model, revision, device, dtype, offline, pad_token),
         loss=loss,
-        loss_settings=parse_settings(settings),
+        loss_settings=assignments(settings or (), "--set"),
         training=training_settings(
             epochs, steps, learning_rate, batch_size, accumulation, lora_rank, checkpoint_every
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from llm_bridge.planning.planners import DPOPlanner
 from llm_bridge.planning.self_play import SelfPlay
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.pools.world import PromptWorld
 from llm_bridge.tiny.gold import gold_preference, gold_reward
 from llm_bridge.tiny.parser import judge
 from llm_bridge.tiny.world import TinyWorld
@@ -32,9 +33,10 @@ from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.algorithms.offline_pessimistic import OfflinePessimistic
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.algorithms.rounds import compare
-from rlhf_theory.core import Policy
+from rlhf_theory.core import ConfidenceSet, Policy
+from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.confidence import Constant
-from rlhf_theory.experiments.runner import run
+from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
@@ -164,14 +166,14 @@ class Bench:
         )
 
     @cached_property
-    def offline_data(self) -> Any:
+    def offline_data(self) -> PreferenceData:
         """Comparisons of two draws of the reference policy each."""
         empty, pi0 = self.problem.empty_data(), ReferencePolicy()
         labels, key = feedback_from(self.oracle), Key(self.seed).child("demo", "offline")
         return compare(self.problem, empty, pi0, pi0, labels, self.size.labels, key)
 
     @cached_property
-    def offline_fit(self) -> Any:
+    def offline_fit(self) -> ConfidenceSet:
         """The linear reward of the offline labels, as estimate and confidence set."""
         rule = Constant(beta=4.0)
         return rule.confidence_set(rule.fit(self.offline_data), self.offline_data)
@@ -222,7 +224,7 @@ class Bench:
     # ------------------------------------------------------------------ arms
 
     def _offline_direct(self) -> tuple[list[Details], LanguageModel]:
-        learner = DirectPreference(self.pi0, settings=self.settings, folder=self.training)
+        learner = DirectPreference(settings=self.settings, folder=self.training)
         plan = learner(self.problem, self.offline_data, Key(self.seed).child("demo", "direct"))
         return self._judged(plan.value)
 
@@ -234,7 +236,6 @@ class Bench:
     def _online_direct(self) -> tuple[list[Details], LanguageModel]:
         return self._online(
             IterativeDirect(
-                self.pi0,
                 settings=self.settings,
                 batch_size=self.size.labels // self.size.rounds,
                 folder=self.training,
@@ -248,10 +249,7 @@ class Bench:
 
     def _self_play(self) -> tuple[list[Details], LanguageModel]:
         planner = SelfPlay(
-            self.pi0,
-            rounds=self.size.self_play_rounds,
-            settings=self.settings,
-            folder=self.training,
+            rounds=self.size.self_play_rounds, settings=self.settings, folder=self.training
         )
         key = Key(self.seed).child("demo", "self-play")
         plan = planner(self.preference, self.game, key)
@@ -260,31 +258,36 @@ class Bench:
 
     @property
     def _planner(self) -> DPOPlanner:
-        return DPOPlanner(self.pi0, settings=self.settings, folder=self.training)
+        return DPOPlanner(settings=self.settings, folder=self.training)
 
     def _judged(self, policy: Policy) -> tuple[list[Details], LanguageModel]:
         return [self.judge.details(policy)], _model_policy(policy).model
 
     def _online(self, learner: Any) -> tuple[list[Details], LanguageModel]:
-        played: list[Policy] = []
-        found: list[Details] = []
-
-        def evaluate(policy: Policy) -> dict[str, np.ndarray]:
-            played.append(policy)
-            found.append(self.judge.details(policy))
-            return {"J": found[-1].mean("fresh_objective")}
-
-        refresh: Any = PromptProblem.refresh
-        run(
-            learner,
-            self.problem,
-            n_rounds=self.size.rounds,
-            seed=self.seed,
-            feedback=feedback_from(self.oracle),
-            evaluate=evaluate,
-            between=refresh,
+        judge = _Kept(self.judge)
+        world = PromptWorld(
+            problem=self.problem, feedback=feedback_from(self.oracle), judge=judge, refresh=True
         )
-        return found, _model_policy(played[-1]).model
+        run_online(learner, world, self.size.rounds, seed=self.seed)
+        return judge.found, _model_policy(judge.played[-1]).model
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A judge that keeps all policies, and the details of what it found."""
+
+    held_out: HeldOut
+    played: list[Policy] = field(default_factory=list)
+    found: list[Details] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("fresh_objective",)
+
+    def __call__(self, policy: Policy) -> dict[str, np.ndarray]:
+        self.played.append(policy)
+        self.found.append(self.held_out.details(policy))
+        return {"fresh_objective": self.found[-1].mean("fresh_objective")}
 
 
 def _model_policy(policy: Policy) -> LanguageModelPolicy:

@@ -7,7 +7,6 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llm_bridge.demo.arms import ETA, GAME_ETA, Arm, Bench, DemoSize
 from llm_bridge.demo.page import write_demo_page
@@ -16,8 +15,8 @@ from llm_bridge.evaluation.details import Details, frame_bytes
 from llm_bridge.jobs.evaluate import summary_table
 from llm_bridge.jobs.job import Say
 from llm_bridge.tiny.world import TinyWorldRecipe, build, one_thread
-from rlhf_theory.experiments.store import write_atomic, write_json
 from rlhf_theory.report.words import duration
+from rlhf_theory.store import write_atomic, write_json
 
 __all__ = ["DemoJob", "DemoSize"]
 
@@ -62,7 +61,7 @@ class DemoJob:
     def _size(self) -> DemoSize:
         return self.size or (QUICK if self.quick else DemoSize())
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {"command": "demo", "seed": self.seed, **asdict(self._size)}
 

@@ -30,6 +30,7 @@ from llm_bridge.evaluation.report import (
 )
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.tiny.world import TinyWorld
+from rlhf_theory.core import ConfidenceSet
 from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.report.sections import Section
 from rlhf_theory.rewards import LinearReward
@@ -52,12 +53,12 @@ def write_demo_page(
     *,
     held_out: HeldOut,
     game: HeldOut,
-    proxy: Any,
+    proxy: ConfidenceSet,
     problem: PromptProblem,
     world: TinyWorld,
     cards: Sequence[Card],
     spread: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
 ) -> Path:
     """Write ``OUT/report.html``.
 
@@ -165,7 +166,7 @@ def write_demo_page(
 
 
 def _reward_drawings(
-    arms: Mapping[str, Sequence[Details]], held_out: HeldOut, proxy: Any
+    arms: Mapping[str, Sequence[Details]], held_out: HeldOut, proxy: ConfidenceSet
 ) -> dict[str, Drawing]:
     gold: Any = held_out.gold
     linear = LinearReward(proxy.center)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from llm_bridge.errors import ModelError
 from llm_bridge.language.fingerprints import weights_hash
@@ -36,7 +36,7 @@ class EncoderModel:
     """
 
     model: Any
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     name: str = "encoder"
     join: str = " "
 

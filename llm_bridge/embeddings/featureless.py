@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ class NoFeatures:
 
     device: str = "cpu"
 
-    def rows(self, prompts: Sequence[Any], responses: Sequence[Any]) -> torch.Tensor:
+    def rows(self, prompts: Sequence[object], responses: Sequence[object]) -> torch.Tensor:
         """Return zeros, shape ``(n, 1)``."""
         if len(prompts) != len(responses):
             message = f"Give one prompt per response; got {len(prompts)} and {len(responses)}."

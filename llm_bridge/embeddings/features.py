@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.embeddings.extraction import extract, open_store
@@ -81,9 +81,9 @@ class TransformerFeatures:
         For options that do not exist, or that the model cannot give.
     """
 
-    model: Any
+    model: object
     _: KW_ONLY
-    tokens_of: Any = None
+    tokens_of: object = None
     pooling: str | Sequence[str] | None = None
     layers: str | int | Sequence[int] | None = None
     over: str | None = None
@@ -132,7 +132,7 @@ class TransformerFeatures:
         return self.spec.width
 
     @cached_property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """What raw features depend on besides the texts; plain data."""
         return self.spec.about(self.reader)
 
@@ -189,7 +189,7 @@ class TransformerFeatures:
         self,
         prompts: Sequence[Piece],
         responses: Sequence[Piece],
-        weights: Any = None,
+        weights: ArrayLike | None = None,
     ) -> FittedFeatures:
         """Fit the transform on samples of pi0; what comes out never changes.
 
@@ -244,7 +244,7 @@ class FittedFeatures:
         return self.features.device
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """What raw features and transform are; plain data."""
         return {**self.features.configuration, "transform": asdict(self.features.settings)}
 

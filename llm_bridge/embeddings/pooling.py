@@ -80,7 +80,7 @@ class FeatureSpec:
             raise ValueError(message)
         return spec
 
-    def about(self, model: LanguageModel | EncoderModel) -> dict[str, Any]:
+    def about(self, model: LanguageModel | EncoderModel) -> dict[str, object]:
         """Return what features depend on besides the texts; plain data."""
         return {
             "model": model.fingerprint,
@@ -195,7 +195,7 @@ def forward(
 class _Recorder:
     """Calls a model and remembers the hidden states."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         self.module = module
         self.hidden: tuple[torch.Tensor, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.errors import ModelError
@@ -53,7 +53,7 @@ class Reading:
     stop: int
 
 
-def reader_of(model: Any) -> LanguageModel | EncoderModel:
+def reader_of(model: object) -> LanguageModel | EncoderModel:
     """Return the model itself, or that of a policy; ``ModelError`` for anything else."""
     for found in (model, getattr(model, "model", None)):
         if isinstance(found, LanguageModel | EncoderModel):
@@ -65,7 +65,7 @@ def reader_of(model: Any) -> LanguageModel | EncoderModel:
     raise ModelError(message)
 
 
-def writer_of(model: Any) -> LanguageModel | None:
+def writer_of(model: object) -> LanguageModel | None:
     """Return the language model whose tokens are given, or None; ``ModelError`` if it is none."""
     if model is None:
         return None
@@ -144,29 +144,30 @@ def _encoder_readings(
     return result
 
 
-def _raw(piece: Any) -> Any:
+def _raw(piece: Any) -> Ids:
     """Return the text or the tokens; what has both is known by its tokens."""
-    return getattr(piece, "ids", piece)
+    ids: Ids = getattr(piece, "ids", piece)
+    return ids
 
 
-def _prompt_ids(model: LanguageModel, prompt: Any) -> Ids:
+def _prompt_ids(model: LanguageModel, prompt: object) -> Ids:
     if isinstance(prompt, str) or _messages(prompt):
         return model.encode_prompt(prompt).ids
     return tuple(int(i) for i in _raw(prompt))
 
 
-def _response_ids(model: LanguageModel, response: Any) -> Ids:
+def _response_ids(model: LanguageModel, response: object) -> Ids:
     if isinstance(response, str):
         # An answer that ended at once has no text.
         return model.encode_response(response) if response else (model.eos_id,)
     return tuple(int(i) for i in _raw(response))
 
 
-def _messages(piece: Any) -> bool:
+def _messages(piece: object) -> TypeGuard[Sequence[Mapping[str, str]]]:
     return isinstance(piece, Sequence) and bool(piece) and isinstance(piece[0], Mapping)
 
 
-def _text(piece: Any, tokens_of: LanguageModel | None) -> str:
+def _text(piece: object, tokens_of: LanguageModel | None) -> str:
     if isinstance(piece, str):
         return piece
     if isinstance(text := getattr(piece, "text", None), str):
@@ -174,7 +175,7 @@ def _text(piece: Any, tokens_of: LanguageModel | None) -> str:
     if _messages(piece):
         return "\n".join(message["content"] for message in piece)
     if tokens_of is not None:
-        return tokens_of.decode(piece)
+        return tokens_of.decode(_raw(piece))
     message = (
         "Features of another model than the one that wrote the tokens are read from text: give "
         "str, or Prompt and Response, or say tokens_of=policy so that tokens can be decoded; "

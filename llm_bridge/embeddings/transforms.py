@@ -7,14 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
 from rlhf_theory.errors import ShapeError, check_choice
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.store import write_atomic
 
 __all__ = ["SCALES", "FrozenTransform", "TransformSettings"]
 
@@ -158,7 +157,7 @@ class FrozenTransform:
             return z / torch.clamp(norm, min=self.radius)
         return z / torch.where(norm > 0, norm, 1.0)
 
-    def content(self, about: Mapping[str, Any]) -> bytes:
+    def content(self, about: Mapping[str, object]) -> bytes:
         """Return the content of a file that holds the transform and what it is about."""
         tensors = {"mean": self.mean.cpu(), "inverse_std": self.inverse_std.cpu()}
         if self.matrix is not None:
@@ -167,7 +166,7 @@ class FrozenTransform:
         facts = {"radius": self.radius, "kept": self.kept, "scale": self.scale, "about": about}
         return safetensors.torch.save(tensors, {"facts": json.dumps(facts, sort_keys=True)})
 
-    def save(self, file: Path, about: Mapping[str, Any]) -> None:
+    def save(self, file: Path, about: Mapping[str, object]) -> None:
         """Write to a file; ``ValueError`` if it holds anything else already."""
         content = self.content(about)
         if file.exists():
@@ -182,7 +181,7 @@ class FrozenTransform:
         write_atomic(file, content)
 
     @classmethod
-    def load(cls, file: Path) -> tuple[FrozenTransform, dict[str, Any]]:
+    def load(cls, file: Path) -> tuple[FrozenTransform, dict[str, object]]:
         """Read the transform and what it is about; ``ValueError`` for any other file."""
         try:
             with safe_open(file, framework="pt") as stream:
@@ -196,7 +195,7 @@ class FrozenTransform:
                 facts["kept"],
                 facts["scale"],
             )
-            about: dict[str, Any] = facts["about"]
+            about: dict[str, object] = facts["about"]
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             message = f"{file} must be a file of frozen features; it cannot be read ({error!r})."
             raise ValueError(message) from error

@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.report.words import pretty
+from rlhf_theory.store import write_atomic
 
 __all__ = ["Card", "write_card"]
 
@@ -63,8 +62,8 @@ class Card:
     method: str
     eta: float | None = None
     loss: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics_note: str = ""
     parent: str = ""
@@ -74,7 +73,7 @@ class Card:
     def text(self) -> str:
         """Return the card: front matter that the hub reads, then Markdown."""
         blocks = [self._front_matter(), f"# {self.name}", self.method]
-        facts: dict[str, Any] = {
+        facts: dict[str, object] = {
             "Base": self.base,
             "Weights of the base": self.parent,
             "Loss": self.loss,
@@ -93,7 +92,7 @@ class Card:
 
     def _front_matter(self) -> str:
         # Every value is JSON, which YAML contains: no quoting rule to get wrong.
-        entries: dict[str, Any] = {
+        entries: dict[str, object] = {
             "library_name": "transformers",
             "pipeline_tag": self.kind,
             "tags": ["rlhf", "preference-learning", "rlhf-theory"],
@@ -104,7 +103,7 @@ class Card:
         return "\n".join(["---", *lines, "---"])
 
 
-def _list(facts: Mapping[str, Any]) -> str:
+def _list(facts: Mapping[str, object]) -> str:
     return "\n".join(f"* {name}: {pretty(value)}" for name, value in facts.items() if value != "")
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.statistics import ratio_interval
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.store import write_atomic
 
 __all__ = ["Details", "frame_bytes"]
 

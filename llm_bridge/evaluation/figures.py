@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def _panel() -> Iterator[tuple[Figure, Axes]]:
         axes.legend(fig)
 
 
-def _over_rows(values: np.ndarray) -> tuple[Any, Any, Any]:
+def _over_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return mean and interval ends over rows; no ends where there is one row."""
     found = mean_interval(values)
     several = len(values) > 1
@@ -82,6 +82,33 @@ def _over_rows(values: np.ndarray) -> tuple[Any, Any, Any]:
 
 
 # --------------------------------------------------------------------------- frontier
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """How KL and gold reward were found: the columns, and the words of axis and caption."""
+
+    kl: str
+    gold: str
+    where: str
+    how: str
+
+
+_ESTIMATES = {
+    "pool": _Estimate(
+        "pool_kl",
+        "pool_gold",
+        "on pools, exact",
+        "Both are computed exactly on the pools of held-out prompts.",
+    ),
+    "fresh": _Estimate(
+        "fresh_kl_k1",
+        "fresh_gold",
+        "of sequences, k1 estimate",
+        "Reward and KL are means over fresh responses to held-out prompts; the KL is the mean "
+        "of log π − log π0 over sequences (k1, unbiased).",
+    ),
+}
 
 
 def frontier_points(
@@ -96,12 +123,12 @@ def frontier_points(
     estimate
         ``"pool"``: exact on pools; ``"fresh"``: fresh responses, KL by the k1 estimator.
     """
-    check_choice("estimate", estimate, ("pool", "fresh"))
-    kl_name = "pool_kl" if estimate == "pool" else "fresh_kl_k1"
+    check_choice("estimate", estimate, _ESTIMATES)
+    columns = _ESTIMATES[estimate]
     rows = []
     for arm, path in paths.items():
         for step, found in enumerate(path):
-            kl, gold = found.interval(kl_name), found.interval(f"{estimate}_gold")
+            kl, gold = found.interval(columns.kl), found.interval(columns.gold)
             rows.append(
                 {
                     "arm": arm,
@@ -139,7 +166,8 @@ def frontier(
     interval
         What the intervals are.
     """
-    check_choice("estimate", estimate, ("pool", "fresh"))
+    check_choice("estimate", estimate, _ESTIMATES)
+    words = _ESTIMATES[estimate]
     if best is not None and estimate != "pool":
         message = "The best policies over pools belong beside numbers on pools (estimate='pool')."
         raise ValueError(message)
@@ -152,21 +180,25 @@ def frontier(
             if len(part) > 1:
                 curves.curve(ax, part["kl"], part["gold"], color=look.color, style=look.line)
             curves.points(ax, *columns, label=str(arm), color=look.color, marker=look.marker)
-        exact = estimate == "pool"
-        where = "on pools, exact" if exact else "of sequences, k1 estimate"
-        ax.set(xlabel=f"KL(π‖π0) in nats, {where}", ylabel="gold reward")
-    how = (
-        "Both are computed exactly on the pools of held-out prompts."
-        if exact
-        else "Reward and KL are means over fresh responses to held-out prompts; the KL is the mean "
-        "of log π − log π0 over sequences (k1, unbiased)."
-    )
+        ax.set(xlabel=f"KL(π‖π0) in nats, {words.where}", ylabel="gold reward")
     more = " Dashed: the Gibbs policies of the gold reward." if best is not None else ""
-    caption = f"Gold reward against KL from π0. {how} Bars: {interval}.{more}"
+    caption = f"Gold reward against KL from π0. {words.how} Bars: {interval}.{more}"
     return Drawing(fig, "Gold reward against KL", caption)
 
 
 # --------------------------------------------------------------------------- over-optimisation
+
+
+@dataclass(frozen=True)
+class _Distance:
+    """What stands for the distance from π0 on the horizontal axis, as a power of √KL."""
+
+    name: str
+    power: int
+
+
+_DISTANCES = {"sqrt": _Distance("√KL(π‖π0)", 1), "kl": _Distance("KL(π‖π0) in nats", 2)}
+_FORMULAS: dict[Law, str] = {"rl": "d(α − β log d)", "best-of-n": "d(α − β d)"}
 
 
 def over_optimisation(
@@ -199,11 +231,12 @@ def over_optimisation(
     if len(shapes) != 1 or kl.ndim != 2 or kl.shape[1] < 3:
         message = f"kl, gold and proxy must have one shape (k, T), T at least 3; got {shapes}."
         raise ShapeError(message)
-    check_choice("against", against, ("sqrt", "kl"))
+    check_choice("against", against, _DISTANCES)
+    shown = _DISTANCES[against]
     gains = {"proxy reward": proxy - proxy[:, :1], "gold reward": gold - gold[:, :1]}
     distance = np.sqrt(np.maximum(kl, 0.0))
     x = distance.mean(axis=0)
-    at = x if against == "sqrt" else x**2
+    at = x**shown.power
     with _panel() as (fig, ax):
         colors = {"proxy reward": "vermillion", "gold reward": "blue"}
         for name, gain in gains.items():
@@ -215,7 +248,7 @@ def over_optimisation(
         fitted = over_optimisation_law(grid, alpha, beta, law)
         curves.curve(
             ax,
-            grid if against == "sqrt" else grid**2,
+            grid**shown.power,
             fitted,
             label="fitted law",
             color="ink",
@@ -225,14 +258,12 @@ def over_optimisation(
         peak = float(np.mean(peak_distance(kl, gold)))
         inside = peak < float(x.max())
         if inside:
-            curves.level(ax, peak if against == "sqrt" else peak**2, "gold peaks", axis="x")
-        name = "√KL(π‖π0)" if against == "sqrt" else "KL(π‖π0) in nats"
-        ax.set(xlabel=f"{name}, {estimate}", ylabel="reward over that of π0")
-    formula = "d(α − β log d)" if law == "rl" else "d(α − β d)"
+            curves.level(ax, peak**shown.power, "gold peaks", axis="x")
+        ax.set(xlabel=f"{shown.name}, {estimate}", ylabel="reward over that of π0")
     band = f" Bands: 95 % bootstrap intervals over {kl.shape[0]} {paths}." if len(kl) > 1 else ""
     caption = (
         f"Reward over that of π0 along a path of growing optimisation; {estimate}. Dashed: "
-        f"{formula} with d = √KL fitted to the gold reward, α = {alpha:.3g}, β = {beta:.3g} "
+        f"{_FORMULAS[law]} with d = √KL fitted to the gold reward, α = {alpha:.3g}, β = {beta:.3g} "
         f"([2210.10760]).{band}" + (" Dotted: where gold reward is largest." if inside else "")
     )
     return Drawing(fig, "Gold and proxy reward against the distance from π0", caption)

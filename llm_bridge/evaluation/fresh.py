@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.beside import beside
 from llm_bridge.pools.candidates import Generating, Pools, draw_responses, score_responses
-from rlhf_theory.arrays import int_like, to_numpy
+from rlhf_theory.arrays import Array, int_like, to_numpy
 from rlhf_theory.core import PreferenceOracle, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.randomness import Key
@@ -25,7 +25,7 @@ from rlhf_theory.randomness import Key
 if TYPE_CHECKING:
     from llm_bridge.pools.problem import PromptProblem
 
-__all__ = ["FreshAnswers", "draw_answers", "fresh_values"]
+__all__ = ["FreshAnswers", "draw_answers", "fresh_values", "host"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class FreshAnswers:
             flat = [r for row in self.responses for r in row]
             scores = model.scores([p for p in self.prompts for _ in range(n)], flat)
             return np.reshape(scores, (1, -1, n))
-        table = _host(model.rewards(self.contexts(_reads_features(model))))
+        table = host(model.rewards(self.contexts(_reads_features(model))))
         return np.take_along_axis(table, self.places[None, ...], axis=-1)
 
     def joined(self, other: FreshAnswers) -> FreshAnswers:
@@ -182,7 +182,7 @@ def _preference_wins(
     n = drawn.log_pi.shape[1]
     first, second = both.places[:, :n], both.places[:, n:]
     prob = [
-        _host(
+        host(
             oracle.prob(
                 x, int_like(first[None, :, i], x.like), int_like(second[None, :, j], x.like)
             )
@@ -194,7 +194,7 @@ def _preference_wins(
     return np.asarray(np.mean(prob, axis=0))
 
 
-def _reads_features(model: Any) -> bool:
+def _reads_features(model: object) -> bool:
     """Return whether a model may need features: those of texts and tokens do not."""
     of_texts = isinstance(model, Scorer) or hasattr(model, "halves")
     inner = getattr(model, "reward", None)
@@ -203,7 +203,7 @@ def _reads_features(model: Any) -> bool:
 
 def _answers(drawn: FreshAnswers, each: Mapping[str, np.ndarray]) -> pd.DataFrame:
     n = len(drawn.responses[0])
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "prompt": [p.text for p in drawn.prompts for _ in range(n)],
         "number": list(range(n)) * len(drawn.prompts),
         "response": [r.text for row in drawn.responses for r in row],
@@ -213,5 +213,6 @@ def _answers(drawn: FreshAnswers, each: Mapping[str, np.ndarray]) -> pd.DataFram
     return pd.DataFrame({**columns, **{name: value.ravel() for name, value in each.items()}})
 
 
-def _host(x: Any) -> np.ndarray:
+def host(x: Array) -> np.ndarray:
+    """Return an array of any library as doubles on the host."""
     return np.asarray(to_numpy(x), dtype=np.float64)

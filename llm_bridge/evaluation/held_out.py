@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llm_bridge.evaluation.details import Details
-from llm_bridge.evaluation.fresh import FreshAnswers, draw_answers, fresh_values
+from llm_bridge.evaluation.fresh import FreshAnswers, draw_answers, fresh_values, host
 from llm_bridge.evaluation.metrics import METRICS
 from llm_bridge.evaluation.win_rates import pool_win_probabilities, win_matrix
 from llm_bridge.pools.candidates import Generating, Pools
-from rlhf_theory.arrays import Array, log_softmax, to_numpy
+from rlhf_theory.arrays import Array, log_softmax
 from rlhf_theory.core import Policy, PreferenceOracle, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative
@@ -39,7 +39,7 @@ __all__ = ["HeldOut"]
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    r"""Metrics of policies on held-out prompts, for ``run(..., evaluate=...)``.
+    r"""Metrics of policies on held-out prompts: the judge of a `PromptWorld`.
 
     Every policy meets the same prompts, the same pools and the same uniform random numbers, so that
     differences between policies are paired. Fresh responses are those of the sequence law cut at
@@ -141,6 +141,21 @@ class HeldOut:
         rows = self.problem.n_replicas
         return {name: np.broadcast_to(v, (rows,)).copy() for name, v in result.items()}
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what a call returns, the one that the world is about first."""
+        names = [*self._pool_names()]
+        if self.n_samples:
+            names += [*self._fresh_names(self.proxy is not None), "fresh_kl_k3_error"]
+            names += ["fresh_win_rate_lower", "fresh_win_rate_upper"] if self._has_winners else []
+        main = ("pool_gap", "pool_exploitability", "pool_win_rate", "pool_kl")
+        first = next(name for name in main if name in names)
+        return (first, *(name for name in names if name != first))
+
+    def block(self, first: int, stop: int) -> HeldOut:
+        """Return the judge of replicas ``first .. stop - 1``, with the same records."""
+        return replace(self, problem=self.problem.block(first, stop))
+
     def details(self, policy: Policy) -> Details:
         """Return all results prompt by prompt, of the pools and of fresh responses."""
         found = self.pool(policy)
@@ -178,6 +193,18 @@ class HeldOut:
         values = {name: np.atleast_2d(v) for name, v in values.items()}
         return Details(self._prompts, values, self._weights)
 
+    def _pool_names(self) -> list[str]:
+        """Return the names of what `pool` computes, in its order."""
+        gold = ["pool_gold", "pool_objective", "pool_gap"] if self.gold is not None else []
+        return [
+            "pool_kl",
+            *gold,
+            *(["pool_proxy"] if self.proxy is not None else []),
+            *(["pool_win_rate"] if self._has_winners else []),
+            *(["pool_exploitability"] if self.game is not None else []),
+            "pool_ess",
+        ]
+
     def _worth(self, log_pi: np.ndarray) -> np.ndarray:
         """Return ``ess / sum pi^2 / m``: of n draws of pi0 (m = mass) what is left under pi."""
         log_pi0 = self._log_pi0
@@ -187,10 +214,10 @@ class HeldOut:
 
     def _table(self, policy: Policy) -> np.ndarray:
         """Return log-probabilities on the pools, normalised in double precision."""
-        return np.asarray(log_softmax(_host(policy.log_probs(self._contexts))))
+        return np.asarray(log_softmax(host(policy.log_probs(self._contexts))))
 
     def _rewards(self, model: RewardModel) -> np.ndarray:
-        return _host(model.rewards(self._contexts))
+        return host(model.rewards(self._contexts))
 
     @property
     def _has_winners(self) -> bool:
@@ -216,12 +243,12 @@ class HeldOut:
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        weights: np.ndarray = _host(self._population[1])[0]
+        weights: np.ndarray = host(self._population[1])[0]
         return weights
 
     @cached_property
     def _log_pi0(self) -> np.ndarray:
-        return np.asarray(log_softmax(_host(self._contexts.log_pi0)))
+        return np.asarray(log_softmax(host(self._contexts.log_pi0)))
 
     @cached_property
     def _gold(self) -> np.ndarray:
@@ -243,7 +270,7 @@ class HeldOut:
         if self.game == "probability":
             return np.asarray(0.5 * (self._wins - np.swapaxes(self._wins, -1, -2)))
         exact = getattr(self.preference, "logits", None)
-        logits = log_odds(self._wins) if exact is None else _host(exact(self._contexts))
+        logits = log_odds(self._wins) if exact is None else host(exact(self._contexts))
         here = self._log_pi0 > -np.inf
         return np.where(here[..., :, None] & here[..., None, :], logits, 0.0)
 
@@ -295,7 +322,3 @@ class HeldOut:
             )
             raise ValueError(message)
         return self._draw(writer)
-
-
-def _host(x: Array) -> np.ndarray:
-    return np.asarray(to_numpy(x), dtype=np.float64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def answers_table(
     results: Mapping[str, Details], *, prompts: int = 3, each: int = 1, longest: int = 160
 ) -> Table | None:
     """Return responses of every policy to the first prompts, or None where nobody wrote any."""
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     writers = {name: found for name, found in results.items() if len(found.answers)}
     if not writers:
         return None
@@ -166,7 +165,7 @@ def write_run_page(
     title: str,
     sections: Sequence[Section],
     *,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     lead: str = "",
     command: str = "",
 ) -> Path:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 
+from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
@@ -22,8 +23,8 @@ from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.storage.jsonl import problems_with, read_jsonl
-from rlhf_theory.experiments.store import write_atomic, write_json
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import write_atomic, write_json
 
 __all__ = ["EmbedJob"]
 
@@ -64,7 +65,7 @@ class EmbedJob:
     batch_size: int = 32
     cache: Path | None = None
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
             "command": "embed",
@@ -147,7 +148,7 @@ class EmbedJob:
         say(f"{phi.shape[0]} texts with {phi.shape[1]} features: {out / 'features.safetensors'}")
 
     def _written(
-        self, reader: Any, texts: Sequence[Text]
+        self, reader: LanguageModel | EncoderModel, texts: Sequence[Text]
     ) -> tuple[list[Any], list[Any], list[str]]:
         if not isinstance(reader, LanguageModel):  # refused before; for the type
             message = "Only a language model writes responses."

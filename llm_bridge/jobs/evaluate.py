@@ -28,14 +28,15 @@ from llm_bridge.evaluation.report import (
     results_section,
     write_run_page,
 )
-from llm_bridge.jobs.job import Say, table
+from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.rewards import callable_of, preference_of, reward_of
 from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
-from rlhf_theory.experiments.store import write_atomic, write_json
+from rlhf_theory.commands.tables import aligned
 from rlhf_theory.report.words import pretty
+from rlhf_theory.store import write_atomic, write_json
 
 __all__ = ["EvaluateJob", "draw_results", "named_models", "summary_table"]
 
@@ -87,7 +88,7 @@ class EvaluateJob:
     batch_size: int = 32
     seed: int = 0
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on, except for the models; see `Job`."""
         return {
             "command": "evaluate",
@@ -152,7 +153,11 @@ class EvaluateJob:
             ),
             pool_section({"held-out prompts": problem.report()}),
         ]
-        facts: dict[str, Any] = {"Prompts": len(problem.prompts), "η": self.eta, "Seed": self.seed}
+        facts: dict[str, object] = {
+            "Prompts": len(problem.prompts),
+            "η": self.eta,
+            "Seed": self.seed,
+        }
         facts |= {"Reference": Path(self.source.name).name, "Device": self.source.device}
         page = write_run_page(
             out / "report.html",
@@ -236,11 +241,14 @@ def shown(summary: pd.DataFrame) -> str:
     for metric, values in zip(wide.index, wide.to_numpy(), strict=True):
         cells = ["–" if np.isnan(v) else pretty(float(f"{v:.3g}")) for v in values]
         rows.append([str(metric), *cells])
-    return table(rows)
+    return aligned(rows)
 
 
 def draw_results(
-    results: Mapping[str, Details], held_out: HeldOut, *, paths: Mapping[str, Any] | None = None
+    results: Mapping[str, Details],
+    held_out: HeldOut,
+    *,
+    paths: Mapping[str, Sequence[Details]] | None = None,
 ) -> dict[str, Drawing]:
     """Return the figures of some policies by name.
 

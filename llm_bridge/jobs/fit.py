@@ -25,10 +25,12 @@ from llm_bridge.rewards.calibration import Calibration, calibration
 from llm_bridge.rewards.models import HeadFit, fit_ensemble, fit_head
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import check_choice
-from rlhf_theory.estimators.confidence import R4, ConfidenceRule, Constant, R2Prime, Scaled
+from rlhf_theory.estimators.confidence import ConfidenceRule, Scaled
 from rlhf_theory.estimators.ensembles import RewardEnsemble
-from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import found
+from rlhf_theory.store import write_atomic
+from rlhf_theory.studies.signatures import settings_of
 
 __all__ = ["FitJob", "check_members", "confidence_rule", "split_comparisons"]
 
@@ -41,18 +43,25 @@ def confidence_rule(
     Parameters
     ----------
     rule
-        ``"constant"``: a ridge fit and the radius ``beta``, no guarantee. ``"r2"`` and ``"r4"``:
-        `R2Prime` and `R4`, whose sets cover with probability ``1 - delta`` if the reward is linear
-        with ``|theta*| <= norm``; ``beta`` multiplies their width, 1 keeps the guarantee.
+        A name of ``rlhf-theory list radii``. ``"constant"``: a ridge fit and the radius ``beta``,
+        no guarantee. The sets of others, such as ``"adaptive"`` and ``"marginal-likelihood"``,
+        cover with probability ``1 - delta`` if the reward is linear with ``|theta*| <= norm``;
+        ``beta`` multiplies their width, 1 keeps the guarantee.
     beta, lam, norm, delta
         Radius or multiplier, ridge, bound on the parameters, miss probability.
     """
-    check_choice("rule", rule, ("constant", "r2", "r4"))
-    if rule == "constant":
-        return Constant(beta=beta, lam=lam)
-    kind = R2Prime if rule == "r2" else R4
-    found: ConfidenceRule = kind(theta_bound=norm, delta=delta, lam=lam)
-    return found if beta == 1.0 else Scaled(found, beta)
+    values = {"beta": beta, "lam": lam, "theta_bound": norm, "delta": delta}
+    known = {name: settings_of(entry) for name, entry in found("radius").items()}
+    # A rule that is made of another one cannot be made of these numbers.
+    names = [
+        name
+        for name, settings in known.items()
+        if all(s.make_default is not None or s.name in values for s in settings.values())
+    ]
+    check_choice("rule", rule, names)
+    given = {name: value for name, value in values.items() if name in known[rule]}
+    made: ConfidenceRule = found("radius")[rule].target(**given)
+    return made if "beta" in given or beta == 1.0 else Scaled(made, beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +112,7 @@ class FitJob:
             self.rule, beta=self.beta, lam=self.lam, norm=self.norm, delta=self.delta
         )
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
             "command": "fit",
@@ -176,17 +185,17 @@ class FitJob:
             f"comparisons by {self._rule()!r}.",
         ]
         reports = {"cross-fitted": fit.held_out, "held out": report}
-        for name, found in reports.items():
-            if found is not None:
-                lines.append(f"{name}: {found}")
+        for name, quality in reports.items():
+            if quality is not None:
+                lines.append(f"{name}: {quality}")
                 path = out / f"calibration-{name.replace(' ', '-')}.parquet"
-                write_atomic(path, frame_bytes(found.table))
+                write_atomic(path, frame_bytes(quality.table))
         lines += [disagreement] if disagreement else []
         write_atomic(out / "summary.txt", ("\n".join(lines) + "\n").encode())
         numbers = {
-            name: {k: v if np.isfinite(v) else None for k, v in found.summary().items()}
-            for name, found in reports.items()
-            if found is not None
+            name: {k: v if np.isfinite(v) else None for k, v in quality.summary().items()}
+            for name, quality in reports.items()
+            if quality is not None
         }
         about = {
             **self.source.identity(),
@@ -260,7 +269,7 @@ def measured(
     """Return how well a fit predicts comparisons that it has not seen."""
     data = data_of(comparisons, features)
     logits = to_numpy(data.differences.margins(fit.reward.theta))[0]
-    prompts: dict[Any, int] = {}
+    prompts: dict[object, int] = {}
     group = [prompts.setdefault(c.prompt.ids, len(prompts)) for c in comparisons]
     count, wins = to_numpy(data.count)[0], to_numpy(data.wins)[0]
     kept = count > 0

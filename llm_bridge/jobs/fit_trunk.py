@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,8 +29,8 @@ from llm_bridge.rewards.training import (
     train_reward,
 )
 from llm_bridge.training.settings import TrainingSettings
-from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import write_atomic
 
 __all__ = ["TrunkJob"]
 
@@ -66,7 +65,7 @@ class TrunkJob:
     def __post_init__(self) -> None:
         check_members(self.ensemble)
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
             "command": "fit --trunk",
@@ -125,11 +124,13 @@ class TrunkJob:
     def _trained(
         self, reader: LanguageModel | EncoderModel, train: Sequence[Comparison], out: Path
     ) -> list[RewardTraining]:
-        given: dict[str, Any] = {"key": Key(self.seed).child("fit"), "folder": out / "training"}
+        key, folder = Key(self.seed).child("fit"), out / "training"
         examples = comparison_examples(train)
         if self.ensemble:
-            return train_members(reader, examples, self.training, n_members=self.ensemble, **given)
-        return [train_reward(reader, examples, self.training, **given)]
+            return train_members(
+                reader, examples, self.training, n_members=self.ensemble, key=key, folder=folder
+            )
+        return [train_reward(reader, examples, self.training, key=key, folder=folder)]
 
     def _card(
         self,

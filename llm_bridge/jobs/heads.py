@@ -23,8 +23,8 @@ from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import RewardModel
 from rlhf_theory.estimators.ellipsoid import Ellipsoid
 from rlhf_theory.estimators.ensembles import RewardEnsemble
-from rlhf_theory.experiments.store import write_json
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.store import write_json
 
 __all__ = ["Head", "is_head", "load_head", "reads_other_words", "save_head"]
 
@@ -47,7 +47,7 @@ class Head:
 
     features: FittedFeatures
     confidence: Ellipsoid
-    about: Mapping[str, Any]
+    about: Mapping[str, object]
     members: RewardEnsemble | None = None
 
     def model(self, variant: Variant) -> RewardModel:
@@ -72,7 +72,7 @@ def save_head(
     folder: Path,
     fit: HeadFit,
     features: FittedFeatures,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     members: RewardEnsemble | None = None,
 ) -> None:
     """Write a fit; ``head.json`` comes last and says that it is complete.
@@ -168,7 +168,7 @@ def load_head(
     return Head(features, Ellipsoid(arrays["theta"], arrays["beta"], lambda: sigma), about, members)
 
 
-def reads_other_words(reader: Any, writer: LanguageModel | None) -> bool:
+def reads_other_words(reader: object, writer: LanguageModel | None) -> bool:
     """Return whether the tokens of the writer have to be read as text."""
     if writer is None or not isinstance(reader, LanguageModel):
         return True

@@ -31,14 +31,15 @@ from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.pools.world import PromptWorld
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.core import Policy
 from rlhf_theory.errors import check_positive
-from rlhf_theory.experiments.runner import run
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.report.sections import Section
+from rlhf_theory.store import write_atomic
 
 __all__ = ["IterateJob"]
 
@@ -57,7 +58,7 @@ class IterateJob:
         ``"people"``, whose questions and answers are in ``OUT/labels``; or a reward whose
         Bradley-Terry labels are drawn, see `llm_bridge.jobs.rewards.reward_of`.
     preference
-        Instead of a reward: a general preference ``module:function``, for the learner ``nash``.
+        Instead of a reward: a general preference ``module:function``, for a learner of a game.
     label_scale
         What the reward is multiplied by in these labels. The learner knows it; policies are
         planned for, and judged by, the reward itself.
@@ -101,8 +102,11 @@ class IterateJob:
         if (self.labels is None) == (self.preference is None):
             message = "Say who labels: --labels people, --labels REWARD, or --preference FUNCTION."
             raise ValueError(message)
-        if self.preference is not None and self.learner.learner != "nash":
-            message = "A general preference needs the learner 'nash': others look for a reward."
+        if self.preference is not None and not self.learner.of_game:
+            message = (
+                "A general preference needs a learner of a game, such as 'nash-game': "
+                f"{self.learner.learner!r} looks for a reward."
+            )
             raise ValueError(message)
         check_positive("label_scale", self.label_scale)
         if self.label_scale != 1.0 and self.labels in (None, "people"):
@@ -113,7 +117,7 @@ class IterateJob:
         drawn = [] if self.samples in (0, IterateJob.samples) else ["samples"]
         self.learner.check_training(self.training, drawn)
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         names: tuple[str, ...]
         names = ("labels", "preference", "label_scale", "rounds", "eta", "pool_size", "refresh")
@@ -143,8 +147,7 @@ class IterateJob:
         n = self.learner.batch_size
         by = self.labels or self.preference
         done = len(list(out.glob("training/*/result.json")))
-        direct = self.learner.learner == "direct"
-        steps = self.training.n_steps(n if direct else len(train))
+        steps = self.training.n_steps(n if self.learner.from_labels else len(train))
         return [
             f"{self.file}: {len(train)} prompts to learn from, {len(test)} held out.",
             f"{self.learner.method}: {self.rounds} rounds of {n} labels by {by}, "
@@ -168,7 +171,7 @@ class IterateJob:
             seed=self.seed,
         )
         say(f"Pools: {problem.report()}")
-        if self.learner.learner == "nash":
+        if self.learner.of_game:
             problem = problem.for_preferences()
         feedback, gold, preference = self._feedback(out, policy)
         trains = self.learner.trains
@@ -181,28 +184,13 @@ class IterateJob:
             n_samples=self.samples if trains else 0,
             seed=self.seed,
         )
-        last: list[Policy] = []
-
-        def evaluate(policy: Policy) -> dict[str, np.ndarray]:
-            last[:] = [policy]
-            found = held_out(policy)
-            say(f"Round {len(held_out.records) - 1}: {_headline(found)}")
-            return found
-
-        refresh: Any = PromptProblem.refresh if self.refresh and trains else None
-        learner = self.learner.make(
-            policy, self.training, out / "training", label_scale=self.label_scale
+        judge = _Spoken(held_out, say)
+        learner = self.learner.make(self.training, out / "training", label_scale=self.label_scale)
+        world = PromptWorld(
+            problem=problem, feedback=feedback, judge=judge, refresh=self.refresh and trains
         )
-        trace = run(
-            learner,
-            problem,
-            n_rounds=self.rounds,
-            seed=self.seed,
-            feedback=feedback,
-            evaluate=evaluate,
-            between=refresh,
-        )
-        self._write(out, say, trace, held_out, problem, last[0])
+        trace = run_online(learner, world, self.rounds, seed=self.seed)
+        self._write(out, say, trace, held_out, problem, judge.judged[-1])
 
     def _feedback(self, out: Path, policy: LanguageModelPolicy) -> tuple[Any, Any, Any]:
         """Return who labels, and the reward or preference that policies are judged by."""
@@ -213,7 +201,7 @@ class IterateJob:
             return feedback_from(preference), None, preference
         reward = reward_of(str(self.labels), self.source, writer=policy.model)
         oracle = RewardModelOracle(reward, self.label_scale)
-        return feedback_from(oracle), reward, oracle if self.learner.learner == "nash" else None
+        return feedback_from(oracle), reward, oracle if self.learner.of_game else None
 
     def _write(
         self,
@@ -256,7 +244,7 @@ class IterateJob:
         )
         say(f"Report: {page}")
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, object]:
         return {k: v for k, v in flat(self.study()).items() if v not in (None, [])}
 
     def _card(self, problem: PromptProblem, final: Details) -> Card:
@@ -265,7 +253,7 @@ class IterateJob:
             base=self.source.name,
             method=f"Trained online: {self.learner.method}, {self.rounds} rounds.",
             eta=self.eta,
-            loss=self.learner.update if self.learner.learner == "nash" else self.learner.loss,
+            loss=self.learner.trained_by,
             data={
                 "prompts": len(problem.prompts),
                 "labels": self.rounds * self.learner.batch_size,
@@ -276,6 +264,25 @@ class IterateJob:
             metrics_note="On held-out prompts; intervals: 95 % bootstrap over prompts, one run.",
             parent=problem.policy.model.fingerprint,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Spoken:
+    """A judge that says the main numbers of every policy, and keeps the last one."""
+
+    held_out: HeldOut
+    say: Say
+    judged: list[Policy] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.held_out.metrics
+
+    def __call__(self, policy: Policy) -> dict[str, np.ndarray]:
+        self.judged[:] = [policy]
+        found = self.held_out(policy)
+        self.say(f"Round {len(self.held_out.records) - 1}: {_headline(found)}")
+        return found
 
 
 _HEADLINE = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from rlhf_theory.experiments.store import MARKER, claim_folder
+from rlhf_theory.store import MARKER, claim_folder
 
-__all__ = ["Job", "Say", "carry_out", "flat", "table"]
+__all__ = ["Job", "Say", "carry_out", "flat"]
 
 Say = Callable[[str], None]
 """Shows a line to the user."""
@@ -17,7 +17,7 @@ Say = Callable[[str], None]
 class Job(Protocol):
     """One call of a command."""
 
-    def study(self) -> Mapping[str, Any]:
+    def study(self) -> Mapping[str, object]:
         """Return what the results depend on, as plain data; checks the input files."""
         ...
 
@@ -60,7 +60,7 @@ def carry_out(job: Job, out: Path, *, dry_run: bool, say: Say) -> None:
         raise
 
 
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat(settings: Mapping[str, object]) -> dict[str, object]:
     """Return nested settings by dotted names, so that a difference can be named.
 
     Examples
@@ -68,20 +68,10 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> flat({"seed": 0, "training": {"epochs": 1.0, "lora": {"rank": 8}}})
     {'seed': 0, 'training.epochs': 1.0, 'training.lora.rank': 8}
     """
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             result |= {f"{name}.{inner}": v for inner, v in flat(value).items()}
         else:
             result[name] = value
     return result
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned text; the first one is the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

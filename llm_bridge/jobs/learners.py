@@ -1,136 +1,107 @@
-"""The learners of the online loop, made from named settings."""
+"""The learner of the online loop, named as in a study file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llm_bridge.planning.direct import IterativeDirect
-from llm_bridge.planning.pair_rules import AgainstEnhancer
-from llm_bridge.planning.planners import DPOPlanner
-from llm_bridge.planning.self_play import SelfPlay
-from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.settings import TrainingSettings
-from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
-from rlhf_theory.algorithms.game_enhancers import InformationRatio
-from rlhf_theory.algorithms.nash_game import NashGame
-from rlhf_theory.algorithms.online_iterative import OnlineIterative
-from rlhf_theory.core import Enhancer
-from rlhf_theory.errors import check_choice
-from rlhf_theory.estimators.confidence import Constant
-from rlhf_theory.losses import make
-from rlhf_theory.planners.gibbs import Gibbs
-from rlhf_theory.planners.nash import Nash
+from rlhf_theory.register import Facts, facts_of, found
+from rlhf_theory.studies import registry
+from rlhf_theory.studies.entries import find
+from rlhf_theory.studies.files import change
+from rlhf_theory.studies.messages import Mistake, StudyError, place_of
+from rlhf_theory.studies.resolve import Resolver
+from rlhf_theory.studies.signatures import settings_of
 
-__all__ = ["ENHANCERS", "LEARNERS", "LearnerOptions"]
+__all__ = ["LearnerOptions"]
 
-LEARNERS = ("online", "direct", "nash")
+_HERE = {"batch_size": 256, "game": "probability"}
+"""Defaults of the online loop: labels are dear, and those of a preference are probabilities."""
 
-ENHANCERS: dict[str, Enhancer] = {
-    "optimistic": Optimistic(),
-    "reference": FromReference(),
-    "on-policy": OnPolicy(),
-    "uniform": Uniform(),
-    "information-ratio": InformationRatio(),
-}
-
-_DIRECT = ("pairs", "data", "reference", "start")
-_OWNERS = {
-    "planner": "of 'online' and 'nash'",
-    "enhancer": "of 'online' and 'nash'; 'direct' has pairs",
-    **dict.fromkeys(_DIRECT, "of 'direct'"),
-    **dict.fromkeys(("loss", "loss_settings"), "of 'online' and 'direct' where they train"),
-    **dict.fromkeys(("update", "self_play_rounds"), "of 'nash' where it trains"),
-    "beta": "of the enhancer, or the pairs, 'optimistic'",
-    "lam": "of learners with an estimate, and of the pairs 'optimistic'",
-}
+_TRAINED = {"reward": "dpo", "game": "self-play"}
+"""The planner that trains the model, for what a learner learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """Named settings of a learner; those that it would ignore are refused.
+    """A learner by name, with settings as a study file has them.
+
+    Where a learner has them, the loop sets ``batch_size`` to 256, ``game`` to ``"probability"`` and
+    ``planner`` to the one that trains the model: ``"dpo"``, or ``"self-play"`` of games. Planners
+    that train nothing, such as ``"gibbs"``, re-rank pools exactly.
 
     Attributes
     ----------
     learner
-        ``"online"``: `OnlineIterative`, an estimate on frozen features and its confidence set;
-        ``"direct"``: `IterativeDirect`, the loss on the labels themselves; ``"nash"``: `NashGame`
-        for general preferences.
-    planner
-        ``"train"`` trains the model (DPO-type, or self-play); ``"pools"`` re-ranks pools exactly.
-    enhancer
-        Second player of ``online`` and ``nash``, one of `ENHANCERS`; None takes the paper's.
-    pairs, data, reference, start
-        Settings of ``direct``; see `IterativeDirect`.
-    loss, loss_settings
-        Loss that is trained on; without settings the one that plans at the problem's ``eta``. With
-        settings it is taken as it is, and for ``direct`` in units of the labels: there ``beta`` is
-        the scale of the labels times ``eta``.
-    update, self_play_rounds
-        Map and rounds of the self-play of ``nash``; see `SelfPlay`.
-    batch_size
-        Labels per round.
-    beta, lam
-        Radius and ridge of the confidence set that the estimate, the enhancer ``optimistic`` or
-        the pairs ``optimistic`` need.
+        A name of ``rlhf-theory list learners``, or ``module:attribute``.
+    settings
+        Its settings; parts are names, or tables with ``kind``.
+    changes
+        Changes such as ``"planner.rounds=5"``, after the settings.
     """
 
-    learner: str = "online"
-    planner: str = "train"
-    enhancer: str | None = None
-    pairs: str = "on-policy"
-    data: str = "all"
-    reference: str = "fixed"
-    start: str = "reference"
-    loss: str = "dpo"
-    loss_settings: Mapping[str, Any] = field(default_factory=dict)
-    update: str = "inpo"
-    self_play_rounds: int = 3
-    batch_size: int = 256
-    beta: float = 1.0
-    lam: float = 1.0
+    learner: str = "online-iterative"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        check_choice("learner", self.learner, LEARNERS)
-        check_choice("planner", self.planner, ("train", "pools"))
-        if self.enhancer is not None:
-            check_choice("enhancer", self.enhancer, ENHANCERS)
-        ignored = self._ignored()
-        if ignored:
-            names = ", ".join(f"{name} (a setting {_OWNERS[name]})" for name in ignored)
+        explorer = self.spec.get("enhancer", {}).get("kind")
+        model = None if explorer is None else find("enhancer", explorer).facts.more
+        if model not in (None, self._facts.more):
             message = (
-                f"The learner {self.learner!r} with the planner {self.planner!r} would ignore "
-                f"{names}. Leave out what it ignores."
+                f"The enhancer {explorer!r} explores for learners of a {model}; the "
+                f"learner {self.learner!r} learns a {self._facts.more}."
             )
             raise ValueError(message)
-        if self.enhancer == "information-ratio" and self.learner != "nash":
-            message = "The enhancer 'information-ratio' is for games: use the learner 'nash'."
+        if not hasattr(self._built, "step"):
+            message = f"The loop needs a learner that plays rounds; {self.learner!r} does not."
             raise ValueError(message)
-        if self.enhancer == "optimistic" and self.learner == "nash":
-            message = "The enhancer 'optimistic' is for rewards: use the learner 'online'."
+        own = [p for p in _parts(self._built) if isinstance(p, TrainingSettings)]
+        if any(settings != TrainingSettings() for settings in own):
+            message = (
+                "How to train is said by options of its own, such as --epochs, and not by settings "
+                "of the learner: leave these out."
+            )
             raise ValueError(message)
 
-    def _ignored(self) -> list[str]:
-        """Return the settings that differ from their defaults and would change nothing."""
-        direct, nash = self.learner == "direct", self.learner == "nash"
-        used = {"learner", "batch_size", *(_DIRECT if direct else ("planner", "enhancer", "lam"))}
-        if self.trains:
-            used |= {"update", "self_play_rounds"} if nash else {"loss", "loss_settings"}
-        if (self.pairs if direct else self._enhancer) == "optimistic":
-            used |= {"beta", "lam"}
-        return [
-            f.name
-            for f in fields(self)
-            if f.name not in used
-            and getattr(self, f.name) != ({} if f.default is MISSING else f.default)
-        ]
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The learner as plain data, every setting filled in; `StudyError` for mistakes."""
+        entry = find("learner", self.learner)
+        known = settings_of(entry)
+        table: dict[str, Any] = {k: v for k, v in _HERE.items() if k in known}
+        if "planner" in known:
+            table["planner"] = {"kind": _TRAINED.get(str(entry.facts.more), "dpo")}
+        for name, value in self.settings.items():
+            # Without a kind a table changes settings of the default.
+            if isinstance(value, Mapping) and "kind" not in value:
+                table[name] = {**table.get(name, {}), **value}
+            else:
+                table[name] = value
+        data = {"learner": [{"kind": self.learner, **table}]}
+        mistakes = []
+        for item in self.changes:
+            try:
+                change(data, f"learner.{item}")
+            except ValueError as error:
+                mistakes.append(Mistake(f"--set {item}", str(error)))
+        resolver = Resolver(lambda path, text: mistakes.append(Mistake(place_of(path), text)))
+        spec = None if mistakes else resolver.entry("learner", _with_rule(data["learner"][0]))
+        if spec is None:
+            raise StudyError(mistakes)
+        return spec
 
     @property
-    def _enhancer(self) -> str:
-        """The name of the enhancer, the paper's unless another is given."""
-        return self.enhancer or ("information-ratio" if self.learner == "nash" else "optimistic")
+    def _facts(self) -> Facts:
+        return find("learner", self.learner).facts
+
+    @property
+    def _planner(self) -> Any:
+        return self.spec.get("planner")
 
     def check_training(self, training: TrainingSettings, others: Sequence[str] = ()) -> None:
         """Raise ``ValueError`` for settings of a training where none takes place.
@@ -147,42 +118,59 @@ class LearnerOptions:
         ignored += others
         if ignored and not self.trains:
             message = (
-                "The planner 'pools' re-ranks pools and trains nothing, so that it would ignore "
-                f"{', '.join(ignored)}. Leave these out, or use the planner 'train'."
+                f"The learner {self.learner!r} trains no model with the planner "
+                f"{self._planner['kind']!r}, so that it would ignore {', '.join(ignored)}. Leave "
+                "these out, or take a planner that trains."
             )
             raise ValueError(message)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings as plain data."""
-        return {**asdict(self), "loss_settings": dict(self.loss_settings)}
+        return {"learner": self.spec}
+
+    @property
+    def of_game(self) -> bool:
+        """Whether it learns a game, from labels that no reward need explain."""
+        return bool(self._facts.more == "game")
+
+    @property
+    def batch_size(self) -> int:
+        """Labels per round."""
+        return int(self.spec.get("batch_size", 0))
 
     @property
     def trains(self) -> bool:
         """Whether the model is trained; otherwise its pools are re-ranked."""
-        return self.planner == "train"
+        return any(isinstance(part, TrainingSettings) for part in _parts(self._built))
+
+    @property
+    def from_labels(self) -> bool:
+        """Whether it trains on the labels themselves, instead of planning for a model of them."""
+        return self._planner is None
+
+    @property
+    def trained_by(self) -> str:
+        """The loss of its trainings, or the map of its self-play, as model cards have it."""
+        part = self.spec if self.from_labels else self._planner
+        loss = part.get("loss", part.get("update", part.get("rule")))
+        return str(loss["kind"] if isinstance(loss, Mapping) else loss or "dpo")
 
     @property
     def method(self) -> str:
         """How the model is trained, in a few words."""
-        if self.learner == "nash":
-            return f"self-play ({self.update})" if self.trains else "Nash on pools"
-        how = f"{self.loss} training" if self.trains else "Gibbs on pools"
-        return f"{self.learner} learner, {how}"
+        if self.from_labels:
+            return f"{self.learner}, {self.trained_by} on labels"
+        return f"{self.learner}, planner {self._planner['kind']}"
 
-    def make(
-        self,
-        policy: LanguageModelPolicy,
-        training: TrainingSettings,
-        folder: Path,
-        *,
-        label_scale: float = 1.0,
-    ) -> Any:
+    @cached_property
+    def _built(self) -> Any:
+        return registry.build_learner(self.spec)
+
+    def make(self, training: TrainingSettings, folder: Path, *, label_scale: float = 1.0) -> Any:
         """Return the learner.
 
         Parameters
         ----------
-        policy
-            The reference policy pi0.
         training
             How to train.
         folder
@@ -191,49 +179,41 @@ class LearnerOptions:
             What the reward is multiplied by in the labels. It is known to the learner, which plans
             for the reward itself; a game is about the labels' own probabilities.
         """
-        if self.learner == "direct":
-            return self._direct(policy, training, folder, label_scale)
-        enhancer = ENHANCERS[self._enhancer]
-        if self.learner == "nash":
-            update: Any = self.update
-            play = SelfPlay(
-                policy,
-                update=update,
-                rounds=self.self_play_rounds,
-                settings=training,
-                folder=folder,
-            )
-            return NashGame(
-                enhancer=enhancer,
-                radius=Constant(beta=self.beta, lam=self.lam),
-                batch_size=self.batch_size,
-                game="probability",
-                planner=play if self.trains else Nash(),
-            )
-        loss: Any = make(self.loss, **self.loss_settings) if self.loss_settings else self.loss
-        plan = DPOPlanner(policy, loss=loss, settings=training, folder=folder)
-        return OnlineIterative(
-            enhancer=enhancer,
-            radius=Constant(beta=self.beta, lam=self.lam, scale=label_scale),
-            batch_size=self.batch_size,
-            planner=plan if self.trains else Gibbs(),
-        )
+        scale = 1.0 if self.of_game else label_scale
+        return _told(self._built, training, folder, scale)
 
-    def _direct(
-        self,
-        policy: LanguageModelPolicy,
-        training: TrainingSettings,
-        folder: Path,
-        label_scale: float,
-    ) -> IterativeDirect:
-        named: dict[str, Any] = {name: getattr(self, name) for name in _DIRECT}
-        if self.pairs == "optimistic":
-            radius = Constant(beta=self.beta, lam=self.lam, scale=label_scale)
-            named["pairs"] = AgainstEnhancer(enhancer=ENHANCERS["optimistic"], radius=radius)
-        if self.loss_settings:
-            named["loss"] = make(self.loss, **self.loss_settings)
-        else:
-            named |= {"loss": self.loss, "scale": label_scale}
-        return IterativeDirect(
-            policy, settings=training, batch_size=self.batch_size, folder=folder, **named
-        )
+
+def _with_rule(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table with an enhancer as pair rule written out, so that its radius is a part."""
+    pairs = table.get("pairs")
+    if isinstance(pairs, str) and pairs in found("enhancer"):
+        return {**table, "pairs": {"kind": "against-enhancer", "enhancer": pairs}}
+    return table
+
+
+def _parts(value: object) -> Iterator[Any]:
+    """Yield an object and the objects that its settings are, at any depth."""
+    yield value
+    if is_dataclass(value):
+        for f in fields(value):
+            yield from _parts(getattr(value, f.name))
+
+
+def _told(part: Any, training: TrainingSettings, folder: Path, scale: float) -> Any:
+    """Return an object whose parts know how to train, where to keep it, and the labels' scale."""
+    if isinstance(part, TrainingSettings):
+        return training
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    known = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
+    changed = {name: _told(value, training, folder, scale) for name, value in known.items()}
+    facts = facts_of(type(part))
+    if "folder" in known:
+        changed["folder"] = folder
+    # A rule knows the scale; a direct learner where it plans its own loss: one that is given is in
+    # units of the labels, and taken as it is.
+    if facts is not None and "scale" in known and known["scale"] in (None, 1.0):
+        direct = facts.role == "learner" and isinstance(known.get("loss"), str | None)
+        if facts.role == "radius" or direct:
+            changed["scale"] = scale
+    return replace(part, **{k: v for k, v in changed.items() if v is not known[k]})

@@ -16,32 +16,26 @@ from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.jobs.variants import Variant, variant_of
 from llm_bridge.labels.people import LabelFile
 from llm_bridge.labels.preference_files import Preferences, write_preferences
+from llm_bridge.planning.examples.selection import distinct_pairs, most_informative
 from llm_bridge.planning.pair_rules import BestWorst
-from llm_bridge.planning.selection import distinct_pairs, most_informative
 from llm_bridge.pools.problem import PromptProblem
-from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic
 from rlhf_theory.algorithms.rounds import compare
-from rlhf_theory.arrays import Array, full_like, int_like, to_numpy
-from rlhf_theory.core import ConfidenceSet, Enhancer, Feedback, RewardModel
-from rlhf_theory.data import Contexts
+from rlhf_theory.arrays import full_like, int_like, to_numpy
+from rlhf_theory.core import ConfidenceSet, PairFeedback, RewardModel
+from rlhf_theory.data import Comparisons, Contexts, PairQuery
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.estimators.confidence import Constant, Scalable
 from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import Entry, found
 from rlhf_theory.rewards import LinearReward
 
-__all__ = ["RULES", "SelectJob"]
-
-RULES = ("informative", "optimistic", "best-worst", "on-policy", "reference")
-"""Names of the rules that `SelectJob` knows."""
+__all__ = ["SelectJob"]
 
 _BATCHES = 20
 
-_ENHANCERS: dict[str, Enhancer] = {
-    "optimistic": Optimistic(),
-    "on-policy": OnPolicy(),
-    "reference": FromReference(),
-}
+INFORMATIVE = "informative"
+"""The rule that no policy draws for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +55,12 @@ class SelectJob:
         Features of the reference model, where there is no ``reward`` to bring its own.
     rule
         ``"informative"``: the pairs that tell most about the reward (greedy D-optimal);
-        ``"optimistic"``: the policy of the estimate against the enhancer around it;
-        ``"best-worst"``: best and worst of 4 draws of the estimate's policy by the estimate;
-        ``"on-policy"``: two draws of it; ``"reference"``: one of it and one of pi0.
-    n
+        ``"best-worst"``: best and worst of 4 draws of the estimate's policy by the estimate; or an
+        enhancer of ``rlhf-theory list enhancers`` that explores for rewards: a draw of the
+        estimate's policy against one of the enhancer's, such as ``"optimistic"``.
+    pairs
         Different pairs; fewer where there are no more, which is said. Rules that draw stop looking
-        after ``20 n`` draws.
+        after 20 times as many draws.
     pool_size, eta
         Responses of the reference per prompt; weight of the KL of the estimate's policy.
     max_new_tokens, batch_size, seed
@@ -78,7 +72,7 @@ class SelectJob:
     reward: str | None = None
     features: FeatureOptions = field(default_factory=FeatureOptions)
     rule: str = "informative"
-    n: int = 100
+    pairs: int = 100
     pool_size: int = 8
     eta: float = 0.1
     max_new_tokens: int = 64
@@ -86,12 +80,12 @@ class SelectJob:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("rule", self.rule, RULES)
-        check_positive("n", self.n)
+        check_choice("rule", self.rule, (INFORMATIVE, "best-worst", *_explorers()))
+        check_positive("pairs", self.pairs)
         if self.features.encoder:
             message = "The reference model writes responses: it must be a language model."
             raise ValueError(message)
-        if self._reward[1].kind != "estimate" and self.rule == "informative":
+        if self._reward[1].kind != "estimate" and self.rule == INFORMATIVE:
             message = (
                 f"The rule 'informative' would ignore the version in {self.reward!r}: it asks what "
                 "is known, not what is believed. Leave it out, or take another rule."
@@ -102,7 +96,7 @@ class SelectJob:
     def _reward(self) -> tuple[str | None, Variant]:
         return (None, Variant()) if self.reward is None else variant_of(self.reward)
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
             "command": "select",
@@ -111,7 +105,7 @@ class SelectJob:
             **self.features.identity(),
             "reward": self.reward,
             "rule": self.rule,
-            "n": self.n,
+            "pairs": self.pairs,
             "pool_size": self.pool_size,
             "eta": self.eta,
             "max_new_tokens": self.max_new_tokens,
@@ -123,7 +117,7 @@ class SelectJob:
         n = len(read_prompts(self.file))
         lines = [
             f"{self.file}: {n} prompts, {self.pool_size} responses of {self.source.name} to each.",
-            f"{self.n} pairs by the rule {self.rule!r}, given "
+            f"{self.pairs} pairs by the rule {self.rule!r}, given "
             + (f"the reward in {self.reward}." if self.reward else "no reward yet."),
         ]
         pending = out / "labels" / "pending.jsonl"
@@ -173,8 +167,8 @@ class SelectJob:
                 "estimate, hardly vary. Raise eta or pool_size, or take another rule."
             )
             raise ValueError(message)
-        if found < self.n:
-            say(f"Only {found} different pairs of the {self.n} asked for were found.")
+        if found < self.pairs:
+            say(f"Only {found} different pairs of the {self.pairs} asked for were found.")
         data = _labelled(problem, pairs, LabelFile(out / "labels"), Key(self.seed))
         preferences = Preferences.of(data)
         path = out / "preferences.jsonl"
@@ -187,23 +181,23 @@ class SelectJob:
         confidence: ConfidenceSet | None,
         reward: RewardModel | None,
     ) -> np.ndarray:
-        """Return at most ``n`` different pairs, shape ``(3, n)``: prompts, both responses."""
+        """Return at most ``pairs`` different ones, shape ``(3, n)``: prompts, both responses."""
         known: Any = confidence
         if known is None:
             rule, empty = Constant(beta=1.0), problem.empty_data()
             known = rule.confidence_set(rule.fit(empty), empty)
-        if self.rule == "informative":
+        if self.rule == INFORMATIVE:
             return self._informative(problem, known)
         reward = LinearReward(known.center) if reward is None else reward
         return self._drawn(problem, known, reward, Key(self.seed).child("select"))
 
     def _informative(self, problem: PromptProblem, known: Any) -> np.ndarray:
-        asked = self.n
+        asked = self.pairs
         while True:
             chosen = np.stack(most_informative(problem.table, known.sigma, asked))
             new = chosen[:, distinct_pairs(problem.pools, *chosen)]
-            if new.shape[1] >= self.n or chosen.shape[1] < asked:
-                return new[:, : self.n]
+            if new.shape[1] >= self.pairs or chosen.shape[1] < asked:
+                return new[:, : self.pairs]
             # Different responses may have equal texts. The choice is greedy: it begins as before.
             asked *= 2
 
@@ -214,20 +208,25 @@ class SelectJob:
         pi1 = GibbsPolicy(reward, self.eta)
         best_worst = BestWorst(n=4, proxy=reward)
         if self.rule != "best-worst":
-            pi2 = _ENHANCERS[self.rule](problem, pi1, known, key.child("enhancer"))
+            pi2 = _explorers()[self.rule].target()(problem, pi1, known, key.child("enhancer"))
         found = np.zeros((3, 0), dtype=np.int64)
         for batch in range(_BATCHES):
             here = key.child("more", batch) if batch else key
             seen = _Seen()
             if self.rule == "best-worst":
-                best_worst(problem, empty, pi1, seen, self.n, here)
+                best_worst(problem, empty, pi1, seen, self.pairs, here)
             else:
-                compare(problem, empty, pi1, pi2, seen, self.n, here)
+                compare(problem, empty, pi1, pi2, seen, self.pairs, here)
             found = np.concatenate([found, *seen.pairs], axis=1)
             found = found[:, distinct_pairs(problem.pools, *found)]
-            if found.shape[1] >= self.n:
+            if found.shape[1] >= self.pairs:
                 break
-        return found[:, : self.n]
+        return found[:, : self.pairs]
+
+
+def _explorers() -> dict[str, Entry]:
+    """Return the enhancers that explore for an estimate of a reward."""
+    return {k: e for k, e in found("enhancer").items() if e.facts.more in (None, "reward")}
 
 
 @dataclass
@@ -236,14 +235,15 @@ class _Seen:
 
     pairs: list[np.ndarray] = field(default_factory=list)
 
-    def __call__(self, contexts: Contexts, a1: Array, a2: Array, key: Key) -> Array:  # noqa: ARG002
+    def __call__(self, query: PairQuery, key: Key) -> Comparisons:  # noqa: ARG002
         """Return labels, all 0."""
-        self.pairs.append(np.stack([to_numpy(v)[0] for v in (contexts.ids, a1, a2)]))
-        return full_like(tuple(a1.shape), 0.0, contexts.like)
+        asked = (query.contexts.ids, query.a1, query.a2)
+        self.pairs.append(np.stack([to_numpy(v)[0] for v in asked]))
+        return query.answered(full_like(tuple(query.a1.shape), 0.0, query.contexts.like))
 
 
-def _labelled(problem: PromptProblem, pairs: np.ndarray, labels: Feedback, key: Key) -> Any:
+def _labelled(problem: PromptProblem, pairs: np.ndarray, labels: PairFeedback, key: Key) -> Any:
     """Return the comparisons of pairs ``(3, n)``; raises ``LabelsPending``."""
     row, a1, a2 = (int_like(v[None, :], problem.table.like) for v in pairs)
     x = Contexts.rows(problem.table, row)
-    return problem.empty_data().add(x, a1, a2, labels(x, a1, a2, key))
+    return problem.empty_data().add(labels(PairQuery(x, a1, a2), key))

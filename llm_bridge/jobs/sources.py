@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,8 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import field_validator
 
 from llm_bridge.embeddings.encoders import EncoderModel, load_encoder
+from llm_bridge.language.chats import Message, Row
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
@@ -22,7 +23,6 @@ from llm_bridge.storage.jsonl import problems_with, read_jsonl
 __all__ = [
     "ModelSource",
     "content_hash",
-    "parse_settings",
     "read_prompts",
     "split_held_out",
 ]
@@ -69,7 +69,7 @@ class ModelSource:
         sampler = BatchedSampler(max_new_tokens=max_new_tokens, batch_size=max(batch_size, 64))
         return LanguageModelPolicy(self.language_model(), sampler, batch_size)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return what results depend on; the device only decides the last bits."""
         return {"model": self.name, "revision": self.revision, "dtype": self.dtype}
 
@@ -109,10 +109,11 @@ def read_prompts(path: Path) -> list[Text]:
             rows = _parquet_rows(path)
         found = []
         for number, row in rows:
-            prompt = row.get("prompt")
-            if not _is_prompt(prompt):
-                wrong.append(f"row {number}: prompt must be text or messages; got {prompt!r}"[:160])
-            found.append(prompt)
+            try:
+                _PromptRow.read(row)
+            except ValueError as error:
+                wrong.append(f"row {number}: {error}")
+            found.append(row.get("prompt"))  # with all keys of its messages
     else:
         message = f"A file of prompts must end in .txt, .jsonl or .parquet; got {path}."
         raise ValueError(message)
@@ -124,7 +125,7 @@ def read_prompts(path: Path) -> list[Text]:
     return list({json.dumps(p): p for p in found}.values())
 
 
-def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _parquet_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
     try:
         return list(enumerate(pq.read_table(path).to_pylist(), start=1))
     except (pa.ArrowException, OSError) as error:
@@ -132,14 +133,16 @@ def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         raise ValueError(message) from error
 
 
-def _is_prompt(prompt: Any) -> bool:
-    if isinstance(prompt, str):
-        return bool(prompt.strip())
-    return (
-        isinstance(prompt, list)
-        and bool(prompt)
-        and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt)
-    )
+class _PromptRow(Row):
+    """The columns of a file of prompts, in which none is blank."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str | list[Message]) -> str | list[Message]:
+        if isinstance(prompt, str) and not prompt.strip():
+            message = f"prompt must be text or messages; got {prompt!r}"
+            raise ValueError(message)
+        return prompt
 
 
 def split_held_out(prompts: Sequence[Text], share: float, seed: int) -> list[bool]:
@@ -154,31 +157,3 @@ def split_held_out(prompts: Sequence[Text], share: float, seed: int) -> list[boo
     words = [f"{seed} {json.dumps(p, ensure_ascii=True)}".encode() for p in prompts]
     draws = [int.from_bytes(hashlib.blake2b(w, digest_size=8).digest(), "big") for w in words]
     return [draw < share * 2.0**64 for draw in draws]
-
-
-def parse_settings(given: Sequence[str] | None) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` settings as numbers, booleans or words.
-
-    ``ValueError`` for what has no ``=``, and for a name that is given twice.
-    """
-    settings: dict[str, Any] = {}
-    for text in given or ():
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            message = f"A setting must be NAME=VALUE; got {text!r}."
-            raise ValueError(message)
-        if name in settings:
-            message = f"The setting {name!r} is given twice."
-            raise ValueError(message)
-        settings[name] = _value(value.strip())
-    return settings
-
-
-def _value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

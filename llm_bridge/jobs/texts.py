@@ -37,12 +37,12 @@ class FeatureOptions:
     whiten: bool = False
     scale: str = "none"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the options as plain data."""
         return {"features": asdict(self)}
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> FeatureOptions:
+    def of(cls, content: dict[str, object]) -> FeatureOptions:
         """Return what `identity` wrote."""
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
@@ -59,7 +59,7 @@ class FeatureOptions:
         *,
         cache: Path | None,
         batch_size: int,
-        tokens_of: Any = None,
+        tokens_of: object = None,
     ) -> TransformerFeatures:
         """Return the raw features of a loaded model."""
         return TransformerFeatures(

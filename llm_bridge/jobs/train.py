@@ -11,19 +11,25 @@ from typing import Any, Literal
 import pandas as pd
 
 from llm_bridge.evaluation.cards import Card, write_card
-from llm_bridge.jobs.job import Say, flat, table
+from llm_bridge.jobs.job import Say, flat
 from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
 from llm_bridge.jobs.train_data import TrainingData, n_prompts, training_data
 from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import NLL, Trained, train
+from llm_bridge.training.units import TrainingLoss
+from rlhf_theory.commands.tables import aligned
 from rlhf_theory.evaluation.statistics import mean_interval
-from rlhf_theory.experiments.store import write_json
 from rlhf_theory.losses import make
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import write_json
 
 __all__ = ["TrainJob"]
+
+
+_GIBBS = ("dpo", "cdpo", "robust-dpo")
+"""Losses whose minimiser is the Gibbs policy at eta = beta."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class TrainJob:
     source
         The model that training starts from, which is also the reference.
     loss
-        A loss of `rlhf_theory.losses.CATALOGUE`, or ``"sft"`` to imitate what was chosen.
+        A loss of ``rlhf-theory list losses``, or ``"sft"`` to imitate what was chosen.
     loss_settings
         Its settings.
     training
@@ -76,12 +82,12 @@ class TrainJob:
             message = f"The loss {self.loss!r} {verb} --sample chosen|rejected|second."
             raise ValueError(message)
 
-    def _loss(self) -> Any:
+    def _loss(self) -> TrainingLoss:
         if self.loss == "sft":
             return NLL(**self.loss_settings)
         return make(self.loss, **self.loss_settings)
 
-    def study(self) -> dict[str, Any]:
+    def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
             "command": "train",
@@ -125,7 +131,7 @@ class TrainJob:
         for line in data.remarks():
             say(line)
         base = self.source.language_model()
-        parts: dict[str, list[Any]] = {"train": [], "held out": []}
+        parts: dict[str, list[object]] = {"train": [], "held out": []}
         for row, test in zip(data.scored(base, self.batch_size), held, strict=True):
             parts["held out" if test else "train"].append(row)
         if not parts["train"]:
@@ -150,11 +156,11 @@ class TrainJob:
         metrics = self._metrics(trained.model, data, parts)
         self._write(out, base, trained, data, parts, metrics)
         rows = [[m, f"{v:.4f}", f"{lo:.4f} to {hi:.4f}"] for m, v, lo, hi in metrics.to_numpy()]
-        say(table([["metric", "mean", "95 % interval"], *rows]))
+        say(aligned([["metric", "mean", "95 % interval"], *rows]))
         say(f"Model and card: {out / 'model'}")
 
     def _metrics(
-        self, model: LanguageModel, data: TrainingData, parts: Mapping[str, Sequence[Any]]
+        self, model: LanguageModel, data: TrainingData, parts: Mapping[str, Sequence[object]]
     ) -> pd.DataFrame:
         """Return what the data say about a model, with intervals over their rows."""
         found = [
@@ -173,7 +179,7 @@ class TrainJob:
         base: LanguageModel,
         trained: Trained,
         data: TrainingData,
-        parts: Mapping[str, Sequence[Any]],
+        parts: Mapping[str, Sequence[object]],
         metrics: pd.DataFrame,
     ) -> None:
         with quiet():
@@ -184,8 +190,7 @@ class TrainJob:
             name=f"{Path(self.source.name).name}-{self.loss}",
             base=self.source.name,
             method=f"Trained by {self.loss} on {data.unit}; the reference is the base.",
-            # Of these the minimiser is the Gibbs policy at eta = beta.
-            eta=loss.beta if self.loss in ("dpo", "cdpo", "robust-dpo") else None,
+            eta=getattr(loss, "beta", None) if self.loss in _GIBBS else None,
             loss=repr(loss),
             data={
                 "file": self.file.name,

@@ -19,10 +19,11 @@ from llm_bridge.labels.labelled_responses import (
 from llm_bridge.labels.preference_files import PreferencePair, Preferences, read_preferences
 from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import LanguageModel, Prompt, Text
-from llm_bridge.planning.label_training import labelled_examples, learns_from_equal
+from llm_bridge.planning.examples.label_training import labelled_examples, learns_from_equal
 from llm_bridge.pools.data import Comparison
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.examples import Example, with_mismatched
+from llm_bridge.training.units import TrainingLoss
 from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.losses import KTO
 
@@ -38,7 +39,7 @@ class TrainingData(Protocol):
         ...
 
     @property
-    def loss(self) -> Any:
+    def loss(self) -> TrainingLoss:
         """The loss that is trained."""
         ...
 
@@ -68,7 +69,7 @@ class TrainingData(Protocol):
         ...
 
 
-def training_data(file: Path, loss: Any, sample: str | None) -> TrainingData:
+def training_data(file: Path, loss: TrainingLoss, sample: str | None) -> TrainingData:
     """Return the rows of a file for a loss; ``ValueError`` where it cannot learn from them.
 
     ``sample`` is which response of a comparison a loss with a further response takes: ``"chosen"``,
@@ -96,7 +97,7 @@ class Comparisons:
     """Comparisons; for losses that learn from them also those of a response with itself."""
 
     preferences: Preferences
-    loss: Any
+    loss: TrainingLoss
     sample: str | None
 
     unit = "comparisons"

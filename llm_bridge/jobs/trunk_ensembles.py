@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llm_bridge.rewards.trained import TrainedReward
-from rlhf_theory.experiments.store import write_json
+from rlhf_theory.store import write_json
 
 __all__ = ["is_ensemble", "members_of", "save_members"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from llm_bridge.errors import ModelError, memory_advice
 from llm_bridge.labels.scoring import by_text, pool_rewards, remembered, shown
@@ -47,7 +47,7 @@ class TransformerReward:
     """
 
     model: Any
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     name: str = "reward model"
     form: Literal["auto", "chat", "pair", "joined"] = "auto"
     batch_size: int = 32

@@ -5,13 +5,15 @@ Rows have ``prompt``, ``completion`` and ``label`` (true or false), as texts or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from llm_bridge.labels.preference_files import rows_of
-from llm_bridge.labels.preference_rows import PREFIX, answer_of, number_of, prompt_of
+from llm_bridge.labels.preference_rows import Weight, answer_of, plain_prompt
+from llm_bridge.language.chats import Row
 from llm_bridge.language.models import Text
 from llm_bridge.storage.jsonl import problems_with
 
@@ -40,6 +42,19 @@ class LabelledResponse:
     completion: str
     label: bool
     weight: float = 1.0
+
+
+class _LabelledRow(Row):
+    """The columns of a labelled response."""
+
+    completion: Any
+    label: bool = Field(None, validate_default=True, description="must be true or false")
+    weight: Weight = 1.0
+
+    def item(self) -> LabelledResponse:
+        """Return the response; ``ValueError`` for one that is none to its prompt."""
+        text = answer_of("completion", self.completion, self.prompt)
+        return LabelledResponse(plain_prompt(self.prompt), text, self.label, self.weight)
 
 
 def are_labelled_responses(path: str | Path) -> bool:
@@ -73,25 +88,9 @@ def read_labelled_responses(path: str | Path) -> tuple[LabelledResponse, ...]:
     items = []
     for number, row in rows:
         try:
-            items.append(_item(row))
+            items.append(_LabelledRow.read(row).item())
         except ValueError as error:
             wrong.append(f"{word} {number}: {error}")
     if wrong:
         raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
     return tuple(items)
-
-
-def _item(row: Mapping[str, Any]) -> LabelledResponse:
-    prompt, label = prompt_of(row.get("prompt")), row.get("label")
-    if row.get("completion") is None:
-        message = "completion is missing"
-        raise ValueError(message)
-    if not isinstance(label, bool):
-        message = f"label must be true or false; got {label!r}"
-        raise ValueError(message)
-    return LabelledResponse(
-        prompt,
-        answer_of("completion", row["completion"], prompt),
-        label,
-        number_of(row, PREFIX + "weight", 1.0, least=0.0),
-    )

@@ -12,7 +12,6 @@ import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -23,10 +22,10 @@ from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.storage.folders import claim
 from llm_bridge.storage.jsonl import jsonl_line, problems_with, read_jsonl, write_jsonl
-from rlhf_theory.arrays import Array, as_like
-from rlhf_theory.data import Contexts
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.arrays import as_like
+from rlhf_theory.data import Comparisons, PairQuery
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import write_atomic
 
 __all__ = ["LabelFile", "Question"]
 
@@ -62,7 +61,7 @@ class Question:
         """Hash of prompt and both responses, in whichever order; 24 hex digits."""
         return _digest(self.prompt, *sorted((self.response_a, self.response_b))).hex()
 
-    def row(self, label: Any = None) -> dict[str, Any]:
+    def row(self, label: float | None = None) -> dict[str, object]:
         """Return the line of the file, with an empty label unless given."""
         return {
             "key": self.key,
@@ -129,8 +128,8 @@ class LabelFile:
         """The file with all questions ever asked."""
         return self.folder / "questions.jsonl"
 
-    def __call__(self, contexts: Contexts, a1: Array, a2: Array, key: Key) -> Array:  # noqa: ARG002
-        """Return labels ``y``, shape ``(R, B)``: 1 where ``a1`` won.
+    def __call__(self, query: PairQuery, key: Key) -> Comparisons:  # noqa: ARG002
+        """Return the query with the labels of people.
 
         Raises
         ------
@@ -140,9 +139,9 @@ class LabelFile:
             For lines that cannot be used: half-written, with an unknown key, a label outside its
             range, or another label than elsewhere. Nothing is changed then.
         """
-        pairs = asked_pairs(contexts, a1, a2)
-        shape = np.broadcast_shapes(tuple(a1.shape), tuple(a2.shape))
-        return as_like(self.labels(*pairs).reshape(shape), contexts.like)
+        pairs = asked_pairs(query.contexts, query.a1, query.a2)
+        shape = np.broadcast_shapes(tuple(query.a1.shape), tuple(query.a2.shape))
+        return query.answered(as_like(self.labels(*pairs).reshape(shape), query.contexts.like))
 
     def labels(
         self, prompts: list[Prompt], first: list[Response], second: list[Response]
@@ -227,13 +226,13 @@ class LabelFile:
         return len(rows)
 
 
-def _without_label(question: Question) -> dict[str, Any]:
+def _without_label(question: Question) -> dict[str, object]:
     row = question.row()
     del row["label"]
     return row
 
 
-def _question(row: Mapping[str, Any]) -> Question | None:
+def _question(row: Mapping[str, object]) -> Question | None:
     """Return the question of a line as its texts say it, or None where it has none."""
     texts = [row.get(name) for name in ("prompt", "response_a", "response_b")]
     if all(isinstance(t, str) for t in texts):
@@ -241,7 +240,7 @@ def _question(row: Mapping[str, Any]) -> Question | None:
     return None
 
 
-def _key(row: Mapping[str, Any]) -> str:
+def _key(row: Mapping[str, object]) -> str:
     """Return the key of a line; that of its texts where it has none."""
     own = _question(row)
     return str(row.get("key", "" if own is None else own.key))
@@ -249,13 +248,13 @@ def _key(row: Mapping[str, Any]) -> str:
 
 def _collect(
     path: Path, questions: Mapping[str, Question], known: dict[str, tuple[float, str]]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Add the answers of a file to ``known`` (label and where it stands); return the new lines.
 
     Labels are about the responses in the order of `Question.of`.
     """
     rows, wrong = read_jsonl(path)
-    filled: list[dict[str, Any]] = []
+    filled: list[dict[str, object]] = []
     for number, row in rows:
         label = row.get("label")
         if label is None or label == "":
@@ -293,7 +292,7 @@ def _collect(
     return filled
 
 
-def _label(value: Any) -> float | None:
+def _label(value: object) -> float | None:
     """Return the share that prefers ``a``, or None for what is no label."""
     if isinstance(value, str):
         return _WORDS.get(value.strip().lower())

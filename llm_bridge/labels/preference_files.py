@@ -27,7 +27,7 @@ from llm_bridge.labels.preference_rows import (
 )
 from llm_bridge.storage.jsonl import jsonl_line, problems_with, read_jsonl
 from rlhf_theory.errors import suggestion
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.store import write_atomic
 
 __all__ = [
     "PreferencePair",
@@ -69,7 +69,7 @@ def read_preferences(path: str | Path) -> Preferences:
     items: list[Any] = []
     identical: list[Any] = []
     n_lost = 0
-    make: Callable[[Mapping[str, Any]], Any] = ranking_of if ranked else pair_of
+    make: Callable[[Mapping[str, object]], Any] = ranking_of if ranked else pair_of
     for number, row in rows:
         try:
             item = make(row)
@@ -93,7 +93,7 @@ def _check_suffix(path: Path) -> None:
         raise ValueError(message)
 
 
-def rows_of(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+def rows_of(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
     """Return the rows of a file with their numbers, from 1, and what is wrong with others.
 
     ``FileNotFoundError`` where there is none; ``ValueError`` for one of another kind, or empty.
@@ -109,7 +109,7 @@ def rows_of(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
     return rows, wrong
 
 
-def _rows_of(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+def _rows_of(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
     """Return rows with their numbers, counted from 1, and what is wrong with others."""
     if path.suffix == ".jsonl":
         return read_jsonl(path)
@@ -198,7 +198,7 @@ def _check_form(items: Sequence[PreferencePair | PreferenceRanking]) -> None:
             raise ValueError(message)
 
 
-def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_rows(rows: Sequence[Mapping[str, object]]) -> None:
     """Raise ``ValueError`` for rows that could not be read back."""
     for number, row in enumerate(rows, start=1):
         try:

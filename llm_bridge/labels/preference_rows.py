@@ -6,21 +6,23 @@ The columns are those of TRL: ``prompt``, ``chosen``, ``rejected``, as texts or 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Self
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from llm_bridge.language.chats import Message, Row, chat_of
 from llm_bridge.language.models import Ids, Text
 
 __all__ = [
     "PREFIX",
     "PreferencePair",
     "PreferenceRanking",
+    "Weight",
     "answer_of",
-    "number_of",
     "pair_of",
-    "prompt_of",
+    "plain_prompt",
     "ranking_of",
     "row_of",
 ]
@@ -31,7 +33,16 @@ PREFIX = "rlhf_"
 FORMAT = PREFIX + "format"
 """The column by which a file is known as ours."""
 
-_OURS = ("label", "weight", "ids", "format")
+Weight = Annotated[
+    float,
+    Field(
+        alias=PREFIX + "weight",
+        ge=0.0,
+        allow_inf_nan=False,
+        description="must be a finite number, at least 0",
+    ),
+]
+"""The column that says how often a row counts."""
 
 
 @dataclass(frozen=True)
@@ -118,45 +129,102 @@ class PreferenceRanking:
 # --------------------------------------------------------------------------- reading
 
 
-def pair_of(row: Mapping[str, Any]) -> PreferencePair:
-    """Return the pair of a row; ``ValueError`` says what is wrong with it."""
-    prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get("rejected")
-    for name, value in (("chosen", chosen), ("rejected", rejected)):
-        if value is None:
-            message = f"{name} is missing"
+_TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class _Tokens(BaseModel):
+    """The tokens of a pair."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: _TokenIds
+    chosen: _TokenIds
+    rejected: _TokenIds
+
+    @property
+    def parts(self) -> tuple[Ids, Ids, Ids]:
+        """The tokens of prompt, chosen and rejected."""
+        return tuple(self.prompt), tuple(self.chosen), tuple(self.rejected)
+
+
+class _PairRow(Row):
+    """The columns of a pair; without a prompt, the common beginning of the responses is one."""
+
+    chosen: object
+    rejected: object
+    margin: Annotated[
+        float | None, Field(allow_inf_nan=False, description="must be a finite number")
+    ] = None
+    label: Annotated[
+        float,
+        Field(
+            alias=PREFIX + "label",
+            ge=0.0,
+            le=1.0,
+            allow_inf_nan=False,
+            description="must be a number from 0 to 1",
+        ),
+    ] = 1.0
+    weight: Weight = 1.0
+    ids: Annotated[
+        _Tokens | None,
+        Field(
+            alias=PREFIX + "ids", description="must hold the tokens of prompt, chosen and rejected"
+        ),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_prompt(cls, row: dict[str, object]) -> dict[str, object]:
+        if "prompt" in row or not {"chosen", "rejected"} <= set(row):
+            return row
+        parts = _split(row["chosen"], row["rejected"])
+        return row | dict(zip(("prompt", "chosen", "rejected"), parts, strict=True))
+
+
+class _RankingRow(Row):
+    """The columns of a ranking."""
+
+    completions: list[Any] = Field(
+        min_length=2, description="must be a list of at least two responses"
+    )
+    ranking: Any = None
+
+    @model_validator(mode="after")
+    def _holds_every_place_once(self) -> Self:
+        k, ranking = len(self.completions), self.ranking
+        whole = isinstance(ranking, list) and all(type(r) is int for r in ranking)
+        if not whole or sorted(ranking) != list(range(k)):
+            message = f"ranking must hold 0 .. {k - 1} once each, the best first; got {ranking}"
             raise ValueError(message)
-    if prompt is None:
-        prompt, chosen, rejected = _split(chosen, rejected)
-    prompt = prompt_of(prompt)
+        return self
+
+
+def pair_of(row: Mapping[str, object]) -> PreferencePair:
+    """Return the pair of a row; ``ValueError`` says what is wrong with it."""
+    known = _PairRow.read(row)
     return PreferencePair(
-        prompt,
-        answer_of("chosen", chosen, prompt),
-        answer_of("rejected", rejected, prompt),
-        label=number_of(row, PREFIX + "label", 1.0, least=0.0, most=1.0),
-        margin=None if row.get("margin") is None else number_of(row, "margin", 0.0),
-        weight=number_of(row, PREFIX + "weight", 1.0, least=0.0),
-        ids=_ids(row.get(PREFIX + "ids")),
-        extras=_extras(row, ("prompt", "chosen", "rejected", "margin")),
+        plain_prompt(known.prompt),
+        answer_of("chosen", known.chosen, known.prompt),
+        answer_of("rejected", known.rejected, known.prompt),
+        label=known.label,
+        margin=known.margin,
+        weight=known.weight,
+        ids=None if known.ids is None else known.ids.parts,
+        extras=_extras(row, _PairRow),
     )
 
 
-def ranking_of(row: Mapping[str, Any]) -> PreferenceRanking:
+def ranking_of(row: Mapping[str, object]) -> PreferenceRanking:
     """Return the ranking of a row; ``ValueError`` says what is wrong with it."""
-    prompt = prompt_of(row.get("prompt"))
-    given, ranking = row.get("completions"), row.get("ranking")
-    if not isinstance(given, list) or len(given) < 2:
-        message = "completions must be a list of at least two responses"
-        raise ValueError(message)
-    k = len(given)
-    whole = isinstance(ranking, list) and all(type(r) is int for r in ranking)
-    if not whole or sorted(ranking) != list(range(k)):  # type: ignore[arg-type]
-        message = f"ranking must hold 0 .. {k - 1} once each, the best first; got {ranking}"
-        raise ValueError(message)
+    known = _RankingRow.read(row)
     return PreferenceRanking(
-        prompt,
-        tuple(answer_of(f"completion {i}", c, prompt) for i, c in enumerate(given)),
-        tuple(ranking),  # type: ignore[arg-type]
-        _extras(row, ("prompt", "completions", "ranking")),
+        plain_prompt(known.prompt),
+        tuple(
+            answer_of(f"completion {i}", c, known.prompt) for i, c in enumerate(known.completions)
+        ),
+        tuple(known.ranking),
+        _extras(row, _RankingRow),
     )
 
 
@@ -187,37 +255,14 @@ def _split(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     return chosen[:n], chosen[n:], rejected[n:]
 
 
-def _messages(name: str, value: Any) -> list[dict[str, str]]:
-    fits = (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(
-            isinstance(m, Mapping)
-            and isinstance(m.get("role"), str)
-            and isinstance(m.get("content"), str)
-            for m in value
-        )
-    )
-    if not fits:
-        message = f'{name} must be text, or messages {{"role": ..., "content": ...}}'
-        raise ValueError(message)
-    return [{"role": m["role"], "content": m["content"]} for m in value]
-
-
-def prompt_of(prompt: Any) -> Text:
-    """Return a prompt that can be used, text or messages; ``ValueError`` says what is wrong."""
-    if prompt is None:
-        message = "prompt is missing"
-        raise ValueError(message)
+def plain_prompt(prompt: str | list[Message]) -> Text:
+    """Return a prompt as plain data: text, or messages of role and content."""
     if isinstance(prompt, str):
-        if not prompt:
-            message = "prompt is empty"
-            raise ValueError(message)
         return prompt
-    return _messages("prompt", prompt)
+    return [{"role": m.role, "content": m.content} for m in prompt]
 
 
-def answer_of(name: str, value: Any, prompt: Text) -> str:
+def answer_of(name: str, value: object, prompt: str | list[Message]) -> str:
     """Return the text of a response to a text, or of the assistant's message of a chat."""
     if isinstance(value, str) != isinstance(prompt, str):
         message = f"prompt and {name} must both be texts, or both messages"
@@ -225,56 +270,22 @@ def answer_of(name: str, value: Any, prompt: Text) -> str:
     if isinstance(value, str):
         text = value
     else:
-        said = _messages(name, value)
-        if len(said) != 1 or said[0]["role"] != "assistant":
-            roles = ", ".join(m["role"] for m in said)
+        said = chat_of(name, value)
+        if len(said) != 1 or said[0].role != "assistant":
+            roles = ", ".join(m.role for m in said)
             message = f"{name} must be one message of the assistant; its roles are: {roles}"
             raise ValueError(message)
-        text = said[0]["content"]
+        text = said[0].content
     if not text.strip():
         message = f"{name} is empty"
         raise ValueError(message)
     return text
 
 
-def number_of(
-    row: Mapping[str, Any],
-    name: str,
-    default: float,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> float:
-    """Return the number in a column; ``ValueError`` unless it is one between two others."""
-    value = row.get(name)
-    if value is None:
-        return default
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
-        if most < math.inf:
-            wanted = f"a number from {least:g} to {most:g}"
-        else:
-            wanted = "a finite number" + (f", at least {least:g}" if least > -math.inf else "")
-        message = f"{name} must be {wanted}; got {value!r}"
-        raise ValueError(message)
-    return float(value)
-
-
-def _ids(value: Any) -> tuple[Ids, Ids, Ids] | None:
-    if value is None:
-        return None
-    parts: list[Ids] = []
-    for name in ("prompt", "chosen", "rejected"):
-        part = value.get(name) if isinstance(value, Mapping) else None
-        if isinstance(part, list) and part and all(type(i) is int and i >= 0 for i in part):
-            parts.append(tuple(part))
-    if len(parts) != 3:
-        message = f"{PREFIX}ids must hold the tokens of prompt, chosen and rejected"
-        raise ValueError(message)
-    return parts[0], parts[1], parts[2]
-
-
-def _extras(row: Mapping[str, Any], standard: Sequence[str]) -> dict[str, Any]:
-    known = {*standard, *(PREFIX + name for name in _OURS)}
+def _extras(row: Mapping[str, object], kind: type[Row]) -> dict[str, object]:
+    """Return the columns that neither a kind of row nor this program knows, without the prefix."""
+    ours = {f.alias for f in _PairRow.model_fields.values()} | {FORMAT}
+    known = ours | {f.alias or name for name, f in kind.model_fields.items()}
     return {
         name.removeprefix(PREFIX): value
         for name, value in row.items()
@@ -285,15 +296,15 @@ def _extras(row: Mapping[str, Any], standard: Sequence[str]) -> dict[str, Any]:
 # --------------------------------------------------------------------------- writing
 
 
-def row_of(item: PreferencePair | PreferenceRanking) -> dict[str, Any]:
+def row_of(item: PreferencePair | PreferenceRanking) -> dict[str, object]:
     """Return the columns of a pair or ranking."""
     prompt = item.prompt
 
-    def answer(text: str) -> Any:
+    def answer(text: str) -> object:
         return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
     shown = prompt if isinstance(prompt, str) else [dict(m) for m in prompt]
-    row: dict[str, Any] = {"prompt": shown}
+    row: dict[str, object] = {"prompt": shown}
     if isinstance(item, PreferenceRanking):
         row |= {"completions": [answer(c) for c in item.completions], "ranking": list(item.ranking)}
     else:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from llm_bridge.labels.scoring import asked_pairs, by_text, pools_of, remembered, shown
 from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
+from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, to_numpy
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice
@@ -150,7 +151,7 @@ def pool_payoffs(contexts: Contexts, preference: _Pairwise, kind: str) -> Array:
     return contexts.from_table(as_like(table[None, ...], contexts.like))
 
 
-def _halves_table(pools: Any, rows: Sequence[int], preference: _Pairwise) -> np.ndarray:
+def _halves_table(pools: Pools, rows: Sequence[int], preference: _Pairwise) -> np.ndarray:
     sizes = {i: len(pools.responses[i]) for i in rows}
     where = [(i, a, b) for i in rows for a in range(sizes[i]) for b in range(a)]
     half = preference.halves(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
+from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, to_numpy
 from rlhf_theory.data import Contexts
 
@@ -56,7 +57,7 @@ def by_ids(prompt: Prompt, response: Response) -> Hashable:
     return prompt.ids, response.ids
 
 
-def pools_of(contexts: Contexts) -> Any:
+def pools_of(contexts: Contexts) -> Pools:
     """Return the pools that contexts come from; ``ValueError`` where there are none."""
     if contexts.source is None or contexts.ids is None:
         message = (
@@ -64,7 +65,8 @@ def pools_of(contexts: Contexts) -> Any:
             "these have none."
         )
         raise ValueError(message)
-    return contexts.source
+    pools: Pools = contexts.source
+    return pools
 
 
 def remembered(

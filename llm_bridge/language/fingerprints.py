@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 __all__ = ["weights_hash"]
 
@@ -38,18 +38,18 @@ _VOLATILE = frozenset(
 _PROBE = "The Quick  brown fox's 1234.5 naïve café — 東京\n\tjumps, doesn't it? #x_y"
 
 
-def _plain(value: Any) -> Any:
+def _without_volatile(value: object) -> object:
     """Return a configuration without what is volatile or not set, ready for JSON."""
     if isinstance(value, Mapping):
-        kept = {str(k): _plain(v) for k, v in value.items() if str(k) not in _VOLATILE}
+        kept = {str(k): _without_volatile(v) for k, v in value.items() if str(k) not in _VOLATILE}
         return {k: v for k, v in kept.items() if v is not None}
     if isinstance(value, (list, tuple, set, frozenset)):
-        items = [_plain(v) for v in value]
+        items = [_without_volatile(v) for v in value]
         return sorted(items, key=str) if isinstance(value, (set, frozenset)) else items
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
-def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+def _tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
     return {
         "vocabulary": tokenizer.get_vocab(),
         "template": tokenizer.chat_template,
@@ -58,7 +58,7 @@ def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def weights_hash(model: torch.nn.Module, tokenizer: Any) -> str:
+def weights_hash(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of all weights, the configuration and the tokenizer, 32 hex digits.
 
     A model in memory and its saved and loaded copy have the same hash, as far as the installed
@@ -71,6 +71,6 @@ def weights_hash(model: torch.nn.Module, tokenizer: Any) -> str:
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
         digest.update(flat.numpy())
     config = model.config.to_dict()  # type: ignore[union-attr, operator]
-    facts = {"config": _plain(config), "tokenizer": _tokenizer_facts(tokenizer)}
+    facts = {"config": _without_volatile(config), "tokenizer": _tokenizer_facts(tokenizer)}
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import constants as hub
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from llm_bridge.errors import ModelError, memory_advice
@@ -43,7 +43,7 @@ def load_parts(
     dtype: str,
     offline: bool,
     pad_token: str | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """Return model (in evaluation mode) and tokenizer from a folder or a hub id.
 
     Parameters
@@ -133,7 +133,9 @@ def _explain(name: str | Path, is_folder: bool, offline: bool, error: Exception)
     return f"The model {name} cannot be loaded: {first}. {hint}"
 
 
-def _check_complete(name: str | Path, model: Any, report: dict[str, Any]) -> None:
+def _check_complete(
+    name: str | Path, model: PreTrainedModel, report: Mapping[str, Iterable[str]]
+) -> None:
     """Raise ``ModelError`` where weights were made up because the files lack them."""
     # Of an encoder's pooler nothing is ever used.
     missing = sorted(k for k in report["missing_keys"] if "pooler" not in k)
@@ -173,7 +175,7 @@ def check_causal(model: Any, name: str) -> None:
         raise ModelError(message)
 
 
-def check_tokenizer(tokenizer: Any, pad_token: str | None = None) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, pad_token: str | None = None) -> None:
     """Make sure that there is a token to pad with, and that it does not end sequences.
 
     Parameters

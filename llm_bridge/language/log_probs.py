@@ -83,7 +83,7 @@ def pad_rows(
     prompts: Sequence[Ids],
     responses: Sequence[Ids],
     pad_id: int,
-    device: Any = "cpu",
+    device: torch.device | str = "cpu",
     *,
     multiple: int = 1,
     longest: int | None = None,
@@ -119,7 +119,7 @@ def positions(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+def _parameters(forward: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 
 
@@ -156,7 +156,7 @@ def token_log_probs(
     # Column t of the logits speaks of token t + 1; those before the first response are not needed.
     first = int(torch.argmax((answer.sum(dim=0) > 0).to(torch.int64)))
     keep = input_ids.shape[1] - first
-    extra: dict[str, Any] = {"logits_to_keep": keep, "position_ids": positions(attention_mask)}
+    extra: dict[str, object] = {"logits_to_keep": keep, "position_ids": positions(attention_mask)}
     extra = {name: extra[name] for name in forward_accepts(module, *extra)}
     out = module(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **extra)
     logits = out.logits[:, -keep:-1, :]

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llm_bridge.errors import ModelError
+from llm_bridge.language.chats import chat_of
 from llm_bridge.language.fingerprints import weights_hash
 from llm_bridge.language.loading import DTYPES, check_causal, check_tokenizer, load_parts, quiet
 
@@ -59,7 +60,7 @@ class Prompt:
 
 
 @contextmanager
-def evaluating(module: Any) -> Iterator[None]:
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Switch dropout off inside the block."""
     training = bool(module.training)
     if training:
@@ -206,13 +207,7 @@ class LanguageModel:
                 f"{self.name} has none. Give plain text."
             )
             raise ModelError(message)
-        if not messages:
-            message = "A prompt must have at least one message; got an empty list."
-            raise ValueError(message)
-        for i, m in enumerate(messages):
-            if not all(isinstance(m.get(part), str) for part in ("role", "content")):
-                message = f"A message must have role and content, both text; message {i} is {m}."
-                raise ValueError(message)
+        chat_of("A prompt", messages)
         try:
             return str(
                 self.tokenizer.apply_chat_template(

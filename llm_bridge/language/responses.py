@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -86,7 +86,9 @@ def batches(prompts: Sequence[Ids], n: int, batch_size: int) -> Iterator[tuple[l
             yield order[start : start + group], range(first, min(first + copies, n))
 
 
-def left_padded(prompts: Sequence[Ids], pad_id: int, device: Any) -> tuple[Any, Any]:
+def left_padded(
+    prompts: Sequence[Ids], pad_id: int, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``input_ids`` and ``attention_mask``, shape ``(n, L)``, padded on the left."""
     width = max(map(len, prompts))
     ids = [[pad_id] * (width - len(p)) + list(p) for p in prompts]

@@ -167,7 +167,7 @@ class _Batch:
         self._position = self._position[:, -1:].repeat_interleave(copies, dim=0)
 
     def _read(self, ids: torch.Tensor) -> torch.Tensor:
-        extra: dict[str, Any] = {"logits_to_keep": 1, "position_ids": self._position}
+        extra: dict[str, object] = {"logits_to_keep": 1, "position_ids": self._position}
         out = self._model(
             input_ids=ids,
             attention_mask=self._mask,

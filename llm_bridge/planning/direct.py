@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from llm_bridge.planning.label_training import LabelTraining, penalties, trained_on
 from llm_bridge.planning.pair_rules import PairRule, pair_rule
-from llm_bridge.planning.planners import Loss, check_pi0, planning_loss, require_model
-from llm_bridge.pools.data import PromptData
-from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.planning.planners import Loss, planning_loss
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.arrays import Array
-from rlhf_theory.core import Feedback, Policy, Problem, Solution, closed_form
+from rlhf_theory.core import PairFeedback, Policy, Problem, Solution, closed_form
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.estimators.confidence import ConfidenceRule, label_scale
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import learner
+
+if TYPE_CHECKING:
+    from llm_bridge.pools.data import PromptData
 
 __all__ = ["DirectPreference", "DirectState", "IterativeDirect"]
 
 
-def _require_data(data: PreferenceData) -> PromptData:
-    if not isinstance(data, PromptData):
-        message = (
-            "Training on labels needs PromptData, which keeps prompts and responses; got "
-            f"{type(data).__name__}. Start from problem.empty_data() or problem.data_of(...)."
-        )
-        raise ValueError(message)
-    return data
-
-
-@dataclass(frozen=True, eq=False)
+@learner("direct-preference")
+@dataclass(frozen=True, kw_only=True)
 class DirectPreference:
     r"""Train on the labels themselves: direct preference optimisation, an offline learner.
 
@@ -48,12 +40,11 @@ class DirectPreference:
 
     The residual is how much the mean loss fell from the last but one to the last fifth of the
     steps; the number of steps is part of the method, since labels that can be separated have no
-    minimiser, and ``converged`` says that all were taken. Without comparisons the result is pi0.
+    minimiser, and ``converged`` says that all were taken. Training starts from the problem's
+    reference policy pi0, which the loss measures from; without comparisons the result is pi0.
 
     Attributes
     ----------
-    pi0
-        The reference policy of the problem: where training starts and what the loss measures from.
     loss
         A loss of pairs; or a name, for the one that plans at the problem's ``eta``; None is DPO.
         An object is taken as it is: its ``beta`` is in units of the labels' logit.
@@ -75,8 +66,6 @@ class DirectPreference:
     Source: [2305.18290]; margins [2312.11456], Algorithm 1, direct version.
     """
 
-    pi0: LanguageModelPolicy
-    _: KW_ONLY
     loss: Loss | str | None = None
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     radius: ConfidenceRule | None = None
@@ -85,34 +74,43 @@ class DirectPreference:
     folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require_model(self.pi0, "pi0")
         _require_pairs(planning_loss(self.loss, 1.0))
         known = None if self.radius is None else label_scale(self.radius)
         _check_scale(self.loss, self.scale, known)
 
     def __call__(self, problem: Problem, data: PreferenceData, key: Key) -> Solution[Policy]:
         """Return the trained policy; without data it is pi0."""
-        check_pi0(self.pi0, problem)
-        known = _require_data(data)
+        from llm_bridge.planning.examples.label_training import (
+            fit_labels,
+            penalties,
+            require_texts,
+            trained_on,
+        )
+        from llm_bridge.pools.policy import reference_model
+
+        pi0, known = reference_model(problem), require_texts(data)
         s, gamma = self.scale or 1.0, None
         if self.radius is not None:
             s = label_scale(self.radius)
         loss = planning_loss(self.loss, s * problem.eta)
         if not trained_on(known, loss):
-            return closed_form(self.pi0, 1, known.count)
+            return closed_form(pi0, 1, known.count)
         if self.radius is not None:
             fit = self.radius.fit(data)
             gamma = s * penalties(self.radius.confidence_set(fit, data, problem), problem, known)
-        fit_policy = LabelTraining(
-            pi0=self.pi0,
-            reference=self.pi0,
-            start=self.pi0,
-            loss=loss,
-            settings=self.settings,
-            folder=self.folder,
+        return fit_labels(
+            known,
+            loss,
+            self.settings,
+            pi0=pi0,
+            reference=pi0,
+            start=pi0,
+            gamma=gamma,
             sample=self.sample,
+            key=key,
+            folder=self.folder,
+            name="direct",
         )
-        return fit_policy(known, gamma, key, "direct")
 
 
 def _require_pairs(loss: Loss) -> None:
@@ -164,7 +162,8 @@ class DirectState:
     plan: Solution[Policy]
 
 
-@dataclass(frozen=True, eq=False)
+@learner("iterative-direct")
+@dataclass(frozen=True, kw_only=True)
 class IterativeDirect:
     r"""Online direct preference optimisation: ask about the current policy, train, repeat.
 
@@ -187,11 +186,9 @@ class IterativeDirect:
 
     Attributes
     ----------
-    pi0
-        The reference policy of the problem.
     loss
-        As in `DirectPreference`. XPO and VPO need ``pairs="reference"``, whose second response is
-        their calibration sample (in offline comparisons too).
+        As in `DirectPreference`. XPO and VPO need ``pairs="from-reference"``, whose second response
+        is their calibration sample (in offline comparisons too).
     settings
         How to train, in every round.
     batch_size
@@ -203,7 +200,8 @@ class IterativeDirect:
     data
         Train on ``"all"`` comparisons so far or on those of the ``"latest"`` round.
     reference
-        What the loss measures from: ``"fixed"`` is pi0, ``"last"`` is :math:`\pi_t`.
+        What the loss measures from: ``"fixed"`` is pi0, the problem's own, ``"last"`` is
+        :math:`\pi_t`.
     start
         Whose weights training starts from: ``"reference"``, those of the policy that the loss
         measures from, or ``"last"``, those of :math:`\pi_t`.
@@ -217,8 +215,6 @@ class IterativeDirect:
     against pi0); [2405.19320] (VPO).
     """
 
-    pi0: LanguageModelPolicy
-    _: KW_ONLY
     loss: Loss | str | None = None
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     batch_size: int = 256
@@ -230,7 +226,6 @@ class IterativeDirect:
     folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require_model(self.pi0, "pi0")
         check_positive("batch_size", self.batch_size)
         check_choice("data", self.data, ("all", "latest"))
         check_choice("reference", self.reference, ("fixed", "last"))
@@ -248,29 +243,30 @@ class IterativeDirect:
         if "sample" in loss.needs and rule.sample is None:
             message = (
                 f"The loss {loss.name!r} needs a response from pi0 in every pair: use "
-                f"pairs='reference'; got {self.pairs!r}."
+                f"pairs='from-reference'; got {self.pairs!r}."
             )
             raise ValueError(message)
 
     def init(self, problem: Problem, data: PreferenceData, key: Key) -> DirectState:
         """Train on the comparisons at hand; without any the policy is pi0."""
-        check_pi0(self.pi0, problem)
-        known = _require_data(data)
-        state = DirectState(known, closed_form(self.pi0, 1, known.count))
+        from llm_bridge.planning.examples.label_training import require_texts
+        from llm_bridge.pools.policy import reference_model
+
+        known = require_texts(data)
+        state = DirectState(known, closed_form(reference_model(problem), 1, known.count))
         return self._trained(state, known, problem, key, "init")
 
     def step(
-        self, state: DirectState, problem: Problem, feedback: Feedback, key: Key
+        self, state: DirectState, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[DirectState, Mapping[str, Array]]:
-        """Play one round; reports ``residual``, ``converged`` and the ``labels`` used so far."""
+        """Play one round; reports ``residual`` and ``converged``."""
         # Ask about the current policy, append to D; train.
         draw = pair_rule(self.pairs)
         data = draw(problem, state.data, state.plan.value, feedback, self.batch_size, key)
         new = DirectState(data, state.plan)
         chosen = data if self.data == "all" else data.latest
         new = self._trained(new, chosen, problem, key, "round")
-        report = {"residual": new.plan.residual, "converged": new.plan.converged}
-        return new, report | {"labels": data.n_labels}
+        return new, {"residual": new.plan.residual, "converged": new.plan.converged}
 
     def policy(self, state: DirectState) -> Policy:
         """Return the trained policy; computes nothing."""
@@ -279,18 +275,24 @@ class IterativeDirect:
     def _trained(
         self, state: DirectState, chosen: PromptData, problem: Problem, key: Key, name: str
     ) -> DirectState:
+        from llm_bridge.planning.examples.label_training import fit_labels, trained_on
+        from llm_bridge.pools.policy import reference_model, require_model
+
         loss = planning_loss(self.loss, (self.scale or 1.0) * problem.eta)
         if not trained_on(chosen, loss):
             return state  # nothing was asked, or only what the loss learns nothing from
-        last = require_model(state.plan.value, "The last policy")
-        reference = self.pi0 if self.reference == "fixed" else last
-        fit = LabelTraining(
-            pi0=self.pi0,
+        pi0, last = reference_model(problem), require_model(state.plan.value, "The last policy")
+        reference = pi0 if self.reference == "fixed" else last
+        plan = fit_labels(
+            chosen,
+            loss,
+            self.settings,
+            pi0=pi0,
             reference=reference,
             start=reference if self.start == "reference" else last,
-            loss=loss,
-            settings=self.settings,
-            folder=self.folder,
             sample=pair_rule(self.pairs).sample if "sample" in loss.needs else None,
+            key=key,
+            folder=self.folder,
+            name=name,
         )
-        return replace(state, plan=fit(chosen, None, key, name))
+        return replace(state, plan=plan)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy
 from rlhf_theory.algorithms.rounds import compare
 from rlhf_theory.arrays import Array, int_like, to_numpy
-from rlhf_theory.core import Enhancer, Feedback, Policy, Problem, RewardModel
+from rlhf_theory.core import Enhancer, PairFeedback, Policy, Problem, RewardModel
+from rlhf_theory.data import PairQuery
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.randomness import Key, categorical
+from rlhf_theory.register import asked_by, found, register
 
 __all__ = ["AgainstEnhancer", "BestWorst", "PairRule", "pair_rule"]
 
 
+@asked_by("pair-rule")
 @runtime_checkable
 class PairRule(Protocol):
     """Draws a batch of comparisons around a policy.
@@ -37,7 +39,7 @@ class PairRule(Protocol):
         problem: Problem,
         data: Any,
         policy: Policy,
-        feedback: Feedback,
+        feedback: PairFeedback,
         batch_size: int,
         key: Key,
     ) -> Any:
@@ -45,6 +47,7 @@ class PairRule(Protocol):
         ...
 
 
+@register("pair-rule", "against-enhancer")
 @dataclass(frozen=True, kw_only=True)
 class AgainstEnhancer:
     """The policy against an enhancer of `rlhf_theory`.
@@ -71,7 +74,7 @@ class AgainstEnhancer:
         problem: Problem,
         data: Any,
         policy: Policy,
-        feedback: Feedback,
+        feedback: PairFeedback,
         batch_size: int,
         key: Key,
     ) -> Any:
@@ -81,6 +84,7 @@ class AgainstEnhancer:
         return compare(problem, data, policy, other, feedback, batch_size, key)
 
 
+@register("pair-rule", "best-worst")
 @dataclass(frozen=True, kw_only=True)
 class BestWorst:
     r"""The best and the worst of ``n`` draws from the policy.
@@ -114,7 +118,7 @@ class BestWorst:
         problem: Problem,
         data: Any,
         policy: Policy,
-        feedback: Feedback,
+        feedback: PairFeedback,
         batch_size: int,
         key: Key,
     ) -> Any:
@@ -138,24 +142,20 @@ class BestWorst:
             _integers(np.take_along_axis(places, i[..., None], axis=-1)[..., 0], x.like)
             for i in (best, worst)
         )
-        return data.add(x, a1, a2, feedback(x, a1, a2, key.child("labels")))
+        return data.add(feedback(PairQuery(x, a1, a2), key.child("labels")))
 
 
 def _integers(values: np.ndarray, like: Array) -> Array:
     return int_like(values.tolist(), like)
 
 
-_NAMED: dict[str, Callable[[], PairRule]] = {
-    "on-policy": lambda: AgainstEnhancer(enhancer=OnPolicy()),
-    "reference": lambda: AgainstEnhancer(enhancer=FromReference()),
-    "optimistic": lambda: AgainstEnhancer(enhancer=Optimistic()),
-    "best-worst": BestWorst,
-}
-
-
 def pair_rule(rule: str | PairRule) -> PairRule:
-    """Return a rule; the names are ``on-policy``, ``reference``, ``optimistic``, ``best-worst``."""
+    """Return a rule; a name is that of a pair rule, or of the enhancer that the policy meets."""
     if not isinstance(rule, str):
         return rule
-    check_choice("pairs", rule, _NAMED)
-    return _NAMED[rule]()
+    rules, enhancers = found("pair-rule"), found("enhancer")
+    check_choice("pairs", rule, [*rules, *enhancers])
+    if rule in rules:
+        own: PairRule = rules[rule].target()
+        return own
+    return AgainstEnhancer(enhancer=enhancers[rule].target())

@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from llm_bridge.planning.pool_examples import pool_examples
-from llm_bridge.pools.candidates import Pools
-from llm_bridge.pools.policy import LanguageModelPolicy
-from llm_bridge.training.examples import Example, with_mismatched
 from llm_bridge.training.settings import TrainingSettings
-from llm_bridge.training.train import train
 from rlhf_theory.arrays import Array, namespace, to_numpy
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
-from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.losses import GroupLoss, PairLoss, planning
 from rlhf_theory.planners.gibbs import gibbs_log_probs, log_partition
 from rlhf_theory.policies import expectation, kl
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
-__all__ = [
-    "DPOPlanner",
-    "PlanQuality",
-    "check_pi0",
-    "plan_quality",
-    "planning_loss",
-    "require_model",
-]
+__all__ = ["DPOPlanner", "PlanQuality", "plan_quality", "planning_loss"]
 
 Loss = PairLoss | GroupLoss
-
-# A pool of K draws has masses that are multiples of 1/K; this makes the others nearly so, and costs
-# nothing, since repeated responses go through the model once.
-_REPEATS = 8
 
 
 def planning_loss(loss: Loss | str | None, eta: float) -> Loss:
     """Return a loss; a name stands for the one that plans at ``eta``, None for DPO."""
     return planning(loss or "dpo", eta) if loss is None or isinstance(loss, str) else loss
-
-
-def require_model(policy: Policy | None, what: str) -> LanguageModelPolicy:
-    """Return the policy, known to be a language model; raise ``ValueError`` if it is none."""
-    if not isinstance(policy, LanguageModelPolicy):
-        message = (
-            f"{what} must be a LanguageModelPolicy, because its weights are trained; got "
-            f"{type(policy).__name__}."
-        )
-        raise ValueError(message)
-    return policy
-
-
-def check_pi0(policy: LanguageModelPolicy, problem: Problem) -> None:
-    """Raise ``ValueError`` unless a problem has one replica and ``policy`` as its pi0."""
-    if problem.n_replicas != 1:
-        message = (
-            f"A language model is trained once: the problem must have n_replicas=1; got "
-            f"{problem.n_replicas}. Run other replicas with other seeds."
-        )
-        raise ValueError(message)
-    pi0 = getattr(problem, "policy", policy)
-    if pi0 is policy:
-        return
-    if require_model(pi0, "pi0").model.fingerprint != policy.model.fingerprint:
-        message = (
-            f"The policy must be the problem's reference pi0; got {policy.model.name} where the "
-            f"problem has {pi0.model.name}. Give the problem's own: problem.policy."
-        )
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +82,10 @@ def plan_quality(policy: Policy, model: RewardModel, problem: Problem, key: Key)
     )
 
 
-@dataclass(frozen=True, eq=False)
+@planner("dpo")
+@dataclass(frozen=True, kw_only=True)
 class DPOPlanner:
-    r"""Train the reference policy towards the Gibbs policy of a reward.
+    r"""Train the problem's reference policy towards the Gibbs policy of a reward.
 
     Pairs of a pool get the labels :math:`\sigma(r(x,a) - r(x,b))` that the reward itself would
     give, as probabilities and so without noise; their law is :math:`\mu \times \mu` (``law``),
@@ -147,8 +102,6 @@ class DPOPlanner:
 
     Attributes
     ----------
-    pi0
-        The reference policy of the problem.
     loss
         A loss of `rlhf_theory.losses`; or a name, for the one whose minimiser is (nearest to) the
         Gibbs policy at the problem's ``eta``; None is DPO.
@@ -179,8 +132,6 @@ class DPOPlanner:
     Source: [2305.18290]; [2312.11456], planning oracle; identities I1 and I6 of the theory sheet.
     """
 
-    pi0: LanguageModelPolicy
-    _: KW_ONLY
     loss: Loss | str | None = None
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     pairs: Literal["all"] | int = "all"
@@ -191,7 +142,6 @@ class DPOPlanner:
     folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require_model(self.pi0, "pi0")
         check_choice("reference", self.reference, ("fixed", "last"))
         check_choice("start", self.start, ("reference", "last"))
         check_choice("law", self.law or "pool", ("pool", "draws"))
@@ -208,9 +158,13 @@ class DPOPlanner:
         self, model: RewardModel, problem: Problem, key: Key, start: Policy | None = None
     ) -> Solution[Policy]:
         """Return the trained policy; ``start`` is the policy of the round before."""
-        check_pi0(self.pi0, problem)
-        last = self.pi0 if start is None else start
-        reference: Policy = self.pi0 if self.reference == "fixed" else last
+        from llm_bridge.planning.examples.pool_examples import planning_examples
+        from llm_bridge.pools.policy import reference_model, require_model
+        from llm_bridge.training.train import train
+
+        pi0 = reference_model(problem)
+        last = pi0 if start is None else start
+        reference: Policy = pi0 if self.reference == "fixed" else last
         begin = reference if self.start == "reference" else last
         contexts, weights = problem.population(key.child("population"), 256)
         rewards = model.rewards(contexts)
@@ -218,7 +172,18 @@ class DPOPlanner:
             return closed_form(reference, 1, problem.empty_data().count)
         measured = require_model(reference, "The reference")
         loss = planning_loss(self.loss, problem.eta)
-        examples = self._examples(loss, contexts, rewards, weights, measured, problem, key)
+        examples = planning_examples(
+            problem,
+            contexts,
+            to_numpy(rewards)[0],
+            to_numpy(weights)[0],
+            measured,
+            loss,
+            self.pairs,
+            key.child("pairs"),
+            lifted=loss.law == "any" if self.law is None else self.law == "draws",
+            bf16=self.settings.bf16,
+        )
         trained = train(
             require_model(begin, "The start").model,
             examples,
@@ -228,7 +193,7 @@ class DPOPlanner:
             folder=self.folder,
             name="plan",
         )
-        policy = LanguageModelPolicy(trained.model, self.pi0.sampler, self.pi0.batch_size)
+        policy = replace(pi0, model=trained.model)
         target = gibbs_log_probs(rewards, measured.log_probs(contexts), problem.eta)
         xp = namespace(weights)
         gap = problem.eta * xp.sum(weights * kl(policy.log_probs(contexts), target), axis=-1)
@@ -240,45 +205,6 @@ class DPOPlanner:
             "More steps, a higher learning rate or a larger model plan better; a larger `tol` "
             "asks for less.",
         )
-
-    def _examples(
-        self,
-        loss: Loss,
-        contexts: Contexts,
-        rewards: Array,
-        weights: Array,
-        reference: LanguageModelPolicy,
-        problem: Problem,
-        key: Key,
-    ) -> list[Example]:
-        pools = contexts.source
-        if not isinstance(pools, Pools) or contexts.ids is None:
-            message = "A language model is planned on the pools of a PromptProblem; got no pools."
-            raise ValueError(message)
-        rows = to_numpy(contexts.ids)[0]
-        bf16 = self.settings.bf16
-        log_ref = pools.log_pi0[rows]
-        if reference is not self.pi0 or bf16:
-            log_ref = reference.pool_scores(pools, rows, bf16=bf16)[rows]
-        n_draws = max(getattr(problem, "pool_size", 0), pools.size)
-        lifted = loss.law == "any" if self.law is None else self.law == "draws"
-        examples = pool_examples(
-            pools,
-            rows,
-            to_numpy(rewards)[0],
-            to_numpy(weights)[0],
-            log_ref,
-            loss,
-            self.pairs,
-            _REPEATS * n_draws,
-            key.child("pairs"),
-            1.0 / n_draws if lifted else 0.0,
-        )
-        if "z0" in loss.needs:
-            return with_mismatched(
-                reference.model, examples, batch_size=reference.batch_size, bf16=bf16
-            )
-        return examples
 
 
 def _is_constant(rewards: Array, log_pi0: Array) -> bool:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from llm_bridge.language.sampler import Response
-from llm_bridge.planning.planners import check_pi0, plan_quality, require_model
-from llm_bridge.pools.beside import beside
-from llm_bridge.pools.candidates import draw_responses, score_responses
-from llm_bridge.pools.policy import LanguageModelPolicy
-from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.planning.planners import plan_quality
 from llm_bridge.training.settings import TrainingSettings
-from llm_bridge.training.train import sft
-from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["Imitation", "chosen_draws"]
 
@@ -51,16 +44,18 @@ def chosen_draws(
     return kept
 
 
-@dataclass(frozen=True, eq=False)
+@planner("imitation")
+@dataclass(frozen=True, kw_only=True)
 class Imitation:
     r"""Draw responses, keep the good ones, imitate them; once or in stages.
 
-    With ``rule="rejection"`` stage ``i`` of ``N`` draws from the policy of stage ``i - 1`` and
-    accepts with probability :math:`\exp((r - r_{\max}) / (N\eta))`, so that what it imitates
-    follows :math:`\pi_0 e^{i r / (N \eta)}`: after ``N`` stages the Gibbs policy. More stages need
-    fewer draws (`rlhf_theory.planners.rejection.acceptance_rates`), and one more fine-tuning each.
-    With ``rule="best"`` each stage imitates the best of ``draws`` (expert iteration), which knows
-    no ``eta``.
+    With ``rule="rejection"`` stage ``i`` of ``N`` draws from the policy of stage ``i - 1``, the
+    first one from the problem's pi0, and accepts with probability
+    :math:`\exp((r - r_{\max}) / (N\eta))`, so that what it imitates follows
+    :math:`\pi_0 e^{i r / (N \eta)}`: after ``N`` stages the Gibbs policy. More stages need fewer
+    draws (`rlhf_theory.planners.rejection.acceptance_rates`), and one more fine-tuning each. With
+    ``rule="best"`` each stage imitates the best of ``draws`` (expert iteration), which knows no
+    ``eta``.
 
     The solution's residual is the planning gap :math:`\eta E_x KL(\pi \Vert \pi^*)` on the pools.
 
@@ -69,8 +64,6 @@ class Imitation:
 
     Attributes
     ----------
-    policy
-        pi0, the reference policy of the problem.
     rule
         ``"rejection"`` or ``"best"``.
     stages
@@ -88,7 +81,6 @@ class Imitation:
     best); theory sheet 1.5.
     """
 
-    policy: LanguageModelPolicy
     rule: Literal["rejection", "best"] = "rejection"
     stages: int = 1
     draws: int = 16
@@ -97,7 +89,6 @@ class Imitation:
     folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require_model(self.policy, "policy")
         check_choice("rule", self.rule, ("rejection", "best"))
         check_positive("stages", self.stages)
         check_positive("tol", self.tol)
@@ -113,11 +104,17 @@ class Imitation:
         start: Policy | None = None,  # noqa: ARG002
     ) -> Solution[Policy]:
         """Return the policy of the last stage; every plan begins at pi0."""
-        check_pi0(self.policy, problem)
+        from llm_bridge.pools.beside import drawn_rewards
+        from llm_bridge.pools.candidates import draw_responses
+        from llm_bridge.pools.policy import reference_model
+        from llm_bridge.pools.problem import PromptProblem
+        from llm_bridge.training.train import sft
+
+        pi0 = reference_model(problem)
         if not isinstance(problem, PromptProblem):
             message = "Responses are drawn for the prompts of a PromptProblem; got another problem."
             raise ValueError(message)
-        pi, n_steps = self.policy, 0
+        pi, n_steps = pi0, 0
         for stage in range(self.stages):
             here = key.child("stage", stage)
             drawn = draw_responses(pi, problem.prompts, self.draws, here.child("draws"))
@@ -138,7 +135,7 @@ class Imitation:
                 name=self.rule,
             )
             n_steps += trained.n_steps
-            pi = LanguageModelPolicy(trained.model, self.policy.sampler, self.policy.batch_size)
+            pi = replace(pi0, model=trained.model)
         gap = plan_quality(pi, model, problem, key).gap
         return Solution(
             pi,
@@ -148,16 +145,3 @@ class Imitation:
             "More draws, more stages or more steps of training plan better; a larger `tol` asks "
             "for less.",
         )
-
-
-def drawn_rewards(
-    model: RewardModel, problem: PromptProblem, drawn: Sequence[Sequence[Response]]
-) -> np.ndarray:
-    """Return the rewards of ``n`` responses to every prompt, whoever drew them, shape ``(N, n)``.
-
-    Rewards that are measured from pi0 see it in the pools of the problem.
-    """
-    log_pi0 = score_responses(problem.policy, problem.prompts, drawn)
-    pools, places = beside(problem.pools, drawn, log_pi0)
-    table = to_numpy(model.rewards(problem.with_pools(pools).table))[0]
-    return np.take_along_axis(table, places, axis=1)

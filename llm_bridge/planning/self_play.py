@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from llm_bridge.planning.planners import check_pi0, require_model
-from llm_bridge.planning.pool_examples import pairs_of
-from llm_bridge.pools.candidates import Pools
-from llm_bridge.pools.policy import LanguageModelPolicy
-from llm_bridge.training.examples import Example
 from llm_bridge.training.settings import TrainingSettings
-from llm_bridge.training.train import train
 from rlhf_theory.arrays import log_softmax, to_numpy
 from rlhf_theory.core import Policy, PreferenceModel, Problem, Solution
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.evaluation.exploitability import exploitability
 from rlhf_theory.losses import INPO, SPPO, PairLoss, mixed_reference
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["SelfPlay", "decreasing_step"]
 
@@ -32,8 +27,8 @@ _HINT = (
 )
 
 
-def decreasing_step(tau: float, t: int) -> float:
-    r"""Return the step :math:`a_t = 2 / (\tau (t + 2))` of mirror descent, ``t = 0, 1, ...``.
+def decreasing_step(tau: float, played: int) -> float:
+    r"""Return the step :math:`a_t = 2 / (\tau (t + 2))` of mirror descent after ``t`` rounds.
 
     With it :math:`\mathrm{KL}(\pi^* \Vert \pi_T) \le 2 / (\tau^2 (T + 1))` after ``T`` exact steps
     of INPO's map, and four times that for Nash-MD's, for payoffs in an interval of length 1.
@@ -43,10 +38,11 @@ def decreasing_step(tau: float, t: int) -> float:
 
     Source: theory sheet 8; [2407.00617] and [2312.00886] for theirs.
     """
-    return 2.0 / (tau * (t + 2))
+    return 2.0 / (tau * (played + 2))
 
 
-@dataclass(frozen=True, eq=False)
+@planner("self-play")
+@dataclass(frozen=True, kw_only=True)
 class SelfPlay:
     r"""Train towards the equilibrium of a preference game, by rounds of self-play.
 
@@ -71,8 +67,6 @@ class SelfPlay:
 
     Attributes
     ----------
-    policy
-        pi0, the reference policy of the problem.
     update
         The map.
     rounds
@@ -83,7 +77,8 @@ class SelfPlay:
     settings
         How to train, in every round.
     start
-        ``"reference"`` begins the rounds at pi0, ``"last"`` at the policy planned before.
+        ``"reference"`` begins the rounds at pi0, the problem's own, ``"last"`` at the policy
+        planned before.
     tol
         Exploitability up to which the plan counts as converged.
     folder
@@ -92,7 +87,6 @@ class SelfPlay:
     Source: [2407.00617] (INPO), [2405.00675] (SPPO), [2312.00886] (Nash-MD); theory sheet 8.
     """
 
-    policy: LanguageModelPolicy
     update: Update = "inpo"
     rounds: int = 3
     step: float | None = None
@@ -102,7 +96,6 @@ class SelfPlay:
     folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require_model(self.policy, "policy")
         check_choice("update", self.update, ("inpo", "sppo", "nash-md"))
         check_choice("start", self.start, ("reference", "last"))
         for name in ("rounds", "tol"):
@@ -121,7 +114,12 @@ class SelfPlay:
         ``ValueError`` for a payoff that is no probability minus 1/2: such a game needs
         ``game="probability"``.
         """
-        check_pi0(self.policy, problem)
+        from llm_bridge.planning.examples.game_examples import game_examples
+        from llm_bridge.pools.candidates import Pools
+        from llm_bridge.pools.policy import reference_model, require_model
+        from llm_bridge.training.train import train
+
+        pi0 = reference_model(problem)
         contexts, weights = problem.population(key.child("population"), 256)
         pools = contexts.source
         if not isinstance(pools, Pools):
@@ -129,13 +127,13 @@ class SelfPlay:
             raise ValueError(message)
         payoff = model.payoff(contexts)
         win = _win_probabilities(to_numpy(payoff)[0])
-        begin = self.policy if self.start == "reference" or start is None else start
+        begin = pi0 if self.start == "reference" or start is None else start
         pi = require_model(begin, "The start")
         bf16 = self.settings.bf16
-        log_pi0 = self.policy.pool_scores(pools, bf16=True) if bf16 else pools.log_pi0
+        log_pi0 = pi0.pool_scores(pools, bf16=True) if bf16 else pools.log_pi0
         like, d0, n_steps = contexts.log_pi0, to_numpy(weights)[0], 0
         if np.ptp(win) == 0.0:  # nothing learnt yet: every policy is an equilibrium of the payoff
-            pi = self.policy
+            pi = pi0
         else:
             for t in range(self.rounds):
                 log_q = to_numpy(pi.log_probs(contexts))[0]
@@ -145,7 +143,7 @@ class SelfPlay:
                 )
                 trained = train(
                     pi.model,
-                    _examples(pools, loss, log_ref, np.exp(log_mu), win, d0),
+                    game_examples(pools, loss, log_ref, np.exp(log_mu), win, d0),
                     loss,
                     self.settings,
                     key=key.child("training", t),
@@ -153,7 +151,7 @@ class SelfPlay:
                     name=self.update,
                 )
                 n_steps += trained.n_steps
-                pi = LanguageModelPolicy(trained.model, self.policy.sampler, self.policy.batch_size)
+                pi = replace(pi0, model=trained.model)
         log_pi_pool = pi.log_probs(contexts)
         gap = exploitability(payoff, log_pi_pool, like, weights, problem.eta)
         return Solution(pi, gap, gap <= self.tol, n_steps, _HINT)
@@ -161,14 +159,14 @@ class SelfPlay:
     def _step(
         self,
         tau: float,
-        t: int,
+        played: int,
         log_mass: np.ndarray,
         log_pi0: np.ndarray,
         log_pi: np.ndarray,
         log_q: np.ndarray,
     ) -> tuple[PairLoss, np.ndarray, np.ndarray]:
-        """Return the loss of round ``t``, its reference ``(N, K)`` and the opponent ``(N, K)``."""
-        a = decreasing_step(tau, t) if self.step is None else self.step
+        """Return the loss of a round, its reference ``(N, K)`` and the opponent ``(N, K)``."""
+        a = decreasing_step(tau, played) if self.step is None else self.step
         if self.update == "sppo":
             return SPPO(beta=1.0 / a), log_pi, log_q
         loss = INPO(tau=tau, step=a)
@@ -192,40 +190,3 @@ def _win_probabilities(payoff: np.ndarray) -> np.ndarray:
         )
         raise ValueError(message)
     return np.clip(payoff + 0.5, 0.0, 1.0)
-
-
-def _examples(
-    pools: Pools,
-    loss: PairLoss,
-    log_ref: np.ndarray,
-    mu: np.ndarray,
-    win: np.ndarray,
-    d0: np.ndarray,
-) -> list[Example]:
-    """Return one example per prompt: all pairs of its pool, from ``mu x mu``.
-
-    SPPO's targets do not depend on the other response, so that pairs of a response with itself move
-    no minimiser; with them each response weighs ``mu``, as in the paper, and not ``mu (1 - mu)``.
-    """
-    examples = []
-    for n, responses in enumerate(pools.responses):
-        k = len(responses)
-        if d0[n] == 0.0 or (k < 2 and loss.law != "full"):
-            continue  # nothing to compare
-        pairs, share = pairs_of(mu[n, :k], loss)
-        wins: tuple[float, ...] = ()
-        if "wins" in loss.needs:
-            wins = tuple(map(float, win[n, :k, :k] @ mu[n, :k]))
-        examples.append(
-            Example(
-                prompt=pools.prompts[n].ids,
-                responses=tuple(r.ids for r in responses),
-                log_ref=tuple(map(float, log_ref[n, :k])),
-                target=tuple(float(win[n, a, b]) for a, b in pairs),
-                pairs=tuple(pairs),
-                share=tuple(map(float, share)),
-                weight=float(d0[n]) * len(pools.responses),
-                wins=wins,
-            )
-        )
-    return examples

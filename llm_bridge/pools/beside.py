@@ -13,9 +13,12 @@ import numpy as np
 
 from llm_bridge.language.models import Ids
 from llm_bridge.language.sampler import Response
-from llm_bridge.pools.candidates import Pools
+from llm_bridge.pools.candidates import Pools, score_responses
+from llm_bridge.pools.problem import PromptProblem
+from rlhf_theory.arrays import to_numpy
+from rlhf_theory.core import RewardModel
 
-__all__ = ["beside"]
+__all__ = ["beside", "drawn_rewards"]
 
 # Finite, so that nothing multiplies 0 and infinity, and below what any policy's log-ratio to pi0
 # could lift to a mass that counts.
@@ -62,3 +65,16 @@ def beside(
         log_mass[i, :own], log_mass[i, own:end] = pools.log_mass[i, :own], _LOG_NOTHING
         log_prob[i, :own], log_prob[i, own:end] = pools.log_pi0[i, :own], log_pi0[i, added]
     return replace(pools, responses=tuple(rows), log_mass=log_mass, log_pi0=log_prob), places
+
+
+def drawn_rewards(
+    model: RewardModel, problem: PromptProblem, drawn: Sequence[Sequence[Response]]
+) -> np.ndarray:
+    """Return the rewards of ``n`` responses to every prompt, whoever drew them, shape ``(N, n)``.
+
+    Rewards that are measured from pi0 see it in the pools of the problem.
+    """
+    log_pi0 = score_responses(problem.policy, problem.prompts, drawn)
+    pools, places = beside(problem.pools, drawn, log_pi0)
+    table = to_numpy(model.rewards(problem.with_pools(pools).table))[0]
+    return np.take_along_axis(table, places, axis=1)

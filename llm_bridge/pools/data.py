@@ -13,7 +13,7 @@ from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, full_like, int_like, namespace, to_numpy
-from rlhf_theory.data import Contexts, Design, PairList, Pairs
+from rlhf_theory.data import Comparisons, Contexts, Design, PairList, PairQuery, Pairs
 from rlhf_theory.errors import check_shape
 
 __all__ = ["MAX_GAME_DIM", "Comparison", "PromptData"]
@@ -174,21 +174,22 @@ class PromptData:
             raise ValueError(message)
         return self.table.skew
 
-    def add(self, contexts: Contexts, a1: Array, a2: Array, y: Array) -> PromptData:
-        """Return the data with comparisons ``(R, B)`` added; ``y = 1`` where ``a1`` won.
+    def add(self, record: Comparisons) -> PromptData:
+        """Return the data with comparisons ``(R, B)`` added.
 
         ``ValueError`` for contexts that a `PromptProblem` did not give out.
         """
+        contexts = record.query.contexts
         if not isinstance(contexts.source, Pools) or contexts.ids is None:
             message = (
                 "Comparisons must be of contexts that a PromptProblem gave out, which carry their "
                 "prompts and responses; these do not."
             )
             raise ValueError(message)
-        batch = _FromPools(contexts.source, *map(to_numpy, (contexts.ids, a1, a2)))
-        return replace(
-            self, table=self.table.add(contexts, a1, a2, y), batches=(*self.batches, batch)
+        batch = _FromPools(
+            contexts.source, *map(to_numpy, (contexts.ids, record.query.a1, record.query.a2))
         )
+        return replace(self, table=self.table.add(record), batches=(*self.batches, batch))
 
     def joined(self, phi: Array, comparisons: Sequence[Comparison]) -> PromptData:
         """Return the data with comparisons from elsewhere added, the same for all replicas.
@@ -211,7 +212,8 @@ class PromptData:
         second = int_like([[int(c.first.ids != c.second.ids) for c in comparisons]], like)
         xp = namespace(like)
         label = as_like(np.array([[c.label for c in comparisons]]), like)
-        added = self.table.add(contexts, xp.zeros_like(second), second, label)
+        query = PairQuery(contexts, xp.zeros_like(second), second)
+        added = self.table.add(query.answered(label))
         weight = as_like(np.array([[c.weight for c in comparisons]]), like)
         old = full_like((1, self.count.shape[1]), 1.0, like)
         weight = xp.concat([old, weight], axis=1)

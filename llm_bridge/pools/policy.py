@@ -14,10 +14,11 @@ from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.language.sampler import BatchedSampler, Response, Sampler
 from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, log_softmax, namespace, take_rows, to_numpy
+from rlhf_theory.core import Policy, Problem
 from rlhf_theory.data import Contexts
 from rlhf_theory.randomness import Key
 
-__all__ = ["LanguageModelPolicy"]
+__all__ = ["LanguageModelPolicy", "reference_model", "require_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,3 +112,37 @@ class LanguageModelPolicy:
     def sample(self, prompts: Sequence[Ids], n: int, key: Key) -> list[list[Response]]:
         """Return ``n`` independent responses to every prompt."""
         return self.sampler(self.model, prompts, n, key)
+
+
+def require_model(policy: Policy, what: str) -> LanguageModelPolicy:
+    """Return the policy, known to be a language model; raise ``ValueError`` if it is none."""
+    if not isinstance(policy, LanguageModelPolicy):
+        message = (
+            f"{what} must be a LanguageModelPolicy, because its weights are trained; got "
+            f"{type(policy).__name__}."
+        )
+        raise ValueError(message)
+    return policy
+
+
+def reference_model(problem: Problem) -> LanguageModelPolicy:
+    """Return pi0 of a problem as the language model that a training starts from.
+
+    ``ValueError`` for a problem that has no policy, one whose policy is no language model, and one
+    with several replicas.
+    """
+    policy = getattr(problem, "policy", None)
+    if policy is None:
+        message = (
+            "A language model is trained from the policy and on the pools of a PromptProblem; got "
+            f"{type(problem).__name__}, which has no policy. Plan exactly there, or give prompts."
+        )
+        raise ValueError(message)
+    model = require_model(policy, "The problem's reference policy pi0")
+    if problem.n_replicas != 1:
+        message = (
+            f"A language model is trained once: the problem must have n_replicas=1; got "
+            f"{problem.n_replicas}. Run other replicas with other seeds."
+        )
+        raise ValueError(message)
+    return model

@@ -131,7 +131,7 @@ class PromptProblem:
     def refresh(self, policy: Any, key: Key) -> Self:
         """Return the problem with pools half from pi0 and half from ``policy``.
 
-        To be given to ``run`` as ``between=PromptProblem.refresh``. ``ValueError`` for a policy
+        ``PromptWorld(refresh=True)`` asks for it before every round. ``ValueError`` for a policy
         that cannot generate.
         """
         pools = refreshed_pools(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from llm_bridge.labels.preferences import half_logits
@@ -101,7 +101,7 @@ class Calibration:
         return result | {name: getattr(self, name) for name in names}
 
 
-def win_logits(model: Any, comparisons: Sequence[Comparison], scale: float = 1.0) -> np.ndarray:
+def win_logits(model: object, comparisons: Sequence[Comparison], scale: float = 1.0) -> np.ndarray:
     """Return the logits that a model gives to the first response of every comparison, ``(n,)``.
 
     Parameters
@@ -133,7 +133,7 @@ def win_logits(model: Any, comparisons: Sequence[Comparison], scale: float = 1.0
 
 
 def calibration_of(
-    model: Any,
+    model: object,
     comparisons: Sequence[Comparison],
     *,
     scale: float = 1.0,
@@ -152,7 +152,7 @@ def calibration_of(
     n_bins, level, key
         As in `calibration`.
     """
-    prompts: dict[Any, int] = {}
+    prompts: dict[object, int] = {}
     return calibration(
         win_logits(model, comparisons, scale),
         [c.label for c in comparisons],
@@ -165,11 +165,11 @@ def calibration_of(
 
 
 def calibration(
-    logits: Any,
-    labels: Any,
+    logits: ArrayLike,
+    labels: ArrayLike,
     *,
-    weights: Any = None,
-    prompts: Any = None,
+    weights: ArrayLike | None = None,
+    prompts: ArrayLike | None = None,
     n_bins: int = 10,
     level: float = 0.95,
     key: Key = RESAMPLING,
@@ -255,7 +255,7 @@ def calibration(
 
 
 def _checked(
-    logits: Any, labels: Any, weights: Any, prompts: Any
+    logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, prompts: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     u, y = (np.asarray(to_numpy(v), dtype=np.float64) for v in (logits, labels))
     w = np.ones_like(u) if weights is None else np.asarray(to_numpy(weights), dtype=np.float64)

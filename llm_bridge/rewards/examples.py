@@ -159,7 +159,7 @@ class RewardObjective:
             raise ValueError(message)
         self._pad_id = reader.pad_id
 
-    def collate(self, items: Sequence[_Item]) -> dict[str, Any]:
+    def collate(self, items: Sequence[_Item]) -> dict[str, object]:
         """Return the tensors of one forward pass; none is called ``labels``."""
         rows: list[Reading] = []
         first: list[int] = []
@@ -182,10 +182,15 @@ class RewardObjective:
             "size": len(items),
         }
 
-    def kl_estimate(self, module: Any, batches: Any) -> None:
+    def kl_estimate(self, module: object, batches: object) -> None:
         """Return None: rewards have no reference."""
 
-    def __call__(self, module: Any, batch: dict[str, Any], z0: None = None) -> torch.Tensor:  # noqa: ARG002
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        batch: dict[str, Any],
+        z0: None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
         """Return the weighted sum of the losses of a batch; differentiable."""
         r = module(batch["input_ids"], batch["attention_mask"], batch["span"]).double()
         loss = comparison_loss(r[batch["first"]], r[batch["second"]], batch["target"])

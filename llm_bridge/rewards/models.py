@@ -6,9 +6,8 @@ whose trunk is trained too are at home in `reward_training`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +84,7 @@ def fit_head(
         Comparisons, such as `PromptData`.
     rule
         How to fit, and the confidence set that goes with it; a ridge fit with a small radius and no
-        guarantee unless given (``R2Prime`` and ``R4`` have one).
+        guarantee unless given (``Adaptive`` and ``MarginalLikelihood`` have one).
     folds
         Folds of the report, at least 2; 0 for no report.
     key
@@ -160,7 +159,7 @@ def _prompts_of(data: PreferenceData, seen: np.ndarray) -> np.ndarray:
     """Return which prompt each comparison is of; each of its own where nobody knows."""
     if not isinstance(data, PromptData):
         return np.arange(seen.size)
-    prompts: dict[Any, int] = {}
+    prompts: dict[object, int] = {}
     return np.array([prompts.setdefault(c.prompt.ids, len(prompts)) for c in data.comparisons])
 
 
@@ -279,12 +278,12 @@ class ModelEnsemble:
 @dataclass(frozen=True, eq=False)
 class _Combined:
     ensemble: ModelEnsemble
-    combine: Any
+    combine: Callable[[RewardEnsemble], EnsembleReward]
 
     def rewards(self, contexts: Contexts) -> Array:
         """Return rewards, shape ``(R, B, A)``."""
         parts = [m.rewards(contexts) for m in self.ensemble.members]
         xp = namespace(*parts)
         members = xp.stack(xp.broadcast_arrays(*parts), axis=-1)
-        core: EnsembleReward = self.combine(self.ensemble._core(contexts.like))  # noqa: SLF001
+        core = self.combine(self.ensemble._core(contexts.like))  # noqa: SLF001
         return core.rewards(Contexts(members, contexts.log_pi0))

@@ -99,17 +99,17 @@ class RewardModule(torch.nn.Module):
         with torch.autocast(input_ids.device.type, enabled=False):
             return pooled @ self.head
 
-    def activation_checkpointing_enable(self, **options: Any) -> None:
+    def activation_checkpointing_enable(self, **options: object) -> None:
         """Recompute activations of the trunk; the trainer calls it."""
         self.trunk.activation_checkpointing_enable(**options)
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
+    def gradient_checkpointing_enable(self, **options: object) -> None:
         """Do the same under the name that transformers used before 5.23."""
         self.trunk.gradient_checkpointing_enable(**options)
 
 
 def batch_of(
-    readings: Sequence[Reading], pad_id: int, device: Any = "cpu"
+    readings: Sequence[Reading], pad_id: int, device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """Return the arguments of a `RewardModule` for some texts, padded on the right."""
     ids, mask, _ = pad_rows([r.ids for r in readings], [()] * len(readings), pad_id, device)

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from llm_bridge.rewards.modules import HeadSpec, Reader, RewardModule, batch_of
 from rlhf_theory.arrays import Array
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
-from rlhf_theory.experiments.store import write_atomic, write_json
+from rlhf_theory.store import write_atomic, write_json
 
 __all__ = ["HeadSpec", "TrainedReward"]
 
@@ -172,7 +172,7 @@ class TrainedReward:
             self.reader.tokenizer.save_pretrained(folder)
         weight = self.weight.detach().to("cpu").contiguous()
         write_atomic(folder / _HEAD, to_bytes({"weight": weight}))
-        facts: dict[str, Any] = {
+        facts: dict[str, object] = {
             **_FORMAT,
             "reads": "text" if isinstance(self.reader, EncoderModel) else "tokens",
             "pooling": self.head.pooling,

@@ -33,8 +33,8 @@ from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.store import alone, claim_training
 from llm_bridge.training.trainer import PreferenceTrainer, newest_checkpoint, step_of
 from rlhf_theory.errors import ConvergenceError
-from rlhf_theory.experiments.store import write_json
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import write_json
 
 __all__ = [
     "HeadSpec",

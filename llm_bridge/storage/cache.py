@@ -16,7 +16,6 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -32,7 +31,7 @@ ROOT = {"kind": "llm_bridge row cache", "format": 1}
 INDEX = np.dtype([("key", "V16"), ("checksum", "<u4")])
 """One entry of the index; entry ``i`` belongs to row ``i``."""
 
-DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype[np.floating]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 LOCK_SECONDS = 600.0
 """How long a writer waits for the others; each holds the lock for one append only."""
@@ -80,7 +79,7 @@ class RowCache:
     def __init__(
         self,
         folder: str | Path,
-        configuration: Mapping[str, Any],
+        configuration: Mapping[str, object],
         *,
         width: int,
         n_exact: int = 0,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.store import write_atomic
 
 __all__ = ["jsonl_line", "problems_with", "read_jsonl", "write_jsonl"]
 
 _SHOWN = 10
 
 
-def jsonl_line(row: Mapping[str, Any]) -> str:
+def jsonl_line(row: Mapping[str, object]) -> str:
     """Return an object as one line, without its end; ``ValueError`` for NaN."""
     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
@@ -24,7 +23,7 @@ def jsonl_line(row: Mapping[str, Any]) -> str:
     return text
 
 
-def read_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+def read_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
     """Return the objects of a file with their line numbers, and what is wrong with other lines.
 
     Blank lines are skipped. A file that is missing has no lines.
@@ -35,7 +34,7 @@ def read_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return [], [f"it is not UTF-8 text ({error.reason} at byte {error.start})"]
-    rows: list[tuple[int, dict[str, Any]]] = []
+    rows: list[tuple[int, dict[str, object]]] = []
     wrong: list[str] = []
     # Not splitlines: a text may hold other characters that count as ends of lines there.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -53,7 +52,7 @@ def read_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]
     return rows, wrong
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one object per line, atomically."""
     write_atomic(path, "".join(f"{jsonl_line(row)}\n" for row in rows).encode())
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llm_bridge.tiny.architecture import tiny_tokenizer, untrained
     from llm_bridge.tiny.gold import ReaderGroups, gold_preference, gold_reward, reward_terms
     from llm_bridge.tiny.grammar import (
-        Habits,
+        AnswerLaw,
         Question,
         questions,
         read_prompt,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Answer": "parser",
-    "Habits": "grammar",
+    "AnswerLaw": "grammar",
     "Judged": "parser",
     "Question": "grammar",
     "ReaderGroups": "gold",
@@ -52,7 +52,7 @@ _HOME = {
 
 __all__ = [
     "Answer",
-    "Habits",
+    "AnswerLaw",
     "Judged",
     "Question",
     "ReaderGroups",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,7 +29,9 @@ from llm_bridge.tiny.words import (
 from rlhf_theory.errors import suggestion
 from rlhf_theory.randomness import Key
 
-__all__ = ["Habits", "Question", "questions", "read_prompt", "sample_answers", "split_prompts"]
+__all__ = ["AnswerLaw", "Question", "questions", "read_prompt", "sample_answers", "split_prompts"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _fillers() -> dict[str, tuple[float, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Habits:
+class AnswerLaw:
     """How answers are written; the defaults are the data of the reference policy.
 
     Attributes
@@ -198,13 +200,13 @@ class _Row:
                 return i
         return len(probs) - 1
 
-    def one_of(self, items: Sequence[Any]) -> Any:
+    def one_of(self, items: Sequence[_T]) -> _T:
         """Return an item drawn uniformly."""
         return items[int(next(self._rest) * len(items))]
 
 
 def sample_answers(
-    prompts: Sequence[str], key: Key, habits: Habits | None = None
+    prompts: Sequence[str], key: Key, answer_law: AnswerLaw | None = None
 ) -> tuple[str, ...]:
     """Draw one answer to every prompt.
 
@@ -214,38 +216,38 @@ def sample_answers(
         Prompts of this world; repeat one to draw several answers to it.
     key
         Row ``i`` of its draws makes answer ``i``, whatever the other prompts are.
-    habits
+    answer_law
         How answers are written; as the reference policy's data by default.
 
     Returns
     -------
     As many answers as prompts.
     """
-    habits = Habits() if habits is None else habits
-    most = max(len(p) for p in habits.fillers.values())
+    answer_law = AnswerLaw() if answer_law is None else answer_law
+    most = max(len(p) for p in answer_law.fillers.values())
     draws = key.uniform_numpy(len(prompts), 10 + most).tolist()
     return tuple(
-        _answer(read_prompt(prompt), _Row(row), habits)
+        _answer(read_prompt(prompt), _Row(row), answer_law)
         for prompt, row in zip(prompts, draws, strict=True)
     )
 
 
-def _answer(asked: Question, row: _Row, habits: Habits) -> str:
-    polite, rude = habits.polite, habits.rude
+def _answer(asked: Question, row: _Row, answer_law: AnswerLaw) -> str:
+    polite, rude = answer_law.polite, answer_law.rude
     tone = ("polite", "rude", "plain")[row.which((polite, rude, 1 - polite - rude))]
     opener = row.one_of(OPENERS[tone])
 
     wrong = [v for v in VALUES[asked.question] if v != asked.value]
     value, other = asked.value, row.one_of(wrong)
-    if row.which((habits.right, 1 - habits.right)) == 1:
+    if row.which((answer_law.right, 1 - answer_law.right)) == 1:
         value = other
     fact = row.one_of(FACT_FORMS[asked.question]).format(topic=asked.topic, value=value)
 
-    glad, sad = habits.pleased, habits.displeased
+    glad, sad = answer_law.pleased, answer_law.displeased
     sentiment = (1, -1, 0)[row.which((glad, sad, 1 - glad - sad))]
     opinion = row.one_of(OPINIONS[sentiment])
     closing = row.one_of(CLOSINGS)
-    if row.which((habits.closing, 1 - habits.closing)) == 1:
+    if row.which((answer_law.closing, 1 - answer_law.closing)) == 1:
         closing = ""
-    fillers = [row.one_of(FILLERS) for _ in range(row.which(habits.fillers[asked.style]))]
+    fillers = [row.one_of(FILLERS) for _ in range(row.which(answer_law.fillers[asked.style]))]
     return " ".join(p for p in (opener, fact, *fillers, opinion, closing) if p)

@@ -25,8 +25,8 @@ from llm_bridge.tiny.grammar import questions, sample_answers, split_prompts
 from llm_bridge.tiny.pretraining import Pair, pretrain
 from llm_bridge.tiny.words import vocabulary
 from rlhf_theory.errors import check_positive
-from rlhf_theory.experiments.store import write_json
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import write_json
 
 __all__ = ["TinyWorld", "TinyWorldRecipe", "build", "cache_folder", "one_thread"]
 

@@ -27,14 +27,18 @@ def peft_version() -> str:
     return str(_peft().__version__)
 
 
-def with_adapters(module: Any, lora: LoRA, key: Key, task: str = "CAUSAL_LM") -> Any:
+def with_adapters(
+    module: torch.nn.Module, lora: LoRA, key: Key, task: str = "CAUSAL_LM"
+) -> torch.nn.Module:
     """Return the model with adapters that change nothing yet; all else is frozen.
 
     ``task`` is what peft calls the model: ``"FEATURE_EXTRACTION"`` for one without a head.
 
     Draws from the global generator of torch, which the caller puts back.
     """
-    targets: Any = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
+    targets: str | list[str] = (
+        "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
+    )
     peft = _peft()
     config = peft.LoraConfig(
         r=lora.rank,
@@ -47,4 +51,5 @@ def with_adapters(module: Any, lora: LoRA, key: Key, task: str = "CAUSAL_LM") ->
     with warnings.catch_warnings():
         # peft asks transformers by a name that is on its way out.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        return peft.get_peft_model(module, config)
+        made: torch.nn.Module = peft.get_peft_model(module, config)
+    return made

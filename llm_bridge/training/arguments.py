@@ -108,7 +108,7 @@ class ByLength(torch.utils.data.Sampler[int]):
         yield from (i for b in rest for i in b)
 
 
-def recompute_nothing(module: Any) -> None:
+def recompute_nothing(module: torch.nn.Module) -> None:
     """End what ``gradient_checkpointing`` has begun."""
     new = hasattr(module, "activation_checkpointing_disable")  # from transformers 5.23 on
     name = "activation_checkpointing_disable" if new else "gradient_checkpointing_disable"

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.errors import check_choice
 
-__all__ = ["NLL", "Example", "check_example", "content_of", "with_mismatched"]
+__all__ = ["NLL", "Example", "content_of", "with_mismatched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,53 +112,6 @@ class NLL:
     def __call__(self, log_pi: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the loss of each response, shape ``(n,)``."""
         return -log_pi if self.reduction == "sum" else -log_pi / lengths
-
-
-def check_example(loss: Any, i: int, e: Example) -> None:
-    """Raise ``ValueError`` if example ``i`` lacks what a loss needs, or is malformed."""
-    takes, needs, k = loss.takes, loss.needs, len(e.responses)
-    # A loss of somebody's own may not say its law: it then learns nothing from equal responses.
-    itself = takes == "pairs" and getattr(loss, "law", "distinct") == "full"
-    fewest = 1 if takes in ("responses", "labelled") or itself else 2
-    n_targets = {
-        "pairs": len(e.pairs),
-        "groups": len(e.members),
-        "responses": 0,
-        "labelled": k,
-    }[takes]
-
-    def per_response(values: Sequence[float], what: str) -> bool:
-        return len(values) == k or (not values and what not in needs)
-
-    stranger = bool(e.mismatched) and math.isfinite(e.log_ref_mismatched)
-    required = {
-        f"at least {fewest} responses (got {k})": k >= fewest,
-        f"{n_targets} targets (got {len(e.target)})": len(e.target) == n_targets,
-        "finite targets": all(map(math.isfinite, e.target)),
-        f"a group of its {k} responses": all(0 <= m < k for m in e.group),
-        f"log_ref for each of its {k} responses": per_response(e.log_ref, "reference"),
-        "finite log_ref": all(map(math.isfinite, e.log_ref)),
-        f"gamma for each of its {k} responses": per_response(e.gamma, "margin"),
-        f"wins for each of its {k} responses": per_response(e.wins, "wins"),
-        "a sample": e.sample is not None or "sample" not in needs,
-        f"a sample among its {k} responses": not isinstance(e.sample, int) or 0 <= e.sample < k,
-        "a mismatched response (see with_mismatched)": stranger or "z0" not in needs,
-        "a weight of at least 0": math.isfinite(e.weight) and e.weight >= 0,
-    }
-    if takes == "pairs":
-        required |= {
-            "targets that are probabilities": all(0.0 <= p <= 1.0 for p in e.target),
-            f"pairs of two of its {k} responses": bool(e.pairs)
-            and all(0 <= a < k and 0 <= b < k and (a != b or itself) for a, b in e.pairs),
-            "a share for each of its pairs": len(e.share) in (0, len(e.pairs)),
-            "shares of at least 0": all(math.isfinite(s) and s >= 0 for s in e.share),
-        }
-    if takes == "labelled":
-        required["targets that are 0 or 1"] = all(t in (0.0, 1.0) for t in e.target)
-    for text, there in required.items():
-        if not there:
-            message = f"For the loss {loss.name!r} example {i} must have {text}."
-            raise ValueError(message)
 
 
 def content_of(examples: Sequence[Example]) -> str:

@@ -21,18 +21,11 @@ from llm_bridge.language.log_probs import (
     response_log_probs,
 )
 from llm_bridge.language.models import Ids, LanguageModel
-from llm_bridge.training.examples import Example, check_example
-from rlhf_theory.errors import check_choice
-from rlhf_theory.losses import Comparisons, Groups, mismatched_kl, soft
+from llm_bridge.training.examples import Example
+from llm_bridge.training.units import Batch, Given, TrainingLoss, check_example, put, unit_of
+from rlhf_theory.losses import mismatched_kl
 
 __all__ = ["Batch", "Objective"]
-
-Batch = dict[str, Any]
-"""Tensors of one batch by name; ``size``, its number of examples; ``rows``, what the model reads.
-
-No name is ``labels``: the trainer would take the loss for a mean over tokens and, with gradient
-accumulation, scale it wrongly.
-"""
 
 _PLACES = ("first", "second", "sample", "row")
 
@@ -63,9 +56,14 @@ class Objective:
     """
 
     def __init__(
-        self, loss: Any, examples: Sequence[Example], model: LanguageModel, *, bf16: bool = False
+        self,
+        loss: TrainingLoss,
+        examples: Sequence[Example],
+        model: LanguageModel,
+        *,
+        bf16: bool = False,
     ) -> None:
-        check_choice("loss.takes", loss.takes, ("pairs", "groups", "responses", "labelled"))
+        self._unit = unit_of(loss)
         if not examples:
             message = "Training needs at least one example; got none."
             raise ValueError(message)
@@ -82,70 +80,32 @@ class Objective:
             check_example(loss, i, example)
         rows = [(e.prompt, r) for e in self.examples for r in self._scored(e)]
         check_lengths(model, [p for p, _ in rows], [r for _, r in rows])
-        self.mean_weight = float(np.mean([self._weight(e) for e in self.examples]))
+        self.mean_weight = float(np.mean([self._unit.weight(e) for e in self.examples]))
         if not self.mean_weight > 0:
             message = "Some example must have a positive weight; all have 0."
             raise ValueError(message)
-        # Properties of the data, so that the loss of an example does not depend on its batch.
-        self._hard = all(p in (0.0, 1.0) for e in self.examples for p in e.target)
-        self._given = {
-            "log_ref": all(e.log_ref for e in self.examples),
-            "gamma": any(g != 0.0 for e in self.examples for g in e.gamma),
-            "wins": any(e.wins for e in self.examples),
-            "sample": any(e.sample is not None for e in self.examples),
-        }
-        self._refuse()
+        self._given = Given.of(self.examples)
+        # Before anything is trained.
+        self._unit.refuse(self._given, self.collate(self.examples[:1]))
 
     def _scored(self, e: Example) -> tuple[Ids, ...]:
         return (*e.rows, e.mismatched) if "z0" in self.loss.needs else e.rows
 
-    def _weight(self, e: Example) -> float:
-        if self.loss.takes in ("responses", "labelled"):
-            return e.weight * len(e.responses)
-        if self.loss.takes == "groups":
-            return e.weight
-        return e.weight * math.fsum(e.share or (1.0,) * len(e.pairs))
-
-    def _refuse(self) -> None:
-        """Let the loss refuse what it does not take, before anything is trained."""
-        for name in ("gamma", "wins", "sample"):
-            lacking = [i for i, e in enumerate(self.examples) if not _has(e, name)]
-            if self._given[name] and lacking and name != "gamma":
-                message = f"All examples must have {name}, or none; example {lacking[0]} has none."
-                raise ValueError(message)
-        if self.loss.takes == "pairs":
-            batch = self.collate(self.examples[:1])
-            z0 = torch.zeros(()) if "z0" in self.loss.needs else None
-            self._pair_losses(torch.zeros_like(batch["lengths"]), batch, z0)
-        elif any(self._given[name] for name in ("gamma", "wins", "sample")):
-            message = f"The loss {self.loss.name!r} takes neither gamma, nor wins, nor a sample."
-            raise ValueError(message)
-
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Return the tensors of one batch."""
         rows: list[tuple[Ids, Ids]] = []
-        columns: dict[str, list[Any]] = {}
+        columns: dict[str, list[object]] = {}
         for e in examples:
             start, k = len(rows), len(e.responses)
             rows += [(e.prompt, r) for r in e.rows]
             padding = (0.0,) * (len(e.rows) - k)
-            for name in ("log_ref", "wins"):
-                if self._given[name]:
-                    columns.setdefault(name, []).extend((*getattr(e, name), *padding))
-            if self.loss.takes == "pairs":
-                self._put_pairs(columns, e, start)
-            elif self.loss.takes == "groups":
-                size = len(e.members)
-                _put(columns, f"row_{size}", [start + m for m in e.members])
-                _put(columns, f"rewards_{size}", e.target)
-                _put(columns, f"weight_{size}", e.weight)
-            else:
-                columns.setdefault("row", []).extend(range(start, start + k))
-                columns.setdefault("weight", []).extend((e.weight,) * k)
-                if self.loss.takes == "labelled":
-                    columns.setdefault("target", []).extend(e.target)
+            if self._given.log_ref:
+                put(columns, "log_ref", *e.log_ref, *padding)
+            if self._given.wins:
+                put(columns, "wins", *e.wins, *padding)
+            self._unit.put(columns, e, start, self._given)
             if "z0" in self.loss.needs:
-                _put(columns, "log_ref_stranger", e.log_ref_mismatched)
+                put(columns, "log_ref_stranger", e.log_ref_mismatched)
         batch: Batch = {"rows": self._rows(rows)}
         if "z0" in self.loss.needs:
             batch["strangers"] = self._rows([(e.prompt, e.mismatched) for e in examples])
@@ -156,23 +116,7 @@ class Objective:
         batch["size"] = len(examples)
         return batch
 
-    def _put_pairs(self, columns: dict[str, list[Any]], e: Example, start: int) -> None:
-        sample = e.sample if isinstance(e.sample, int) else len(e.responses)
-        share = e.share or (1.0,) * len(e.pairs)
-        for (a, b), p, s in zip(e.pairs, e.target, share, strict=True):
-            # Labels come first the winner; probabilities keep the order.
-            first, second = (b, a) if self._hard and p == 0.0 else (a, b)
-            _put(columns, "first", start + first)
-            _put(columns, "second", start + second)
-            _put(columns, "weight", e.weight * s)
-            if not self._hard:
-                _put(columns, "target", p)
-            if self._given["gamma"]:
-                _put(columns, "margin", e.gamma[first] - e.gamma[second] if e.gamma else 0.0)
-            if self._given["sample"]:
-                _put(columns, "sample", start + sample)
-
-    def _rows(self, rows: Sequence[tuple[Ids, Ids]]) -> dict[str, Any]:
+    def _rows(self, rows: Sequence[tuple[Ids, Ids]]) -> Batch:
         """Return rows cut into parts of similar length, and the place of each in their order."""
         lengths = [len(p) + len(r) for p, r in rows]
         order = sorted(range(len(rows)), key=lambda i: lengths[i])
@@ -182,7 +126,9 @@ class Objective:
             parts.append(pad_rows(prompts, responses, self._pad_id, **self._padding))
         return {"parts": parts, "place": torch.from_numpy(np.argsort(order))}
 
-    def __call__(self, module: Any, batch: Batch, z0: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, module: torch.nn.Module, batch: Batch, z0: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the weighted sum of the losses of a batch; differentiable.
 
         Parameters
@@ -194,22 +140,7 @@ class Objective:
         z0
             What `kl_estimate` says, for losses that need it.
         """
-        log_pi = _scores(module, batch["rows"])
-        if self.loss.takes == "pairs":
-            return torch.sum(batch["weight"] * self._pair_losses(log_pi, batch, z0))
-        if self.loss.takes == "responses":
-            row = batch["row"]
-            return torch.sum(batch["weight"] * self.loss(log_pi[row], batch["lengths"][row]))
-        if self.loss.takes == "labelled":
-            row = batch["row"]
-            value = self.loss(log_pi[row], batch["log_ref"][row], batch["target"], z0)
-            return torch.sum(batch["weight"] * value)
-        total = log_pi.new_zeros(())
-        for name in (n for n in batch if n.startswith("row_")):
-            size = name.removeprefix("row_")
-            groups = self._groups(log_pi, batch, batch[name], batch[f"rewards_{size}"])
-            total = total + torch.sum(batch[f"weight_{size}"] * self.loss(groups))
-        return total
+        return self._unit.value(_scores(module, batch["rows"]), batch, z0)
 
     def kl_estimate(self, module: Any, batches: Sequence[Batch]) -> torch.Tensor | None:
         """Return KTO's ``z0`` over some batches, without gradient; None where no loss needs it."""
@@ -220,34 +151,8 @@ class Objective:
             log_ref = torch.cat([b["log_ref_stranger"] for b in batches])
             return mismatched_kl(torch.cat(log_pi), log_ref)[0]  # type: ignore[no-any-return]
 
-    def _pair_losses(
-        self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None
-    ) -> torch.Tensor:
-        first, second = batch["first"], batch["second"]
-        given: dict[str, Any] = {"log_pi_w": log_pi[first], "log_pi_l": log_pi[second]}
-        if "log_ref" in batch:
-            given |= {"log_ref_w": batch["log_ref"][first], "log_ref_l": batch["log_ref"][second]}
-        if "lengths" in self.loss.needs | self.loss.accepts:
-            given |= {"length_w": batch["lengths"][first], "length_l": batch["lengths"][second]}
-        if "wins" in batch:
-            given |= {"win_w": batch["wins"][first], "win_l": batch["wins"][second]}
-        if "sample" in batch:
-            given["log_pi_sample"] = log_pi[batch["sample"]]
-        given["margin"] = batch.get("margin")
-        given["z0"] = None if z0 is None else z0.to(log_pi.dtype).expand(len(first))
-        c = Comparisons(**given)
-        value: torch.Tensor
-        value = self.loss(c) if "target" not in batch else soft(self.loss, c, batch["target"])
-        return value
 
-    def _groups(
-        self, log_pi: torch.Tensor, batch: Batch, row: torch.Tensor, rewards: torch.Tensor
-    ) -> Groups:
-        log_ref = batch["log_ref"][row] if "log_ref" in batch else None
-        return Groups(log_pi[row], rewards, log_ref, batch["lengths"][row])
-
-
-def _scores(module: Any, rows: dict[str, Any]) -> torch.Tensor:
+def _scores(module: torch.nn.Module, rows: Batch) -> torch.Tensor:
     """Return the log-probability of every row, in the order in which they came."""
     parts = [response_log_probs(module, *part) for part in rows["parts"]]
     return torch.cat(parts)[rows["place"]]
@@ -270,11 +175,3 @@ def _cut(order: list[int], lengths: Sequence[int], call_tokens: float) -> list[l
 def _alone_on_cpu(device: torch.device) -> bool:
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     return device.type == "cpu" and not shared
-
-
-def _put(columns: dict[str, list[Any]], name: str, value: Any) -> None:
-    columns.setdefault(name, []).append(value)
-
-
-def _has(e: Example, name: str) -> bool:
-    return getattr(e, name) not in (None, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 
@@ -134,7 +134,7 @@ class TrainingSettings:
             _check_count("warmup", self.warmup, 1)
         check_choice("schedule", self.schedule, ("constant", "linear", "cosine"))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return what the result of a training depends on, as plain data."""
         values = asdict(self)
         for name in ("checkpoint_every", "save_total_limit", "progress"):

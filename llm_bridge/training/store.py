@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from llm_bridge.storage.folders import claim
 from llm_bridge.training.adapters import peft_version
 from llm_bridge.training.examples import Example, content_of
 from llm_bridge.training.settings import TrainingSettings
-from rlhf_theory.experiments.store import write_json
+from llm_bridge.training.units import TrainingLoss
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import read_json, write_json
 
 __all__ = ["Trained", "alone", "claim_training", "load", "store"]
 
@@ -62,10 +62,10 @@ class Trained:
 def _identity(
     base: LanguageModel,
     examples: Sequence[Example],
-    loss: Any,
+    loss: TrainingLoss,
     settings: TrainingSettings,
     key: Key,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what the result depends on, as plain data.
 
     ``ValueError`` for a loss whose representation does not say its settings.
@@ -96,7 +96,7 @@ def claim_training(
     folder: Path,
     base: LanguageModel,
     examples: Sequence[Example],
-    loss: Any,
+    loss: TrainingLoss,
     settings: TrainingSettings,
     key: Key,
     name: str,
@@ -134,7 +134,7 @@ def load(base: LanguageModel, folder: Path, name: str) -> Trained | None:
     """Return the complete result of a folder, None if there is none."""
     if not (folder / "result.json").is_file():
         return None
-    result: Mapping[str, Any] = json.loads((folder / "result.json").read_text())
+    result = read_json(folder / "result.json") or {}
     dtype = str(base.dtype).removeprefix("torch.")
     model = LanguageModel.from_pretrained(
         folder / "model", device=str(base.device), dtype=dtype, offline=True

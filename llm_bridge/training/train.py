@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import LoRA, TrainingSettings
 from llm_bridge.training.store import Trained, alone, claim_training, load, store
 from llm_bridge.training.trainer import PreferenceTrainer, newest_checkpoint, step_of
+from llm_bridge.training.units import TrainingLoss
 from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
@@ -45,7 +46,7 @@ __all__ = [
 def train(
     base: LanguageModel,
     examples: Sequence[Example],
-    loss: Any,
+    loss: TrainingLoss,
     settings: TrainingSettings | None = None,
     *,
     key: Key,

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from llm_bridge.training.arguments import ByLength, switch_off_dropout
-from llm_bridge.training.objective import Objective
+from llm_bridge.training.objective import Batch, Objective
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.errors import ConvergenceError
 
@@ -48,9 +49,15 @@ class _Bar(TrainerCallback):
 
     def __init__(self, text: str, *, shown: bool) -> None:
         self._text, self._disable = text, None if shown else True
-        self._bar: Any = None
+        self._bar = tqdm(disable=True)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_train_begin(
+        self,
+        args: object,  # noqa: ARG002
+        state: TrainerState,
+        control: object,  # noqa: ARG002
+        **_: object,
+    ) -> None:
         """Open it where the run stands."""
         self._bar = tqdm(
             desc=self._text,
@@ -61,7 +68,7 @@ class _Bar(TrainerCallback):
             unit="step",
         )
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         """Move it on."""
         self._bar.update(1)
 
@@ -94,7 +101,7 @@ class PreferenceTrainer(Trainer):
 
     def __init__(
         self,
-        module: Any,
+        module: torch.nn.Module,
         args: TrainingArguments,
         objective: Objective,
         settings: TrainingSettings,
@@ -122,7 +129,9 @@ class PreferenceTrainer(Trainer):
         self._size = 1
         self._z0: torch.Tensor | None = None
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+    def get_batch_samples(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[list[Batch], torch.Tensor | int | None]:
         """Collect the batches of a step; what they share is computed over all of them."""
         batches, n_items = super().get_batch_samples(*args, **kwargs)
         self._size = sum(b["size"] for b in batches)
@@ -130,7 +139,9 @@ class PreferenceTrainer(Trainer):
         self._unread.append([])
         return batches, n_items
 
-    def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: Batch, *_: object, **__: object
+    ) -> torch.Tensor:
         """Return the loss of a batch as its part of the step's mean over examples."""
         total: torch.Tensor = self.objective(model, inputs, self._z0)
         # The trainer divides by the number of batches; the last one of an epoch may be smaller.
@@ -172,16 +183,16 @@ class PreferenceTrainer(Trainer):
                 raise ConvergenceError(message)
             self.history.append(value)
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int] | None:
         if not self.settings.group_by_length:
             return super()._get_train_sampler(*args, **kwargs)
         lengths = [e.n_tokens for e in self.objective.examples]
         return ByLength(lengths, self.settings.batch_size, self.args.seed)
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:  # noqa: ARG002
+    def _get_grad_norm(self, model: object, grad_norm: object = None) -> object:  # noqa: ARG002
         return grad_norm  # nobody asks for a norm that nothing is cut to
 
-    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+    def floating_point_ops(self, inputs: object) -> int:  # noqa: ARG002
         """Return 0: nobody asks."""
         return 0
 

@@ -1,7 +1,6 @@
 """Learners: offline, online-iterative and hybrid, and of preference games."""
 
 from rlhf_theory.algorithms.baselines import SameLawPairs
-from rlhf_theory.algorithms.catalogue import CATALOGUE
 from rlhf_theory.algorithms.certificates import best_round, online_bound
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
 from rlhf_theory.algorithms.game_enhancers import InformationRatio
@@ -12,7 +11,6 @@ from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePes
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 
 __all__ = [
-    "CATALOGUE",
     "EnsembleMinimum",
     "FromReference",
     "InformationRatio",

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field, replace
 from rlhf_theory.algorithms.enhancers import OnPolicy, Uniform
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.arrays import Array
-from rlhf_theory.core import Enhancer, Feedback, Policy, Problem
+from rlhf_theory.core import Enhancer, PairFeedback, Policy, Problem
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import learner
 
 __all__ = ["SameLawPairs"]
 
 
+@learner(
+    "same-law-pairs",
+    {"learner": {"radius": {"kind": "constant", "beta": 0.5}, "batch_size": 5}},
+)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SameLawPairs:
     """Draw both actions from one policy that is not deployed: uniform pairs, pairs from pi0.
@@ -40,9 +45,9 @@ class SameLawPairs:
         return self.learner.init(problem, data, key)
 
     def step(
-        self, state: OnlineState, problem: Problem, feedback: Feedback, key: Key
+        self, state: OnlineState, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[OnlineState, Mapping[str, Array]]:
-        """Play one round; reports ``residual``, ``converged`` and the ``labels`` used so far."""
+        """Play one round; reports ``residual`` and ``converged``."""
         main = state.plan
         law = self.sampler(problem, main.value, state.confidence, key.child("sampler"))
         # The learner meets the sampler where it expects its main agent, twice.

@@ -21,6 +21,7 @@ from rlhf_theory.policies import (
     uniform_log_probs,
 )
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import enhancer
 
 __all__ = [
     "FromReference",
@@ -90,6 +91,12 @@ def enhance(
     return search(*given, problem.eta, key=starts, **more)  # type: ignore[arg-type]
 
 
+@enhancer(
+    "optimistic",
+    {"n_random": 1, "contexts": 16},
+    {"form": "penalised", "n_random": 1, "contexts": 16},
+    model="reward",
+)
 @dataclass(frozen=True, kw_only=True)
 class Optimistic:
     r"""The most uncertain policy among those that may still be optimal.
@@ -146,6 +153,7 @@ class Optimistic:
         return problem.tabulate(FunctionPolicy(lambda c: best.on(c.phi, pi1.log_probs(c))))
 
 
+@enhancer("from-reference")
 @dataclass(frozen=True)
 class FromReference:
     """The reference policy pi0 explores: the hybrid algorithm.
@@ -164,6 +172,7 @@ class FromReference:
         return ReferencePolicy()
 
 
+@enhancer("on-policy")
 @dataclass(frozen=True)
 class OnPolicy:
     """The main agent meets itself: plain online iterative training, a baseline."""
@@ -179,6 +188,7 @@ class OnPolicy:
         return pi1
 
 
+@enhancer("uniform")
 @dataclass(frozen=True)
 class Uniform:
     """Uniform over the actions that are present, whatever has been learnt: a baseline."""

@@ -13,13 +13,15 @@ from rlhf_theory.features import mean_game_features
 from rlhf_theory.planners.enhancer import Enhancement, most_uncertain, penalised_enhancer
 from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import enhancer
 
 __all__ = ["InformationRatio", "exploitability_bound"]
 
 
+@enhancer("information-ratio", {"n_random": 1, "contexts": 16}, model="game")
 @dataclass(frozen=True, kw_only=True)
 class InformationRatio:
-    r"""The policy whose comparison with the main agent is most uncertain.
+    r"""For games: the policy whose comparison with the main agent is most uncertain.
 
     .. math::
 

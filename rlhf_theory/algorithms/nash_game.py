@@ -12,7 +12,7 @@ from rlhf_theory.arrays import Array
 from rlhf_theory.core import (
     ConfidenceSet,
     Enhancer,
-    Feedback,
+    PairFeedback,
     Planner,
     Policy,
     PreferenceModel,
@@ -25,6 +25,7 @@ from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.planners.nash import Nash
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import ProbabilityPreference, SkewBilinear
+from rlhf_theory.roles import learner
 
 __all__ = ["NashGame", "NashState", "game_model"]
 
@@ -60,9 +61,15 @@ class NashState:
     plan: Solution[Policy]
 
 
+@learner(
+    "nash-game",
+    {"enhancer": "from-reference", "batch_size": 5},
+    {"enhancer": "from-reference", "game": "probability", "batch_size": 5},
+    model="game",
+)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NashGame:
-    r"""Online iterative RLHF with general preference.
+    r"""Online iterative RLHF with general preference: equilibrium of what is learnt, enhancer.
 
     Every round draws ``m`` contexts, ``a1`` from the main agent :math:`\pi_1`, the equilibrium of
     the game with the fitted preference :math:`\hat R`, and ``a2`` from the enhancer, asks for a
@@ -107,9 +114,9 @@ class NashGame:
         return self._refit(problem, data, None, key)
 
     def step(
-        self, state: NashState, problem: Problem, feedback: Feedback, key: Key
+        self, state: NashState, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[NashState, Mapping[str, Array]]:
-        """Play one round; reports ``residual``, ``converged`` and the ``labels`` used so far."""
+        """Play one round; reports ``residual`` and ``converged``."""
         # The main agent is the equilibrium of R_hat, the enhancer explores around it.
         pi1 = state.plan.value
         pi2 = self.enhancer(problem, pi1, state.confidence, key.child("enhancer"))
@@ -117,7 +124,7 @@ class NashGame:
         # Draw a batch, compare, append (x, a1, a2, y) to D; fit and plan again.
         data = compare(problem, state.data, pi1, pi2, feedback, self.batch_size, key)
         new = self._refit(problem, data, state, key)
-        return new, report(new.data, new.fit, new.plan)
+        return new, report(new.fit, new.plan)
 
     def policy(self, state: NashState) -> Policy:
         """Return the main agent; computes nothing."""

@@ -12,10 +12,12 @@ from rlhf_theory.errors import check_nonnegative
 from rlhf_theory.estimators.ensembles import EnsembleReward, bootstrap_ensemble
 from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import learner
 
 __all__ = ["EnsembleMinimum", "UncertaintyWeighted"]
 
 
+@learner("ensemble-minimum")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EnsembleMinimum:
     r"""Plan with the smallest member of an ensemble, action by action (worst-case optimisation).
@@ -67,6 +69,7 @@ class EnsembleMinimum:
         return _plan(self, combine, problem, data, key)
 
 
+@learner("uncertainty-weighted")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class UncertaintyWeighted:
     r"""Plan with the mean of an ensemble minus a multiple of its variance (UWO).

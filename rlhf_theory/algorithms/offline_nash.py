@@ -11,6 +11,7 @@ from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.features import game_features
 from rlhf_theory.planners.saddle import PessimisticNash
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import learner
 
 __all__ = ["OfflinePessimisticNash", "PessimisticPreference"]
 
@@ -55,6 +56,7 @@ class PessimisticPreference:
         return xp.where((self.n_labels > 0)[:, None, None, None], value, xp.zeros_like(value))
 
 
+@learner("offline-pessimistic-nash", {"radius": {"kind": "constant", "beta": 0.5}}, model="game")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OfflinePessimisticNash:
     r"""Fit a bilinear preference, subtract a bonus per pair, play the max player of the saddle.

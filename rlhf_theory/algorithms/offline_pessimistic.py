@@ -24,6 +24,7 @@ from rlhf_theory.planners.option_one import ConfidenceEllipsoid, ExpectedLowerBo
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.roles import learner
 
 __all__ = ["Labelled", "LowerBound", "OfflineGreedy", "OfflinePessimistic"]
 
@@ -76,9 +77,12 @@ class Labelled:
         return xp.where((self.n_labels > 0)[:, None, None], r, xp.zeros_like(r))
 
 
+@learner("offline-greedy", {}, {"theta_bound": 1.0})
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OfflineGreedy:
-    """Fit and plan: ``pi = O(<theta_hat, phi>, eta, pi0)``.
+    """Maximum likelihood, then the Gibbs oracle.
+
+    The policy is ``pi = O(<theta_hat, phi>, eta, pi0)``.
 
     Attributes
     ----------
@@ -110,9 +114,16 @@ class OfflineGreedy:
         return plan.given(fit)
 
 
+@learner(
+    "offline-pessimistic",
+    {"radius": {"kind": "constant", "beta": 0.5}},
+    {"radius": {"kind": "constant", "beta": 0.5}, "option": "I"},
+    {"radius": {"kind": "scaled", "multiplier": 0.3, "rule": "marginal-likelihood"}},
+    {"radius": "likelihood-ratio"},
+)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OfflinePessimistic:
-    r"""Fit, take the lower bound of a confidence set, plan.
+    r"""Plan with the lower bound of a confidence set, Options I and II.
 
     Option II takes it per action,
 

@@ -11,7 +11,7 @@ from rlhf_theory.arrays import Array
 from rlhf_theory.core import (
     ConfidenceSet,
     Enhancer,
-    Feedback,
+    PairFeedback,
     Planner,
     Policy,
     Problem,
@@ -24,6 +24,7 @@ from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.roles import learner
 
 __all__ = ["OnlineIterative", "OnlineState"]
 
@@ -50,9 +51,17 @@ class OnlineState:
     plan: Solution[Policy]
 
 
+@learner(
+    "online-iterative",
+    {
+        "enhancer": "from-reference",
+        "radius": {"kind": "constant", "beta": 0.5},
+        "batch_size": 5,
+    },
+)
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OnlineIterative:
-    r"""Online GSHF: the main agent exploits, the enhancer explores, labels come in batches.
+    r"""Online GSHF: main agent and enhancer, labels in batches; with offline data the hybrid.
 
     Every round draws ``m`` contexts, ``a1`` from the main agent :math:`\pi_1 = O(\hat r, \eta,
     \pi_0)` and ``a2`` from the enhancer, asks for a label each, appends them to all data and fits
@@ -70,8 +79,9 @@ class OnlineIterative:
         (option II), or a baseline.
     radius
         Rule for the confidence set that the enhancer explores in; it also says how to fit. The
-        default is a ridge fit with a small bonus and no guarantee; `R2Prime` and `R4` have one
-        (give them the norm of theta*), and `Scaled` multiplies their bonus.
+        default is a ridge fit with a small bonus and no guarantee; `Adaptive` and
+        `MarginalLikelihood` have one (give them the norm of theta*), and `Scaled` multiplies their
+        bonus.
     batch_size
         Labels ``m`` per round.
     planner
@@ -93,9 +103,9 @@ class OnlineIterative:
         return self._refit(problem, data, None, key)
 
     def step(
-        self, state: OnlineState, problem: Problem, feedback: Feedback, key: Key
+        self, state: OnlineState, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[OnlineState, Mapping[str, Array]]:
-        """Play one round; reports ``residual``, ``converged`` and the ``labels`` used so far."""
+        """Play one round; reports ``residual`` and ``converged``."""
         # The main agent pi1 = O(r_hat, eta, pi0) exploits, the enhancer pi2 explores around it.
         pi1 = state.plan.value
         pi2 = self.enhancer(problem, pi1, state.confidence, key.child("enhancer"))
@@ -103,7 +113,7 @@ class OnlineIterative:
         # Draw a batch, compare, append (x, a1, a2, y) to D; fit and plan again.
         data = compare(problem, state.data, pi1, pi2, feedback, self.batch_size, key)
         new = self._refit(problem, data, state, key)
-        return new, report(new.data, new.fit, new.plan)
+        return new, report(new.fit, new.plan)
 
     def policy(self, state: OnlineState) -> Policy:
         """Return the main agent; computes nothing."""

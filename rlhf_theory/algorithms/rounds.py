@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_theory.arrays import Array
-from rlhf_theory.core import Feedback, Policy, Problem, Solution
-from rlhf_theory.data import PreferenceData
+from rlhf_theory.core import PairFeedback, Policy, Problem, Solution
+from rlhf_theory.data import PairQuery, PreferenceData
 from rlhf_theory.randomness import Key, categorical
 
 __all__ = ["compare", "report"]
@@ -18,7 +18,7 @@ def compare(
     data: PreferenceData,
     pi1: Policy,
     pi2: Policy,
-    feedback: Feedback,
+    feedback: PairFeedback,
     batch_size: int,
     key: Key,
 ) -> PreferenceData:
@@ -31,10 +31,10 @@ def compare(
     x = problem.sample_contexts(key.child("contexts"), batch_size)
     a1 = categorical(pi1.log_probs(x), key.child("a1").uniform(r, batch_size, like=x.like))
     a2 = categorical(pi2.log_probs(x), key.child("a2").uniform(r, batch_size, like=x.like))
-    return data.add(x, a1, a2, feedback(x, a1, a2, key.child("labels")))
+    return data.add(feedback(PairQuery(x, a1, a2), key.child("labels")))
 
 
-def report(data: PreferenceData, fit: Solution[Any], plan: Solution[Policy]) -> Mapping[str, Array]:
-    """Return what every online learner records: ``residual``, ``converged`` and ``labels``."""
+def report(fit: Solution[Any], plan: Solution[Policy]) -> Mapping[str, Array]:
+    """Return what every online learner records: ``residual`` and ``converged``."""
     solved = plan.given(fit)
-    return {"residual": solved.residual, "converged": solved.converged, "labels": data.n_labels}
+    return {"residual": solved.residual, "converged": solved.converged}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,7 +35,7 @@ def compare(
     Replicas are paired by common random numbers: bootstrap intervals over replicas, the sign-flip
     test, Holm's correction over all rows.
     """
-    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.study import StudyResult
 
     table = StudyResult(out).compare(
         first, second, baseline=baseline, metric=metric, at=at, level=level, anytime=anytime
@@ -60,52 +60,21 @@ def compare(
 
 
 def plot(
+    ctx: typer.Context,
     out: Out,
-    kind: Annotated[
-        str, typer.Option(help="suboptimality, regret, slopes, ratio, frontier, pairs or tails.")
-    ] = "suboptimality",
-    metric: Annotated[str | None, typer.Option(help="Metric; the world's if not given.")] = None,
-    facet: Annotated[
-        str | None, typer.Option(help="One panel per value: world, learner, world.dim ...")
-    ] = None,
-    hue: Annotated[str | None, typer.Option(help="One curve per value.")] = None,
-    band: Annotated[str, typer.Option(help="interval, quantiles or simultaneous.")] = "interval",
-    bound: Annotated[str | None, typer.Option(help='Such as "dim * sqrt(1 / t)".')] = None,
-    venue: Annotated[
-        str | None, typer.Option(help="Sizes of a venue, such as neurips2024.")
-    ] = None,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option(metavar="FIRST LAST", help="Window of a slope, in units of x."),
-    ] = None,
-    x: Annotated[str | None, typer.Option(help="t, or labels.")] = None,
-    notion: Annotated[
-        str | None, typer.Option(help="Of regret: cumulative, average, simple or best.")
-    ] = None,
-    baseline: Annotated[str | None, typer.Option(help="Of pairs: a learner.")] = None,
     to: Annotated[
         Path | None, typer.Option(help="Files without suffix; OUT/figures/KIND if none.")
     ] = None,
 ) -> None:
     """Draw one figure: PDF, SVG, the plotted numbers as CSV, and a caption."""
-    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.studies.plot_specs import PlotSpec
+    from rlhf_theory.study import StudyResult
 
-    given: dict[str, Any] = {
-        "metric": metric,
-        "facet": facet,
-        "hue": hue,
-        "bound": bound,
-        "venue": venue,
-        "window": window,
-        "x": x,
-        "notion": notion,
-        "baseline": baseline,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
-    figure = StudyResult(out).plot(kind, band=band, **options)
-    target = to or out / "figures" / kind
+    spec = PlotSpec.of(**ctx.obj)
+    figure = StudyResult(out).plot(spec)
+    target = to or out / "figures" / spec.kind
     if target.is_dir():
-        target = target / kind
+        target = target / spec.kind
     for path in figure.save(target):
         typer.echo(str(path))
 
@@ -119,7 +88,7 @@ def export(
 ) -> None:
     """Write the tidy table of a study: one row per cell, replica and recorded round."""
     from rlhf_theory.errors import check_choice
-    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.study import StudyResult
 
     check_choice("level", level, ("curves", "final"))
     path = StudyResult(out).export(to, "final" if level == "final" else "curves")

@@ -14,9 +14,10 @@ import typer
 from rlhf_theory.commands.tables import aligned, frame_text
 
 if TYPE_CHECKING:
-    from rlhf_theory.studies.result import StudyResult
+    import pandas as pd
+
     from rlhf_theory.studies.running import Plan
-    from rlhf_theory.studies.schema import Study
+    from rlhf_theory.study import Study, StudyResult
 
 __all__ = ["extend", "run", "seconds_of", "status"]
 
@@ -25,7 +26,8 @@ _Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", help="Workers; one per core if not given.")
 ]
 _Backend = Annotated[
-    str | None, typer.Option(metavar="local|serial|dask|ray|slurm", help="Where blocks run.")
+    str | None,
+    typer.Option(metavar="NAME", help="Where blocks run, of `rlhf-theory list backends`."),
 ]
 _Options = Annotated[
     list[str] | None,
@@ -70,14 +72,14 @@ def run(
     The exit code is 0 if all is done, 1 if blocks failed or are left, 2 for bad input, 130 after
     Ctrl-C; the same command goes on from what OUT holds.
     """
-    from rlhf_theory.studies.schema import Study
-    from rlhf_theory.studies.shelf import study_path
+    from rlhf_theory.studies.bundled import study_path
+    from rlhf_theory.study import Study
 
     limit = None if max_time is None else seconds_of(max_time)
     path = study_path(study)
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
-        options = _pairs(option or ())
+        options = _backend_options(option)
         _say_plan(chosen, out, jobs, backend, options, only or (), retry_failed)
         return
     _run(
@@ -85,7 +87,7 @@ def run(
         out,
         jobs=jobs,
         backend=backend,
-        options=_pairs(option or ()),
+        options=_backend_options(option),
         only=only or (),
         max_time=limit,
         fail_fast=fail_fast,
@@ -113,8 +115,8 @@ def extend(
     More rounds are played from round 0, since learners are not stored; what was stored is compared
     with the longer run and must be equal.
     """
-    from rlhf_theory.studies.result import StudyResult
     from rlhf_theory.studies.running import longer
+    from rlhf_theory.study import StudyResult
 
     if replicas is None and rounds is None:
         message = "extend needs --replicas or --rounds, the numbers to reach; got neither."
@@ -125,7 +127,7 @@ def extend(
         out,
         jobs=jobs,
         backend=backend,
-        options=_pairs(option or ()),
+        options=_backend_options(option),
         only=only or (),
         fail_fast=fail_fast,
         retry_failed=retry_failed,
@@ -139,7 +141,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show how many blocks of a study are done, failed and missing, cell by cell."""
-    from rlhf_theory.studies.result import StudyResult
+    from rlhf_theory.study import StudyResult
 
     result = StudyResult(out)
     table, counts = result.status(), result.counts()
@@ -156,7 +158,7 @@ def status(
 
 def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
     from rlhf_theory.studies.backends import BackendError
-    from rlhf_theory.studies.running import default_folder, run_study
+    from rlhf_theory.studies.running import default_folder
 
     folder = default_folder(study) if out is None else out
     before = _stored(folder)
@@ -164,7 +166,7 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
         _say(line)
     command = ["rlhf-theory", *sys.argv[1:]]
     try:
-        result = run_study(study, folder, quiet=quiet, say=_say, command=command, **options)
+        result = study.run(folder, quiet=quiet, say=_say, command=command, **options)
     except BackendError as reason:
         typer.echo(f"Error: {reason}", err=True)
         raise typer.Exit(2) from None
@@ -175,7 +177,7 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
     raise typer.Exit(0 if _complete(result, options.get("only", ())) else 1)
 
 
-def _stored(folder: Path) -> dict[str, Any] | None:
+def _stored(folder: Path) -> dict[str, object] | None:
     """Return the resolved study in a folder, if it has one."""
     from rlhf_theory.studies.folder import StudyFolder
 
@@ -185,7 +187,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _hidden(before: Mapping[str, Any], study: Study) -> list[str]:
+def _hidden(before: Mapping[str, object], study: Study) -> list[str]:
     """Return what a folder holds beyond a study, which was extended there, say."""
     lines = []
     for name, wanted in (("replicas", study.replicas), ("rounds", study.rounds)):
@@ -247,7 +249,7 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _short(result: StudyResult) -> Any:
+def _short(result: StudyResult) -> pd.DataFrame:
     table = result.summary()
     return table[["world", "learner", "metric", "replicas", "mean", "lower", "upper"]]
 
@@ -257,7 +259,7 @@ def _say_plan(
     out: Path | None,
     jobs: int | None,
     backend: str | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     only: Sequence[str],
     retry_failed: bool,
 ) -> None:
@@ -291,7 +293,7 @@ def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]
         ("world", "learner", "replicas", "length", "blocks to do", "time, one worker")
     ]
     for cell in plan.cells:
-        length = f"{cell.rounds} rounds" if cell.online else f"n to {(cell.pairs or (0,))[-1]}"
+        length = f"{cell.rounds} rounds" if cell.online else f"pairs to {(cell.pairs or (0,))[-1]}"
         missing, total = todo.get(cell.key, 0), len(cell.blocks())
         time = duration(seconds[cell.key]) if cell.key in seconds else "-"
         rows.append(
@@ -307,16 +309,10 @@ def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]
     return rows
 
 
-def _pairs(words: Sequence[str]) -> dict[str, Any]:
-    """Return ``KEY=VALUE`` words as a table; numbers become numbers."""
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            message = f"--option must look like KEY=VALUE; got {word!r}."
-            raise ValueError(message)
-        found[key] = int(value) if re.fullmatch(r"[0-9]+", value) else value
-    return found
+def _backend_options(words: Sequence[str] | None) -> dict[str, Any]:
+    from rlhf_theory.studies.files import assignments
+
+    return assignments(words or (), "--option")
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}

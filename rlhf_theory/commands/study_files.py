@@ -19,7 +19,7 @@ def new(
     ] = None,
 ) -> None:
     """Write a commented study file that runs as it is."""
-    from rlhf_theory.studies.shelf import study_text
+    from rlhf_theory.studies.bundled import study_text
     from rlhf_theory.studies.skeleton import copied, skeleton
 
     name = name.removesuffix(".toml")
@@ -35,5 +35,6 @@ def new(
 def schema() -> None:
     """Print the JSON schema of study files, for editors that complete and check."""
     from rlhf_theory.studies.skeleton import json_schema
+    from rlhf_theory.study import Study
 
-    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(json_schema(Study), indent=2, ensure_ascii=False))

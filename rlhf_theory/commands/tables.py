@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +28,8 @@ def frame_text(frame: pd.DataFrame) -> str:
     return aligned(rows)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool | str | int):
+def _cell(value: object) -> str:
+    if isinstance(value, bool | str | int) or not isinstance(value, SupportsFloat):
         return str(value)
     try:
         return f"{float(value):.4g}"

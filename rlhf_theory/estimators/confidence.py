@@ -1,95 +1,76 @@
 r"""Rules for confidence sets: from data to a radius, and to the set that the radius belongs to.
 
-R1 and R2 are radii in ``V = lambda I + sum z z^T``, R3 to R5 in ``H(theta_hat) + lambda I``: ask a
-rule for its ``confidence_set`` and the two cannot be confused. All but `R2Ridge` and `Constant`
+`FixedDesign`, `Adaptive` and their kin are radii in ``V = lambda I + sum z z^T``; those of
+`LikelihoodRatio`, `MarginalLikelihood` and `Wald` are in ``H(theta_hat) + lambda I``: ask a rule
+for its ``confidence_set`` and the two cannot be confused. All but `AdaptiveRidge` and `Constant`
 hold for the MLE over the ball ``|theta| <= B`` without ridge, which a rule's ``fit`` computes.
+
+Rules are composed of the parts that `DesignRule` and `LikelihoodRule` take. A rule of your own
+takes other parts, or holds a rule and says what it changes, as `Scaled` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from rlhf_theory.arrays import Array, full_like
-from rlhf_theory.core import ConfidenceSet, Problem, Solution
+from rlhf_theory.arrays import Array
+from rlhf_theory.core import Problem, Solution
 from rlhf_theory.data import Design, PreferenceData
-from rlhf_theory.errors import check_nonnegative, check_positive
-from rlhf_theory.estimators.curvature_rules import R1, R2, R1Prime, R2Prime, R2Ridge
+from rlhf_theory.errors import check_nonnegative
+from rlhf_theory.estimators.curvature_rules import (
+    Adaptive,
+    AdaptiveRidge,
+    DesignMetric,
+    DesignRule,
+    FixedDesign,
+    GivenRadius,
+    GlobalAdaptive,
+    GlobalFixedDesign,
+)
 from rlhf_theory.estimators.ellipsoid import Ellipsoid, ellipsoid, hessian_ellipsoid
-from rlhf_theory.estimators.likelihood_rules import R3, R4, R5
+from rlhf_theory.estimators.likelihood_rules import (
+    LikelihoodRatio,
+    LikelihoodRule,
+    MarginalLikelihood,
+    Wald,
+)
 from rlhf_theory.estimators.likelihood_set import LikelihoodSet
-from rlhf_theory.estimators.mle import logistic_mle
+from rlhf_theory.estimators.rule_parts import (
+    ConfidenceRule,
+    Ridge,
+    Scalable,
+    check_rule,
+    fit_of,
+    radius,
+    radius_of,
+    set_of,
+)
 
 __all__ = [
-    "R1",
-    "R2",
-    "R3",
-    "R4",
-    "R5",
+    "Adaptive",
+    "AdaptiveRidge",
     "ConfidenceRule",
     "Constant",
+    "DesignRule",
     "Ellipsoid",
+    "FixedDesign",
+    "GlobalAdaptive",
+    "GlobalFixedDesign",
+    "LikelihoodRatio",
+    "LikelihoodRule",
     "LikelihoodSet",
-    "R1Prime",
-    "R2Prime",
-    "R2Ridge",
+    "MarginalLikelihood",
     "Scalable",
     "Scaled",
+    "Wald",
     "ellipsoid",
     "hessian_ellipsoid",
     "label_scale",
 ]
 
 
-@runtime_checkable
-class Scalable(ConfidenceSet, Protocol):
-    """A confidence set whose width can be multiplied."""
-
-    def rescaled(self, multiplier: float) -> Scalable:
-        """Return the set with its width multiplied."""
-        ...
-
-
-@runtime_checkable
-class ConfidenceRule(Protocol):
-    """A rule for confidence sets; also a `Radius`."""
-
-    def __call__(self, data: PreferenceData, problem: Problem) -> Array:
-        """Return the radius for a reward that is linear in ``phi``, shape ``(R,)``."""
-        ...
-
-    def fit(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        start: Solution[Array] | None = None,
-    ) -> Solution[Array]:
-        """Return the estimate that the rule is valid for, shape ``(R, p)``."""
-        ...
-
-    def confidence_set(
-        self,
-        fit: Solution[Array],
-        data: PreferenceData,
-        problem: Problem | None = None,
-        design: Design | None = None,
-    ) -> Scalable:
-        """Return the set around an estimate.
-
-        Parameters
-        ----------
-        fit
-            The estimate, from the same data and design.
-        data
-            Comparisons.
-        problem
-            What is known beyond them; the rules here do not need it.
-        design
-            ``data.differences`` (the default) for rewards, ``data.skew`` for bilinear preferences.
-        """
-        ...
-
-
+@radius("constant", {"beta": 0.5})
 @dataclass(frozen=True, kw_only=True)
 class Constant:
     """A given radius in ``V = lambda I + sum z z^T``, such as the ``c sqrt(d)`` of the papers.
@@ -108,38 +89,22 @@ class Constant:
     lam: float = 1.0
     scale: float = 1.0
 
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
     def __post_init__(self) -> None:
-        check_nonnegative("beta", self.beta)
-        check_positive("lam", self.lam)
-        check_positive("scale", self.scale)
+        check_rule(self)
 
-    def __call__(self, data: PreferenceData, problem: Problem) -> Array:  # noqa: ARG002
-        """Return the radius, shape ``(R,)``."""
-        return full_like((data.count.shape[0],), self.beta, data.count)
-
-    def fit(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        start: Solution[Array] | None = None,
-    ) -> Solution[Array]:
-        """Return the ridge estimate, shape ``(R, p)``."""
-        rows = data.differences if design is None else design
-        return logistic_mle(
-            rows, data.count, data.wins, ridge=self.lam, scale=self.scale, start=start
+    @property
+    def parts(self) -> DesignRule:
+        """What the rule is made of."""
+        return DesignRule(
+            metric=DesignMetric(self.lam),
+            radius=GivenRadius(self.beta),
+            fit=Ridge(self.lam, self.scale),
         )
 
-    def confidence_set(
-        self,
-        fit: Solution[Array],
-        data: PreferenceData,
-        problem: Problem | None = None,  # noqa: ARG002
-        design: Design | None = None,
-    ) -> Ellipsoid:
-        """Return the ellipsoid in ``V`` around the estimate; see `ConfidenceRule`."""
-        return ellipsoid(fit.value, data, self.lam, self.beta, design=design, scale=self.scale)
 
-
+@radius("scaled", {"multiplier": 0.5, "rule": "marginal-likelihood"})
 @dataclass(frozen=True)
 class Scaled:
     """A bonus multiplier: the rule with the widths of its sets multiplied.
@@ -187,8 +152,11 @@ class Scaled:
 
 
 def label_scale(rule: ConfidenceRule) -> float:
-    """Return the scale ``s`` of the labels that a rule knows; 1 where it knows of none."""
+    """Return the scale ``s`` of the labels that a rule knows; 1 where it knows of none.
+
+    What wraps another, and holds it as ``rule``, knows what that one knows.
+    """
     inner: Any = rule
-    while isinstance(inner, Scaled):
+    while not hasattr(inner, "scale") and hasattr(inner, "rule"):
         inner = inner.rule
     return float(getattr(inner, "scale", 1.0))

@@ -1,94 +1,215 @@
-"""R1 and R2: radii in ``V = lambda I + sum z z^T`` from the least curvature over the ball."""
+"""Rules with a radius in the metric of the design, from the least curvature over the ball."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from rlhf_theory import bounds
-from rlhf_theory.arrays import Array, eye_like, full_like, namespace
+from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.core import Problem, Solution
 from rlhf_theory.data import Design, PreferenceData
+from rlhf_theory.errors import check_nonnegative
 from rlhf_theory.estimators.ellipsoid import Ellipsoid, design_matrix
-from rlhf_theory.estimators.mle import logistic_mle
-from rlhf_theory.estimators.rule_parts import ball_fit, check_rule, longest_row, rule_rows
+from rlhf_theory.estimators.rule_parts import (
+    Ball,
+    Ridge,
+    check_rule,
+    fit_of,
+    radius,
+    radius_of,
+    rule_rows,
+    set_of,
+)
 
-__all__ = ["R1", "R2", "R1Prime", "R2Prime", "R2Ridge"]
+__all__ = [
+    "Adaptive",
+    "AdaptiveNoise",
+    "AdaptiveRidge",
+    "DesignMetric",
+    "DesignRule",
+    "FixedDesign",
+    "FixedNoise",
+    "GivenRadius",
+    "GlobalAdaptive",
+    "GlobalFixedDesign",
+    "Metric",
+    "NoiseRadius",
+    "RidgeMetric",
+    "RidgeNoise",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class _Metric:
-    """``V`` of some data, computed once whoever asks."""
+class Metric:
+    """``V = lambda I + sum z z^T`` of some data.
+
+    Attributes
+    ----------
+    rows, count
+        The rows ``z``, scaled, and how often each was compared, ``(R, n)``.
+    lam
+        ``lambda``, a number or shape ``(R, 1, 1)``.
+    """
 
     rows: Design
     count: Array
-    lam: float
+    lam: Array
 
     @cached_property
     def sigma(self) -> Array:
-        """``V = lambda I + sum z z^T``, shape ``(R, p, p)``."""
+        """``V``, shape ``(R, p, p)``, computed once whoever asks."""
         return design_matrix(self.rows, self.count, self.lam)
 
+    @property
+    def log_det(self) -> Array:
+        """``log det V``, shape ``(R,)``."""
+        return namespace(self.sigma).linalg.slogdet(self.sigma).logabsdet
 
-@dataclass(frozen=True, eq=False)
-class _RidgeMetric(_Metric):
+
+@dataclass(frozen=True)
+class DesignMetric:
+    """``V = lambda I + sum z z^T``."""
+
+    lam: float
+
+    def __call__(self, rows: Design, count: Array) -> Metric:
+        """Return the metric of some data."""
+        return Metric(rows, count, self.lam)
+
+
+@dataclass(frozen=True)
+class RidgeMetric:
     """``V' = sum z z^T + (ridge / gamma) I``."""
 
-    gamma: Array
+    ridge: float
+    ball: Ball
 
-    @cached_property
-    def sigma(self) -> Array:
-        """``V'``, shape ``(R, p, p)``."""
-        gram = self.rows.gram(self.count)
-        return gram + (self.lam / self.gamma)[:, None, None] * eye_like(self.rows.n_params, gram)
+    def __call__(self, rows: Design, count: Array) -> Metric:
+        """Return the metric of some data."""
+        return Metric(rows, count, (self.ridge / self.ball.curvature(rows, count))[:, None, None])
 
 
-class _InDesign:
-    """The methods that R1 and R2 share; their settings are described in `R1`."""
+@dataclass(frozen=True)
+class FixedNoise:
+    """The noise level ``G`` where comparisons and their number are fixed in advance."""
 
-    theta_bound: float
     delta: float
-    lam: float
-    z_max: float | None
-    scale: float
 
-    def __post_init__(self) -> None:
-        check_rule(self)
-
-    def _metric(self, data: PreferenceData, design: Design | None) -> _Metric:
-        return _Metric(rule_rows(self, data, design), data.count, self.lam)
-
-    def _beta(self, metric: _Metric) -> Array:
-        raise NotImplementedError
-
-    def _gamma(self, metric: _Metric) -> Array:
-        """Return the least slope of the logistic over the ball, shape ``(R,)``."""
-        return bounds.curvature(self.theta_bound * longest_row(self, metric.rows, metric.count))
-
-    def _fixed_noise(self, metric: _Metric) -> Array:
+    def __call__(self, metric: Metric) -> Array:
+        """Return ``G``, shape ``(R,)``."""
         noise = bounds.fixed_noise(metric.rows.n_params, self.delta)
         return full_like((metric.count.shape[0],), noise, metric.count)
 
-    def _adaptive_noise(self, metric: _Metric) -> Array:
-        log_det = namespace(metric.sigma).linalg.slogdet(metric.sigma).logabsdet
-        return bounds.adaptive_noise(log_det, metric.rows.n_params, metric.lam, self.delta)
+
+@dataclass(frozen=True)
+class AdaptiveNoise:
+    """The noise level ``G`` for any rule that chooses comparisons, at all times at once."""
+
+    delta: float
+
+    def __call__(self, metric: Metric) -> Array:
+        """Return ``G``, shape ``(R,)``."""
+        return bounds.adaptive_noise(metric.log_det, metric.rows.n_params, metric.lam, self.delta)
+
+
+@dataclass(frozen=True)
+class RidgeNoise:
+    """`AdaptiveNoise` in a `RidgeMetric`, whose ``lambda`` is of its replica."""
+
+    delta: float
+
+    def __call__(self, metric: Metric) -> Array:
+        """Return ``G``, shape ``(R,)``."""
+        p, own = metric.rows.n_params, metric.lam[:, 0, 0]
+        # Of V' / (ridge / gamma), at lambda 1.
+        log_det = metric.log_det - p * namespace(own).log(own)
+        return bounds.adaptive_noise(log_det, p, 1.0, self.delta)
+
+
+@dataclass(frozen=True)
+class GivenRadius:
+    """The same radius whatever the data."""
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        check_nonnegative("beta", self.beta)
+
+    def __call__(self, metric: Metric) -> Array:
+        """Return the radius, shape ``(R,)``."""
+        return full_like((metric.count.shape[0],), self.beta, metric.count)
+
+
+@dataclass(frozen=True)
+class NoiseRadius:
+    """A radius by noise level and curvature.
+
+    Attributes
+    ----------
+    noise
+        Returns the noise level in a metric, shape ``(R,)``.
+    ball
+        Says the curvature.
+    lam
+        ``lambda``.
+    formula
+        Radius for noise level, curvature, ``lambda`` and ``B``, such as `bounds.adaptive_radius`.
+    """
+
+    noise: Callable[[Metric], Array]
+    ball: Ball
+    lam: float
+    formula: Callable[[Array, Array, float, float], Array]
+
+    def __call__(self, metric: Metric) -> Array:
+        """Return the radius, shape ``(R,)``."""
+        gamma = self.ball.curvature(metric.rows, metric.count)
+        return self.formula(self.noise(metric), gamma, self.lam, self.ball.theta_bound)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignRule:
+    """A rule made of a metric of the design, a radius in it, and an estimate.
+
+    Attributes
+    ----------
+    metric
+        Returns the metric for scaled rows and counts, such as `DesignMetric`.
+    radius
+        Returns the radius in a metric, shape ``(R,)``, such as `NoiseRadius`.
+    fit
+        The estimate.
+
+    Examples
+    --------
+    A radius that grows with the labels, in ``V`` around the MLE over the unit ball:
+
+    >>> def growing(metric: Metric) -> Array:
+    ...     return 0.1 * metric.count.sum(-1) ** 0.25
+    >>> rule = DesignRule(metric=DesignMetric(1.0), radius=growing, fit=Ball(1.0))
+    """
+
+    metric: Callable[[Design, Array], Metric]
+    radius: Callable[[Metric], Array]
+    fit: Ball | Ridge
+
+    @property
+    def scale(self) -> float:
+        """Known scale ``s`` of the labels."""
+        return self.fit.scale
+
+    def _metric(self, data: PreferenceData, design: Design | None) -> Metric:
+        return self.metric(rule_rows(data, design, self.scale), data.count)
 
     def beta(self, data: PreferenceData, design: Design | None = None) -> Array:
-        """Return the radius in ``V``, shape ``(R,)``."""
-        return self._beta(self._metric(data, design))
+        """Return the radius in the metric, shape ``(R,)``."""
+        return self.radius(self._metric(data, design))
 
     def __call__(self, data: PreferenceData, problem: Problem) -> Array:  # noqa: ARG002
-        """Return the radius in ``V`` of the differences, shape ``(R,)``."""
+        """Return the radius in the metric of the differences, shape ``(R,)``."""
         return self.beta(data)
-
-    def fit(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        start: Solution[Array] | None = None,
-    ) -> Solution[Array]:
-        """Return the MLE over the ball, without ridge, shape ``(R, p)``."""
-        return ball_fit(self, data, design, start)
 
     def confidence_set(
         self,
@@ -97,13 +218,14 @@ class _InDesign:
         problem: Problem | None = None,  # noqa: ARG002
         design: Design | None = None,
     ) -> Ellipsoid:
-        """Return the ellipsoid in ``V`` around the estimate; see `ConfidenceRule`."""
+        """Return the ellipsoid in the metric around the estimate; see `ConfidenceRule`."""
         metric = self._metric(data, design)
-        return Ellipsoid(fit.value, self._beta(metric), lambda: metric.sigma)
+        return Ellipsoid(fit.value, self.radius(metric), lambda: metric.sigma)
 
 
+@radius("global-fixed-design")
 @dataclass(frozen=True, kw_only=True)
-class R1(_InDesign):
+class GlobalFixedDesign:
     """Fixed design, global curvature: `bounds.global_radius` with `bounds.fixed_noise`.
 
     Valid for comparisons chosen in advance, at one ``n`` fixed in advance.
@@ -121,7 +243,7 @@ class R1(_InDesign):
     scale
         Known scale ``s`` of the labels; rows count as ``s z``.
 
-    Source: theory sheet 10.2; [2301.11270], Lemma 3.1, for the form.
+    Source: R1 of theory sheet 10.2; [2301.11270], Lemma 3.1, for the form.
     """
 
     theta_bound: float = 1.0
@@ -130,16 +252,25 @@ class R1(_InDesign):
     z_max: float | None = None
     scale: float = 1.0
 
-    def _beta(self, metric: _Metric) -> Array:
-        noise, gamma = self._fixed_noise(metric), self._gamma(metric)
-        return bounds.global_radius(noise, gamma, self.lam, self.theta_bound)
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    @property
+    def parts(self) -> DesignRule:
+        """What the rule is made of."""
+        return _in_ball(self, FixedNoise(self.delta), bounds.global_radius)
 
 
+@radius("fixed-design")
 @dataclass(frozen=True, kw_only=True)
-class R1Prime(_InDesign):
-    """R1', half as long as `R1` under the same assumptions; settings as there.
+class FixedDesign:
+    """Fixed design, half as long as `GlobalFixedDesign` under the same assumptions.
 
-    Source: theory sheet 10.2.
+    Settings as there.
+
+    Source: R1' of theory sheet 10.2.
     """
 
     theta_bound: float = 1.0
@@ -148,18 +279,25 @@ class R1Prime(_InDesign):
     z_max: float | None = None
     scale: float = 1.0
 
-    def _beta(self, metric: _Metric) -> Array:
-        noise, gamma = self._fixed_noise(metric), self._gamma(metric)
-        return bounds.fixed_radius(noise, gamma, self.lam, self.theta_bound)
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    @property
+    def parts(self) -> DesignRule:
+        """What the rule is made of."""
+        return _in_ball(self, FixedNoise(self.delta), bounds.fixed_radius)
 
 
+@radius("global-adaptive")
 @dataclass(frozen=True, kw_only=True)
-class R2(_InDesign):
-    """Global curvature, for any rule that chooses comparisons, at all times at once.
+class GlobalAdaptive:
+    """Any choice of comparisons, at all times at once; global curvature.
 
-    Settings as in `R1`.
+    Settings as in `GlobalFixedDesign`.
 
-    Source: theory sheet 10.3.
+    Source: R2 of theory sheet 10.3.
     """
 
     theta_bound: float = 1.0
@@ -168,16 +306,25 @@ class R2(_InDesign):
     z_max: float | None = None
     scale: float = 1.0
 
-    def _beta(self, metric: _Metric) -> Array:
-        noise, gamma = self._adaptive_noise(metric), self._gamma(metric)
-        return bounds.global_radius(noise, gamma, self.lam, self.theta_bound)
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    @property
+    def parts(self) -> DesignRule:
+        """What the rule is made of."""
+        return _in_ball(self, AdaptiveNoise(self.delta), bounds.global_radius)
 
 
+@radius("adaptive")
 @dataclass(frozen=True, kw_only=True)
-class R2Prime(_InDesign):
-    """R2', about half as long as `R2` under the same assumptions; settings as in `R1`.
+class Adaptive:
+    """Any choice of comparisons, at all times at once; about half as long as `GlobalAdaptive`.
 
-    Source: theory sheet 10.3.
+    Settings as in `GlobalFixedDesign`.
+
+    Source: R2' of theory sheet 10.3.
     """
 
     theta_bound: float = 1.0
@@ -186,19 +333,26 @@ class R2Prime(_InDesign):
     z_max: float | None = None
     scale: float = 1.0
 
-    def _beta(self, metric: _Metric) -> Array:
-        noise, gamma = self._adaptive_noise(metric), self._gamma(metric)
-        return bounds.adaptive_radius(noise, gamma, self.lam, self.theta_bound)
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    @property
+    def parts(self) -> DesignRule:
+        """What the rule is made of."""
+        return _in_ball(self, AdaptiveNoise(self.delta), bounds.adaptive_radius)
 
 
+@radius("adaptive-ridge")
 @dataclass(frozen=True, kw_only=True)
-class R2Ridge(_InDesign):
-    """R2 for the ridge estimate, in ``V' = sum z z^T + (ridge / gamma_M) I``.
+class AdaptiveRidge:
+    """`GlobalAdaptive` for the ridge estimate, in ``V' = sum z z^T + (ridge / gamma_M) I``.
 
-    Valid where the ridge estimate lies in the ball. Settings as in `R1`, with ``lam`` the ridge of
-    the estimate: the minimiser of ``L(theta) + (lam / 2) |theta|^2``.
+    Valid where the ridge estimate lies in the ball. Settings as in `GlobalFixedDesign`, with
+    ``lam`` the ridge of the estimate: the minimiser of ``L(theta) + (lam / 2) |theta|^2``.
 
-    Source: theory sheet 10.3.
+    Source: R2 for a ridge estimate, theory sheet 10.3.
     """
 
     theta_bound: float = 1.0
@@ -207,27 +361,28 @@ class R2Ridge(_InDesign):
     z_max: float | None = None
     scale: float = 1.0
 
-    def _metric(self, data: PreferenceData, design: Design | None) -> _Metric:
-        rows = rule_rows(self, data, design)
-        return _RidgeMetric(rows, data.count, self.lam, self._gamma(_Metric(rows, data.count, 1.0)))
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
 
-    def _beta(self, metric: _Metric) -> Array:
-        gamma = self._gamma(metric)
-        xp = namespace(metric.sigma)
-        # The noise level with its own regulariser: log det of V' / (ridge / gamma), at lambda 1.
-        log_det = xp.linalg.slogdet(metric.sigma).logabsdet
-        p = metric.rows.n_params
-        noise = bounds.adaptive_noise(log_det - p * xp.log(self.lam / gamma), p, 1.0, self.delta)
-        return bounds.ridge_radius(noise, gamma, self.lam, self.theta_bound)
+    def __post_init__(self) -> None:
+        check_rule(self)
 
-    def fit(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        start: Solution[Array] | None = None,
-    ) -> Solution[Array]:
-        """Return the ridge estimate, shape ``(R, p)``."""
-        rows = data.differences if design is None else design
-        return logistic_mle(
-            rows, data.count, data.wins, ridge=self.lam, scale=self.scale, start=start
+    @property
+    def parts(self) -> DesignRule:
+        """What the rule is made of."""
+        ball = Ball(self.theta_bound, self.z_max, self.scale)
+        return DesignRule(
+            metric=RidgeMetric(self.lam, ball),
+            radius=NoiseRadius(RidgeNoise(self.delta), ball, self.lam, bounds.ridge_radius),
+            fit=Ridge(self.lam, self.scale),
         )
+
+
+def _in_ball(
+    rule: FixedDesign | GlobalFixedDesign | Adaptive | GlobalAdaptive,
+    noise: Callable[[Metric], Array],
+    formula: Callable[[Array, Array, float, float], Array],
+) -> DesignRule:
+    """Return the rule in ``V`` around the MLE over the ball."""
+    ball = Ball(rule.theta_bound, rule.z_max, rule.scale)
+    radius = NoiseRadius(noise, ball, rule.lam, formula)
+    return DesignRule(metric=DesignMetric(rule.lam), radius=radius, fit=ball)

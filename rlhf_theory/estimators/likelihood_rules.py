@@ -1,7 +1,8 @@
-"""R3, R4 and R5: thresholds on the likelihood, and the ellipsoids that they imply."""
+"""Rules with a threshold on the likelihood, and the ellipsoids that it implies."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,69 +11,144 @@ from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.core import Problem, Solution
 from rlhf_theory.data import Design, PreferenceData
 from rlhf_theory.errors import check_choice
+from rlhf_theory.estimators.ball_mle import ball_mle
 from rlhf_theory.estimators.ellipsoid import Ellipsoid, hessian_ellipsoid
 from rlhf_theory.estimators.evidence import importance_evidence, laplace_evidence
 from rlhf_theory.estimators.likelihood_set import LikelihoodSet
 from rlhf_theory.estimators.mle import neg_log_likelihood
-from rlhf_theory.estimators.rule_parts import ball_fit, check_rule, longest_row, rule_rows
+from rlhf_theory.estimators.rule_parts import (
+    Ball,
+    check_rule,
+    fit_of,
+    radius,
+    radius_of,
+    rule_rows,
+    set_of,
+)
 
-__all__ = ["R3", "R4", "R5"]
+__all__ = [
+    "LikelihoodRatio",
+    "LikelihoodRule",
+    "MarginalLikelihood",
+    "MixtureThreshold",
+    "RatioThreshold",
+    "Wald",
+    "WilksThreshold",
+]
 
 Form = Literal["ellipsoid", "likelihood"]
+Found = Solution[Array] | None
+"""The MLE over the ball; what needs it finds it where it is not given."""
 
 
-class _OnLikelihood:
-    """The methods that R3 to R5 share; their settings are described in `R3`."""
+@dataclass(frozen=True)
+class RatioThreshold:
+    """`bounds.likelihood_ratio_threshold`: for any choice of comparisons, at all times at once."""
 
-    theta_bound: float
-    lam: float
-    scale: float
-    z_max: float | None
-    form: Form
+    delta: float
+
+    def __call__(self, ball: Ball, rows: Design, data: PreferenceData, fit: Found) -> Array:  # noqa: ARG002
+        """Return the threshold for scaled rows, shape ``(R,)``."""
+        longest = ball.longest(rows, data.count)
+        return bounds.likelihood_ratio_threshold(
+            data.n_labels, rows.n_params, ball.theta_bound, longest, self.delta
+        )
+
+
+@dataclass(frozen=True)
+class MixtureThreshold:
+    """`bounds.mixture_threshold` for the prior ``N(0, (B^2 / d) I)``; as `MarginalLikelihood`."""
+
+    delta: float
+    integral: Literal["laplace", "importance"] = "laplace"
+    n_draws: int = 400
 
     def __post_init__(self) -> None:
-        check_rule(self)
+        check_choice("integral", self.integral, ("laplace", "importance"))
+
+    def __call__(self, ball: Ball, rows: Design, data: PreferenceData, fit: Found) -> Array:
+        """Return the threshold for scaled rows, shape ``(R,)``.
+
+        Mass of the prior outside the ball can make it negative (the set is then empty), but not
+        often.
+        """
+        sample = (rows, data.count, data.wins)
+        center = (fit or ball_mle(*sample, bound=ball.theta_bound)).value
+        variance = ball.theta_bound**2 / rows.n_params
+        # Harmless where the mode has not converged: a point off it lowers the integral, and so
+        # widens the set.
+        if self.integral == "laplace":
+            evidence = laplace_evidence(*sample, variance, fit)
+        else:
+            evidence = importance_evidence(*sample, variance, self.n_draws, fit)
+        loss = neg_log_likelihood(center, *sample)
+        return bounds.mixture_threshold(evidence.value, loss, self.delta)
+
+
+@dataclass(frozen=True)
+class WilksThreshold:
+    """Half the chi-squared quantile: asymptotic, at one time fixed in advance."""
+
+    delta: float
+
+    def __call__(self, ball: Ball, rows: Design, data: PreferenceData, fit: Found) -> Array:  # noqa: ARG002
+        """Return the threshold, shape ``(R,)``."""
+        value = bounds.wilks_threshold(rows.n_params, self.delta)
+        return full_like((data.count.shape[0],), value, data.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodRule:
+    """A rule made of a threshold on the likelihood, the radius that it implies, and an estimate.
+
+    Attributes
+    ----------
+    level
+        Returns the threshold on ``L(theta) - L(theta_hat)`` for ball, scaled rows, data and, where
+        it is known, the estimate; such as `RatioThreshold`.
+    fit
+        The ball over which the MLE is taken.
+    lam, form
+        As in `LikelihoodRatio`.
+    radius
+        Radius in ``H(theta_hat) + lambda I`` for threshold, ``B``, bound on ``|z|``, ``lambda``.
+    """
+
+    level: Callable[[Ball, Design, PreferenceData, Found], Array]
+    fit: Ball
+    lam: float
+    form: Form = "ellipsoid"
+    radius: Callable[[Array, float, Array, float], Array] = bounds.hessian_radius
+
+    def __post_init__(self) -> None:
         check_choice("form", self.form, ("ellipsoid", "likelihood"))
 
-    def threshold(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        fit: Solution[Array] | None = None,
-    ) -> Array:
-        """Return the threshold on ``L(theta) - L(theta_hat)``, shape ``(R,)``."""
-        raise NotImplementedError
+    @property
+    def scale(self) -> float:
+        """Known scale ``s`` of the labels."""
+        return self.fit.scale
 
-    def _radius(self, threshold: Array, rows: Design, data: PreferenceData) -> Array:
-        """Return the radius in ``H(theta_hat) + lambda I`` that the threshold implies."""
+    def threshold(
+        self, data: PreferenceData, design: Design | None = None, fit: Found = None
+    ) -> Array:
+        """Return the threshold on ``L(theta) - L(theta_hat)``, shape ``(R,)``.
+
+        ``fit`` is the MLE over the ball; what needs it finds it where it is not given.
+        """
+        return self.level(self.fit, rule_rows(data, design, self.scale), data, fit)
+
+    def beta(self, data: PreferenceData, design: Design | None = None, fit: Found = None) -> Array:
+        """Return the radius in ``H(theta_hat) + lambda I``, shape ``(R,)``; ``fit`` as above."""
+        threshold = self.threshold(data, design, fit)
         # A negative threshold (an empty set) leaves the radius of the estimate alone.
         xp = namespace(threshold)
         positive = xp.where(threshold > 0, threshold, xp.zeros_like(threshold))
-        longest = longest_row(self, rows, data.count)
-        return bounds.hessian_radius(positive, self.theta_bound, longest, self.lam)
-
-    def beta(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        fit: Solution[Array] | None = None,
-    ) -> Array:
-        """Return the radius in ``H(theta_hat) + lambda I``, shape ``(R,)``."""
-        rows = rule_rows(self, data, design)
-        return self._radius(self.threshold(data, design, fit), rows, data)
+        longest = self.fit.longest(rule_rows(data, design, self.scale), data.count)
+        return self.radius(positive, self.fit.theta_bound, longest, self.lam)
 
     def __call__(self, data: PreferenceData, problem: Problem) -> Array:  # noqa: ARG002
         """Return the radius in ``H(theta_hat) + lambda I`` of the differences, shape ``(R,)``."""
         return self.beta(data)
-
-    def fit(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        start: Solution[Array] | None = None,
-    ) -> Solution[Array]:
-        """Return the MLE over the ball, without ridge, shape ``(R, p)``."""
-        return ball_fit(self, data, design, start)
 
     def confidence_set(
         self,
@@ -83,18 +159,17 @@ class _OnLikelihood:
     ) -> Ellipsoid | LikelihoodSet:
         """Return the set around the estimate in the form asked for; see `ConfidenceRule`."""
         if self.form == "likelihood":
-            rows = rule_rows(self, data, design)
+            rows, bound = rule_rows(data, design, self.scale), self.fit.theta_bound
             threshold = self.threshold(data, design, fit)
-            return LikelihoodSet(
-                fit.value, rows, data.count, data.wins, threshold, bound=self.theta_bound
-            )
+            return LikelihoodSet(fit.value, rows, data.count, data.wins, threshold, bound=bound)
         beta = self.beta(data, design, fit)
         return hessian_ellipsoid(fit.value, data, self.lam, beta, design=design, scale=self.scale)
 
 
+@radius("likelihood-ratio")
 @dataclass(frozen=True, kw_only=True)
-class R3(_OnLikelihood):
-    """Likelihood ratio, for any rule that chooses comparisons, at all times at once.
+class LikelihoodRatio:
+    """Likelihood ratio, for any choice of comparisons, at all times at once.
 
     Attributes
     ----------
@@ -113,7 +188,7 @@ class R3(_OnLikelihood):
         ``"ellipsoid"``, or ``"likelihood"`` for the set itself within the ball: smaller, but each
         bound costs a small convex program.
 
-    Source: Lee, Yun and Jun (2024), unified confidence sequences; theory sheet 10.4.
+    Source: Lee, Yun and Jun (2024), unified confidence sequences; R3 of theory sheet 10.4.
     """
 
     theta_bound: float = 1.0
@@ -123,25 +198,24 @@ class R3(_OnLikelihood):
     scale: float = 1.0
     form: Form = "ellipsoid"
 
-    def threshold(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        fit: Solution[Array] | None = None,  # noqa: ARG002
-    ) -> Array:
-        """Return the threshold on ``L(theta) - L(theta_hat)``, shape ``(R,)``."""
-        rows = rule_rows(self, data, design)
-        longest = longest_row(self, rows, data.count)
-        return bounds.likelihood_ratio_threshold(
-            data.n_labels, rows.n_params, self.theta_bound, longest, self.delta
-        )
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    @property
+    def parts(self) -> LikelihoodRule:
+        """What the rule is made of."""
+        return _in_ball(self, RatioThreshold(self.delta))
 
 
+@radius("marginal-likelihood")
 @dataclass(frozen=True, kw_only=True)
-class R4(_OnLikelihood):
+class MarginalLikelihood:
     """Marginal likelihood under the prior ``N(0, (B^2 / d) I)``; recommended.
 
-    For any rule that chooses comparisons, at all times at once. Settings as in `R3`, and
+    For any rule that chooses comparisons, at all times at once. Settings as in `LikelihoodRatio`,
+    and
 
     Attributes
     ----------
@@ -150,7 +224,7 @@ class R4(_OnLikelihood):
     n_draws
         Draws of importance sampling.
 
-    Source: theory sheet 10.5.
+    Source: R4 of theory sheet 10.5.
     """
 
     theta_bound: float = 1.0
@@ -162,43 +236,27 @@ class R4(_OnLikelihood):
     integral: Literal["laplace", "importance"] = "laplace"
     n_draws: int = 400
 
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
+
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("integral", self.integral, ("laplace", "importance"))
+        check_rule(self)
 
-    def threshold(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        fit: Solution[Array] | None = None,
-    ) -> Array:
-        """Return the threshold on ``L(theta) - L(theta_hat)``, shape ``(R,)``.
-
-        ``fit`` is the MLE over the ball, computed where it is not given. Mass of the prior outside
-        the ball can make the threshold negative (the set is then empty), but not often.
-        """
-        rows = rule_rows(self, data, design)
-        center = (fit or self.fit(data, design)).value
-        variance = self.theta_bound**2 / rows.n_params
-        # Harmless where the mode has not converged: a point off it lowers the integral, and so
-        # widens the set.
-        if self.integral == "laplace":
-            evidence = laplace_evidence(rows, data.count, data.wins, variance, fit)
-        else:
-            evidence = importance_evidence(rows, data.count, data.wins, variance, self.n_draws, fit)
-        loss = neg_log_likelihood(center, rows, data.count, data.wins)
-        return bounds.mixture_threshold(evidence.value, loss, self.delta)
+    @property
+    def parts(self) -> LikelihoodRule:
+        """What the rule is made of."""
+        return _in_ball(self, MixtureThreshold(self.delta, self.integral, self.n_draws))
 
 
+@radius("wald")
 @dataclass(frozen=True, kw_only=True)
-class R5(_OnLikelihood):
+class Wald:
     """Wilks and Wald: asymptotic, at one time fixed in advance; the sharp yardstick.
 
     No guarantee at finite ``n``, under adaptive choice, or when looked at repeatedly. Settings as
-    in `R3`; its ellipsoid has radius ``sqrt(chi2)`` in ``H(theta_hat) + lambda I``, a little
-    smaller than in ``H(theta_hat)`` alone, for which ``lambda`` has to go to 0.
+    in `LikelihoodRatio`; its ellipsoid has radius ``sqrt(chi2)`` in ``H(theta_hat) + lambda I``, a
+    little smaller than in ``H(theta_hat)`` alone, for which ``lambda`` has to go to 0.
 
-    Source: Wilks (1938); theory sheet 10.6.
+    Source: Wilks (1938); R5 of theory sheet 10.6.
     """
 
     theta_bound: float = 1.0
@@ -208,16 +266,25 @@ class R5(_OnLikelihood):
     scale: float = 1.0
     form: Form = "ellipsoid"
 
-    def threshold(
-        self,
-        data: PreferenceData,
-        design: Design | None = None,
-        fit: Solution[Array] | None = None,  # noqa: ARG002
-    ) -> Array:
-        """Return half the chi-squared quantile, shape ``(R,)``."""
-        rows = rule_rows(self, data, design)
-        value = bounds.wilks_threshold(rows.n_params, self.delta)
-        return full_like((data.count.shape[0],), value, data.count)
+    __call__, fit, confidence_set = radius_of, fit_of, set_of
 
-    def _radius(self, threshold: Array, rows: Design, data: PreferenceData) -> Array:  # noqa: ARG002
-        return (2.0 * threshold) ** 0.5
+    def __post_init__(self) -> None:
+        check_rule(self)
+
+    @property
+    def parts(self) -> LikelihoodRule:
+        """What the rule is made of."""
+        return _in_ball(self, WilksThreshold(self.delta), _wald_radius)
+
+
+def _in_ball(
+    rule: LikelihoodRatio | MarginalLikelihood | Wald,
+    level: Callable[[Ball, Design, PreferenceData, Found], Array],
+    radius: Callable[[Array, float, Array, float], Array] = bounds.hessian_radius,
+) -> LikelihoodRule:
+    ball = Ball(rule.theta_bound, rule.z_max, rule.scale)
+    return LikelihoodRule(level=level, fit=ball, lam=rule.lam, form=rule.form, radius=radius)
+
+
+def _wald_radius(threshold: Array, theta_bound: float, z_max: Array, lam: float) -> Array:  # noqa: ARG001
+    return (2.0 * threshold) ** 0.5

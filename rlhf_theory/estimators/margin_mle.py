@@ -7,8 +7,8 @@ import math
 from rlhf_theory.arrays import Array, eye_like, full_like, namespace, sigmoid, solve
 from rlhf_theory.core import Solution
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.designs import Design
 from rlhf_theory.errors import check_positive
+from rlhf_theory.visited_pairs import VisitedPairs
 
 __all__ = ["bounded_margin_mle"]
 
@@ -62,8 +62,11 @@ def bounded_margin_mle(
     """
     check_positive("bound", bound)
     check_positive("scale", scale)
+    if isinstance(data, VisitedPairs):
+        data = data.tabulated()
     design = data.differences
-    if not design.complete:
+    possible = design.possible
+    if possible is None:
         message = (
             "bounded_margin_mle needs data over finitely many contexts, as made by "
             "FiniteProblem.empty_data(); got a growing list. Use bradley_terry_mle with `bound`."
@@ -73,7 +76,7 @@ def bounded_margin_mle(
     xp = namespace(count)
     n_replicas, p = count.shape[0], design.n_params
     target = scale * design.adjoint(wins)
-    null, eye = _unmoved(design, count), eye_like(p, count)
+    null, eye = _unmoved(possible), eye_like(p, count)
     eps = float(xp.finfo(count.dtype).eps)
     theta = full_like((n_replicas, p), 0.0, count)
     u = full_like(count.shape, 0.0, count)
@@ -111,13 +114,12 @@ def bounded_margin_mle(
     return Solution(theta, residual, residual <= tol, n_iter, _HINT)
 
 
-def _unmoved(design: Design, count: Array) -> Array:
+def _unmoved(possible: Array) -> Array:
     """Return the projector on directions that no pair of the design sees, shape ``(R|1, p, p)``."""
-    xp = namespace(count)
-    p = design.n_params
-    values, vectors = xp.linalg.eigh(design.gram(xp.ones_like(count[:1, :])))
-    floor = 10.0 * p * float(xp.finfo(count.dtype).eps) * values[:, -1:]
-    unseen = xp.astype(values <= floor, count.dtype)
+    xp = namespace(possible)
+    values, vectors = xp.linalg.eigh(possible)
+    p, eps = values.shape[-1], float(xp.finfo(possible.dtype).eps)
+    unseen = xp.astype(values <= 10.0 * p * eps * values[:, -1:], possible.dtype)
     return xp.matmul(vectors * unseen[:, None, :], xp.matrix_transpose(vectors))
 
 

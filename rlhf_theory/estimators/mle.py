@@ -108,9 +108,9 @@ def _null_projectors(design: Design, count: Array) -> tuple[Array, Array]:
     unseen = xp.astype(values <= floor * xp.where(top > 0, top, xp.ones_like(top)), count.dtype)
     null = xp.matmul(vectors * unseen[:, None, :], xp.matrix_transpose(vectors))
     rank = p - xp.sum(unseen, axis=-1)
-    if not design.complete:
+    possible = design.possible
+    if possible is None:
         return null, rank == p
-    possible = design.gram(xp.ones_like(count[:1, :]))
     spectrum = xp.linalg.eigvalsh(possible)
     full = xp.sum(xp.astype(spectrum > floor * spectrum[:, -1:], count.dtype), axis=-1)
     return null, rank == full

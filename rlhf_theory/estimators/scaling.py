@@ -27,9 +27,10 @@ class ScaledRows:
         return self.design.n_params
 
     @property
-    def complete(self) -> bool:
-        """Whether every row that data could ever have is in the design."""
-        return self.design.complete
+    def possible(self) -> Array | None:
+        """The sum of ``s^2 z z^T`` over every row that data could ever have, None where unknown."""
+        plain = self.design.possible
+        return None if plain is None else (self.scale * self.scale) * plain
 
     @property
     def like(self) -> Array:

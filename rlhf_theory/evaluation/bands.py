@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 from scipy.stats import t as student
 
@@ -78,7 +78,7 @@ def _critical(
     return max(margins, float(np.quantile(own, level)))
 
 
-def simultaneous_band(values: Any, level: float = 0.95, key: Key = RESAMPLING) -> Interval:
+def simultaneous_band(values: ArrayLike, level: float = 0.95, key: Key = RESAMPLING) -> Interval:
     r"""Return the mean curve with a band that holds all of it at once.
 
     .. math:: \bar y_t \pm c\, s_t / \sqrt{R}, \qquad
@@ -137,8 +137,8 @@ def simultaneous_band(values: Any, level: float = 0.95, key: Key = RESAMPLING) -
 
 
 def ratio_to_bound(
-    values: Any,
-    bound: Any,
+    values: ArrayLike,
+    bound: ArrayLike,
     *,
     level: float = 0.95,
     simultaneous: bool = True,

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import ShapeError, check_choice, check_probability
@@ -69,7 +69,9 @@ def _enumerated(n_replicas: int) -> np.ndarray:
     return 1.0 - 2.0 * ((patterns >> np.arange(n_replicas)) & 1)
 
 
-def sign_flip_test(differences: Any, *, n_flips: int = 10_000, key: Key = RESAMPLING) -> Any:
+def sign_flip_test(
+    differences: ArrayLike, *, n_flips: int = 10_000, key: Key = RESAMPLING
+) -> float | np.ndarray:
     """Test whether paired differences are symmetric around 0, two-sided, by their mean.
 
     Under the hypothesis every replica's difference is as likely as its negative. The p-value is the
@@ -122,7 +124,7 @@ def sign_flip_test(differences: Any, *, n_flips: int = 10_000, key: Key = RESAMP
     return float(p[0]) if table.ndim == 1 else p.reshape(table.shape[1:])
 
 
-def holm(p_values: Any) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """Return p-values adjusted for their number, so that all can be read at one level.
 
     Rejecting where the adjusted value is at most alpha makes any false rejection at all have
@@ -155,7 +157,7 @@ def holm(p_values: Any) -> np.ndarray:
 
 
 def probability_better(
-    a: Any, b: Any, *, smaller_is_better: bool = True, level: float = 0.95
+    a: ArrayLike, b: ArrayLike, *, smaller_is_better: bool = True, level: float = 0.95
 ) -> Interval:
     """Return how often ``a`` is better than ``b``, ties half, with its interval.
 
@@ -218,7 +220,7 @@ class PairedComparison:
     winner: str | None
 
 
-def _columns(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _columns(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Return the values of each learner as ``(R,)`` with one R, no NaN."""
     columns = {k: np.asarray(to_numpy(v), dtype=np.float64) for k, v in values.items()}
     shapes = {k: v.shape for k, v in columns.items()}
@@ -272,7 +274,7 @@ def _ratio(first: np.ndarray, second: np.ndarray, level: float, key: Key) -> Int
 
 
 def compare_all(
-    values: Mapping[str, Any],
+    values: Mapping[str, ArrayLike],
     *,
     pairs: str | Iterable[tuple[str, str]] = "all",
     level: float = 0.95,
@@ -309,7 +311,7 @@ def compare_all(
     if not chosen:
         return []
     table = np.stack([tied_difference(columns[a], columns[b]) for a, b in chosen], axis=1)
-    p_values = sign_flip_test(table, n_flips=n_flips, key=key)
+    p_values = np.asarray(sign_flip_test(table, n_flips=n_flips, key=key))
     adjusted = holm(p_values)
     # Lexicographic for infinities, as in the test: never inf - inf.
     lean = np.sign(_ranked(table).sum(axis=0)) * (-1.0 if smaller_is_better else 1.0)
@@ -342,7 +344,7 @@ def to_frame(comparisons: Iterable[PairedComparison]) -> pd.DataFrame:
     """
     rows = []
     for c in comparisons:
-        row: dict[str, Any] = {"first": c.first, "second": c.second, "n_replicas": c.n_replicas}
+        row: dict[str, object] = {"first": c.first, "second": c.second, "n_replicas": c.n_replicas}
         for name, interval in (
             ("difference", c.difference),
             ("ratio", c.ratio),

@@ -49,7 +49,7 @@ def concentrability(log_pi: Array, log_ref: Array, weights: Array) -> Array:
 
 
 def coverage_coefficient(
-    contexts: Contexts, weights: Array, log_pi: Array, sigma: Array, n: float | Array
+    contexts: Contexts, weights: Array, log_pi: Array, sigma: Array, pairs: float | Array
 ) -> Array:
     r"""Return the coverage coefficient of a policy, the expectation inside the norm.
 
@@ -64,8 +64,8 @@ def coverage_coefficient(
         The policy that should be covered, shape ``(R, B, A)``.
     sigma
         Unnormalised design matrix ``lambda I + sum z z^T``, shape ``(R, d, d)``.
-    n
-        Number of comparisons in ``sigma``, a number or shape ``(R,)``.
+    pairs
+        Number ``n`` of comparisons in ``sigma``, a number or shape ``(R,)``.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def coverage_coefficient(
     gap = mean_feature(contexts, log_pi) - reference_feature(contexts)
     v = xp.sum(weights[..., None] * gap, axis=1)
     square = xp.sum(v * solve(sigma, v), axis=-1)
-    return n**0.5 * xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
+    return pairs**0.5 * xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
 
 
 def pairwise_coverage_coefficient(
@@ -86,7 +86,7 @@ def pairwise_coverage_coefficient(
     log_pi: Array,
     log_ref: Array,
     sigma: Array,
-    n: float | Array,
+    pairs: float | Array,
 ) -> Array:
     r"""Return the pointwise coverage coefficient, the expectation outside the norm.
 
@@ -110,7 +110,7 @@ def pairwise_coverage_coefficient(
         square = xp.sum(xp.matmul(z, inverse) * z, axis=-1)
         norm = xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
         total = total + p[:, :, a] * xp.sum(q * norm, axis=-1)
-    return n**0.5 * over_contexts(total, weights)
+    return pairs**0.5 * over_contexts(total, weights)
 
 
 def fisher_of_sampling(

@@ -23,7 +23,7 @@ def expected_comparisons(
     Parameters
     ----------
     problem
-        A problem that keeps a table of pairs.
+        A problem with finitely many contexts.
     preferences
         Win probabilities of all pairs, shape ``(R, X, A, A)`` or ``(1, X, A, A)``.
     log_pi1, log_pi2
@@ -44,12 +44,9 @@ def expected_comparisons(
     count = problem.weights[..., None] * joint
     columns = xp.reshape(preferences, (*preferences.shape[:2], -1))
     wins = count * of(columns, first * log_pi1.shape[-1] + second)
-    r, empty = problem.n_replicas, problem.empty_data()
-    if not isinstance(empty, PairTable):
-        message = "Expected comparisons need a problem that keeps a table of pairs."
-        raise TypeError(message)
+    r = problem.n_replicas
     rows = [expand_rows(xp.reshape(v, (v.shape[0], -1)), r) for v in (count, wins)]
-    return empty.reweighted(rows[0], rows[1])
+    return problem.empty_data().tabulated().reweighted(rows[0], rows[1])
 
 
 def self_consistent_fit(

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from rlhf_theory.arrays import to_numpy
+from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.errors import ShapeError, check_probability
 from rlhf_theory.randomness import Key
 
@@ -43,16 +43,16 @@ class Interval:
         Estimate, lower and upper end.
     """
 
-    value: Any
-    lower: Any
-    upper: Any
+    value: Array
+    lower: Array
+    upper: Array
 
     @property
     def ends(self) -> tuple[float, float]:
         """Both ends of an interval for one number, as plain floats."""
         return float(self.lower), float(self.upper)
 
-    def contains(self, truth: Any) -> Any:
+    def contains(self, truth: Array) -> Array:
         """Return whether ``lower <= truth <= upper``, elementwise."""
         return (self.lower <= truth) & (truth <= self.upper)
 
@@ -87,7 +87,7 @@ def expanded_tail(level: float, n_replicas: int) -> float:
 
 
 def resample(
-    values: Any,
+    values: ArrayLike,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
     level: float = 0.95,
@@ -136,7 +136,7 @@ def resample(
 
 
 def resample_means(
-    arrays: Sequence[Any],
+    arrays: Sequence[ArrayLike],
     statistic: Callable[..., np.ndarray],
     *,
     level: float = 0.95,

@@ -7,10 +7,10 @@ mean throws away exactly the rare bad replicas that refute a claim, so say which
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import trim_mean
 
 from rlhf_theory.arrays import to_numpy
@@ -39,7 +39,9 @@ __all__ = [
 # --------------------------------------------------------------------------- scores
 
 
-def normalised_score(metric: Any, reference: Any, optimum: Any = 0.0) -> np.ndarray:
+def normalised_score(
+    metric: ArrayLike, reference: ArrayLike, optimum: ArrayLike = 0.0
+) -> np.ndarray:
     """Return the share of the way from the reference policy to the optimum, cut to [0, 1].
 
     ``(reference - metric) / (reference - optimum)``: 1 at the optimum or beyond, 0 at the reference
@@ -100,7 +102,7 @@ def normalised_score(metric: Any, reference: Any, optimum: Any = 0.0) -> np.ndar
     return np.asarray(np.clip((ends[0] - values) / span, 0.0, 1.0))
 
 
-def _strata(worlds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _strata(worlds: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Return the values of each world as ``(R,)``; each world has its own R."""
     tables = {k: np.asarray(to_numpy(v), dtype=np.float64) for k, v in worlds.items()}
     if not tables or any(t.ndim != 1 or t.size == 0 for t in tables.values()):
@@ -113,7 +115,7 @@ def _strata(worlds: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def stratified_mean(
-    worlds: Mapping[str, Any],
+    worlds: Mapping[str, ArrayLike],
     *,
     level: float = 0.95,
     together: bool = False,
@@ -158,7 +160,7 @@ def stratified_mean(
 
 
 def family_scores(
-    scores: Mapping[tuple[str, str], Any],
+    scores: Mapping[tuple[str, str], ArrayLike],
     families: Mapping[str, str],
     *,
     level: float = 0.95,
@@ -191,7 +193,7 @@ def family_scores(
     if unknown:
         message = f"families must name the family of every world; it lacks {', '.join(unknown)}."
         raise ValueError(message)
-    table: dict[tuple[str, str], dict[str, Any]] = {}
+    table: dict[tuple[str, str], dict[str, ArrayLike]] = {}
     members: dict[str, dict[str, None]] = {}
     for (world, learner), values in scores.items():
         family = families[world]
@@ -215,7 +217,7 @@ def family_scores(
 # --------------------------------------------------------------------------- other summaries
 
 
-def iqm(values: Any, axis: int = 0) -> Any:
+def iqm(values: ArrayLike, axis: int = 0) -> float | np.ndarray:
     """Return the interquartile mean: without the lowest and the highest quarter of replicas.
 
     ``R // 4`` replicas go at each end, so fewer than four give the plain mean.
@@ -223,7 +225,7 @@ def iqm(values: Any, axis: int = 0) -> Any:
     return trim_mean(np.asarray(to_numpy(values), dtype=np.float64), 0.25, axis=axis)
 
 
-def tail_mean(values: Any, fraction: float, axis: int = 0) -> Any:
+def tail_mean(values: ArrayLike, fraction: float, axis: int = 0) -> float | np.ndarray:
     r"""Return the mean of the largest ``fraction`` of replicas, the conditional value at risk.
 
     .. math:: \min_c\; c + \frac{1}{f R} \sum_r \max(x_r - c, 0)
@@ -254,8 +256,8 @@ def tail_mean(values: Any, fraction: float, axis: int = 0) -> Any:
 
 
 def summary_interval(
-    values: Any,
-    summary: Callable[..., Any],
+    values: ArrayLike,
+    summary: Callable[..., float | np.ndarray],
     *,
     level: float = 0.95,
     key: Key = RESAMPLING,

@@ -7,9 +7,9 @@ here survive that; those of ``statistics`` do not. On the host.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import lambertw
 
 from rlhf_theory.arrays import to_numpy
@@ -22,7 +22,7 @@ __all__ = ["bounded_confidence_sequence", "confidence_sequence", "mixture_widths
 _LARGEST_BET = 0.5
 
 
-def _rows(values: Any) -> np.ndarray:
+def _rows(values: ArrayLike) -> np.ndarray:
     table = np.asarray(to_numpy(values), dtype=np.float64)
     if table.ndim == 0 or table.shape[0] == 0:
         message = f"values must have shape (R, ...) with R at least 1; got {table.shape}."
@@ -40,7 +40,7 @@ def _mixture_scale(best_at: float, alpha: float) -> float:
     return (u - 1.0) / best_at
 
 
-def mixture_widths(n: Any, *, level: float = 0.95, best_at: float = 256.0) -> np.ndarray:
+def mixture_widths(n: ArrayLike, *, level: float = 0.95, best_at: float = 256.0) -> np.ndarray:
     r"""Return half the length of the sequence's intervals, in standard errors.
 
     With :math:`u = 1 + n g` and :math:`q = (u / \alpha^2)^{1/n}`:
@@ -84,7 +84,9 @@ def mixture_widths(n: Any, *, level: float = 0.95, best_at: float = 256.0) -> np
     return np.where(finite, np.sqrt(squared), math.inf)
 
 
-def confidence_sequence(values: Any, *, level: float = 0.95, best_at: float = 256.0) -> Interval:
+def confidence_sequence(
+    values: ArrayLike, *, level: float = 0.95, best_at: float = 256.0
+) -> Interval:
     """Return, for every first n replicas, an interval for the mean; all hold at once.
 
     Row ``n - 1`` uses replicas ``0 .. n - 1`` only, so adding replicas changes no earlier row.
@@ -133,7 +135,7 @@ def confidence_sequence(values: Any, *, level: float = 0.95, best_at: float = 25
 
 
 def bounded_confidence_sequence(
-    values: Any, *, low: float = 0.0, high: float = 1.0, level: float = 0.95
+    values: ArrayLike, *, low: float = 0.0, high: float = 1.0, level: float = 0.95
 ) -> Interval:
     r"""Return, for every first n replicas, an interval for the mean of bounded values.
 

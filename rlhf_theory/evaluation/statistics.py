@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import betaincinv
 
 from rlhf_theory.arrays import to_numpy
@@ -67,7 +67,7 @@ def _ends(interval: Interval) -> tuple[np.ndarray, np.ndarray]:
 # --------------------------------------------------------------------------- means and proportions
 
 
-def mean_interval(values: Any, level: float = 0.95, key: Key = RESAMPLING) -> Interval:
+def mean_interval(values: ArrayLike, level: float = 0.95, key: Key = RESAMPLING) -> Interval:
     """Return the mean over replicas with a bootstrap interval.
 
     Parameters
@@ -102,7 +102,7 @@ def mean_interval(values: Any, level: float = 0.95, key: Key = RESAMPLING) -> In
     return _shaped(joined, shape)
 
 
-def quantiles(values: Any, probs: Sequence[float] = (0.05, 0.5, 0.95)) -> np.ndarray:
+def quantiles(values: ArrayLike, probs: Sequence[float] = (0.05, 0.5, 0.95)) -> np.ndarray:
     """Return quantiles over replicas, shape ``(len(probs), ...)``, for values ``(R, ...)``.
 
     They describe the spread of replicas, not the uncertainty of a mean.
@@ -110,7 +110,7 @@ def quantiles(values: Any, probs: Sequence[float] = (0.05, 0.5, 0.95)) -> np.nda
     return np.asarray(np.quantile(np.asarray(to_numpy(values), dtype=np.float64), probs, axis=0))
 
 
-def clopper_pearson(k: Any, n: Any, level: float = 0.95) -> Interval:
+def clopper_pearson(k: ArrayLike, n: ArrayLike, level: float = 0.95) -> Interval:
     """Return a proportion ``k / n`` with its exact binomial interval.
 
     Parameters
@@ -129,7 +129,7 @@ def clopper_pearson(k: Any, n: Any, level: float = 0.95) -> Interval:
     check_probability("level", level)
     hits, trials = np.broadcast_arrays(np.asarray(k, float), np.asarray(n, float))
     if not np.all((hits >= 0) & (hits <= trials) & (trials >= 1)):
-        message = f"clopper_pearson needs 0 <= k <= n and n >= 1; got k={k}, n={n}."
+        message = f"clopper_pearson needs 0 <= k <= n and n >= 1; got k={k!s}, n={n!s}."
         raise ValueError(message)
     tail = 0.5 * (1.0 - level)
     # The beta quantiles degenerate at both edges, where the ends are known.
@@ -145,7 +145,7 @@ def clopper_pearson(k: Any, n: Any, level: float = 0.95) -> Interval:
 # --------------------------------------------------------------------------- comparisons
 
 
-def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     first, second = (np.asarray(to_numpy(v), dtype=np.float64) for v in (a, b))
     if first.shape != second.shape or first.ndim == 0:
         message = (
@@ -156,13 +156,17 @@ def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def paired_difference(a: Any, b: Any, level: float = 0.95, key: Key = RESAMPLING) -> Interval:
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, level: float = 0.95, key: Key = RESAMPLING
+) -> Interval:
     """Return the mean over replicas of ``a - b``, of shape ``(R, ...)`` both, with its interval."""
     first, second = _pair(a, b)
     return mean_interval(first - second, level=level, key=key)
 
 
-def ratio_interval(a: Any, b: Any, level: float = 0.95, key: Key = RESAMPLING) -> Interval:
+def ratio_interval(
+    a: ArrayLike, b: ArrayLike, level: float = 0.95, key: Key = RESAMPLING
+) -> Interval:
     """Return ``mean(a) / mean(b)`` with its interval; replicas of both are resampled together.
 
     Parameters
@@ -191,7 +195,9 @@ def ratio_interval(a: Any, b: Any, level: float = 0.95, key: Key = RESAMPLING) -
 # --------------------------------------------------------------------------- slopes
 
 
-def _log_axis(x: Any, y: Any, window: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
+def _log_axis(
+    x: ArrayLike, y: ArrayLike, window: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return ``log x`` and the columns of ``y`` inside the window, checked."""
     at = np.asarray(to_numpy(x), dtype=np.float64)
     table = np.asarray(to_numpy(y), dtype=np.float64)
@@ -225,8 +231,8 @@ def _check_positive_mean(mean: np.ndarray) -> None:
 
 
 def slope_bootstrap(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     key: Key = RESAMPLING,
     *,
     window: tuple[float, float] | None = None,
@@ -272,7 +278,9 @@ def slope_bootstrap(
     return Slope(fit.value, fit.lower, fit.upper, (math.exp(log_x[0]), math.exp(log_x[-1])))
 
 
-def replica_slopes(x: Any, y: Any, *, window: tuple[float, float] | None = None) -> np.ndarray:
+def replica_slopes(
+    x: ArrayLike, y: ArrayLike, *, window: tuple[float, float] | None = None
+) -> np.ndarray:
     """Return the log-log slope of every replica's own curve, shape ``(R,)``; for ``mean_interval``.
 
     NaN for a replica whose curve is not positive in the window. The mean of these slopes is not the
@@ -286,8 +294,8 @@ def replica_slopes(x: Any, y: Any, *, window: tuple[float, float] | None = None)
 
 
 def local_slopes(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     key: Key = RESAMPLING,
     *,
     span: int = 1,

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import loky
 from threadpoolctl import threadpool_info
 
-__all__ = ["findings"]
+__all__ = ["extras", "findings"]
 
 _CORE = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "array-api-compat", "loky")
-_EXTRAS = {
-    "llm": ("torch", "transformers", "accelerate", "peft", "safetensors"),
-    "dask": ("distributed",),
-    "ray": ("ray",),
-    "slurm": ("submitit",),
-}
+_EXTRA = re.compile(r"""^([\w.-]+).*;.*\bextra == ["']([\w-]+)["']""")
 
 
 def _version(name: str) -> str | None:
@@ -40,7 +36,20 @@ def findings() -> list[tuple[str, str]]:
         *(("linear algebra", line) for line in _blas()),
         *(("GPU", line) for line in _gpus()),
     ]
-    return found + [(f"extra [{name}]", _extra(parts)) for name, parts in _EXTRAS.items()]
+    return found + [(f"extra [{name}]", _extra(parts)) for name, parts in extras().items()]
+
+
+def extras() -> dict[str, tuple[str, ...]]:
+    """Return the packages of each extra that users install; empty where nothing is installed."""
+    try:
+        lines = requires("rlhf-theory") or []
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for match in filter(None, map(_EXTRA.match, lines)):
+        if match[2] != "dev":
+            found[match[2]] = (*found.get(match[2], ()), match[1])
+    return found
 
 
 def _blas() -> list[str]:

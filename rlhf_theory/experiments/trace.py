@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from rlhf_theory.errors import check_choice
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 __all__ = ["Trace", "versions"]
 
@@ -35,12 +37,13 @@ class Trace:
     Attributes
     ----------
     arrays
-        By name, shape ``(R, T + 1)``: row ``t`` holds the policy after ``t`` rounds (or trained on
-        the ``t``-th number of pairs) and what the round that it played reported, NaN in the last.
+        By name, shape ``(R, T + 1)``: column ``t`` holds the policy after ``t`` rounds (or trained
+        on the ``t``-th number of pairs), the ``labels`` that it has used, and what the round that
+        it played reported, NaN in the last.
     index
         What the columns count: rounds ``0 .. T``, or the numbers of pairs of an offline run.
     index_name
-        ``"round"`` or ``"n"``.
+        ``"round"`` or ``"pairs"``.
     settings
         Learner, world, seed, block size.
     """
@@ -48,7 +51,7 @@ class Trace:
     arrays: Mapping[str, np.ndarray]
     index: np.ndarray
     index_name: str = "round"
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return one recorded array, shape ``(R, T + 1)``."""
@@ -61,7 +64,9 @@ class Trace:
         return int(next(iter(self.arrays.values())).shape[0])
 
     def to_pandas(self, names: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return a tidy frame: replica, round (or n), and one column per recorded name."""
+        """Return a tidy frame: replica, round (or pairs), and one column per recorded name."""
+        import pandas as pd  # noqa: PLC0415  (most of the time to import, and no run needs it)
+
         chosen = list(self.arrays) if names is None else list(names)
         r, t = self.n_replicas, len(self.index)
         frame = {
@@ -76,6 +81,8 @@ class Trace:
         The interval is the normal one, mean +- 1.96 standard errors; NaN with one replica, and
         where a value is infinite. A NaN in a column makes all of it NaN.
         """
+        import pandas as pd  # noqa: PLC0415  (most of the time to import, and no run needs it)
+
         rows = []
         for name in self.arrays if names is None else names:
             values = self[name]
@@ -101,7 +108,10 @@ class Trace:
             )
         return pd.concat(rows, ignore_index=True)
 
-    def plot(self, name: str) -> Any:
+    def plot(self, name: str) -> Figure:
         """Return a matplotlib figure of one recorded name; see `plots.traces.trace_figure`."""
-        # By name: plots lie above this layer, and matplotlib stays out of runs that draw nothing.
-        return importlib.import_module("rlhf_theory.plots.traces").trace_figure(self, name)
+        # The one import that points up, declared in `pyproject.toml`. Here, so that matplotlib
+        # stays out of runs that draw nothing.
+        from rlhf_theory.plots.traces import trace_figure  # noqa: PLC0415
+
+        return trace_figure(self, name)

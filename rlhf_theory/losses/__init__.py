@@ -4,7 +4,7 @@ A loss is a frozen dataclass of its settings, called with `Comparisons` (or `Gro
 with rewards); it works on every array library, and gradients flow where the library has them.
 """
 
-from rlhf_theory.losses.catalogue import CATALOGUE, make, planning
+from rlhf_theory.losses.by_name import make, planning
 from rlhf_theory.losses.comparisons import Comparisons, GroupLoss, Groups, Law, PairLoss, soft
 from rlhf_theory.losses.divergences import FDPO, ChiPO
 from rlhf_theory.losses.group_losses import NCA, RRHF, InfoNCA
@@ -16,7 +16,6 @@ from rlhf_theory.losses.square_losses import INPO, IPO, IPOPerToken, mixed_refer
 
 __all__ = [
     "BCO",
-    "CATALOGUE",
     "CDPO",
     "CPO",
     "DPO",

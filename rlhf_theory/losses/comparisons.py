@@ -5,20 +5,25 @@ The same arrays serve a table, where a response is an action of length 1, and a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import ShapeError
+from rlhf_theory.register import Example, asked_by, register
 
 __all__ = [
+    "NO_REFERENCE",
     "Comparisons",
     "GroupLoss",
     "Groups",
     "Law",
     "PairLoss",
+    "Plans",
     "checked",
     "checked_group",
+    "loss",
     "soft",
 ]
 
@@ -192,13 +197,14 @@ class Groups:
         return self.log_pi - self.log_ref
 
 
+@asked_by("loss")
 class PairLoss(Protocol):
     """A loss of comparisons: a frozen dataclass of its settings.
 
     Attributes
     ----------
     name
-        Its name in the catalogue.
+        Its name in ``rlhf-theory list losses``.
     takes
         ``"pairs"``.
     needs, accepts
@@ -227,6 +233,7 @@ class PairLoss(Protocol):
         ...
 
 
+@asked_by("loss")
 class GroupLoss(Protocol):
     """A loss of groups of responses with rewards: a frozen dataclass of its settings.
 
@@ -251,6 +258,45 @@ class GroupLoss(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Plans:
+    """How a loss plans for a weight of the KL: which of its settings is which multiple of ``eta``.
+
+    Attributes
+    ----------
+    setting
+        Its name.
+    weight
+        The setting at which the loss is exact or nearest (first order in the reward) to the Gibbs
+        policy of ``eta = 1``; a function of the loss and ``eta`` where other settings matter.
+    plain
+        Settings that planning sets unless they are given.
+    """
+
+    setting: str = "beta"
+    weight: float | Callable[[Any, float], float] = 1.0
+    plain: Mapping[str, float] = field(default_factory=dict)
+
+
+NO_REFERENCE = "it knows no reference policy"
+"""Why a loss without a reference does not plan."""
+
+L = TypeVar("L", bound=type[PairLoss] | type[GroupLoss])
+
+
+def loss(*examples: Example, plans: Plans | str) -> Callable[[L], L]:
+    """Return a decorator that makes a class a loss with a name, its own ``name``.
+
+    Parameters
+    ----------
+    *examples
+        Settings for the tests.
+    plans
+        How it plans for a weight of the KL, or why it does not.
+    """
+    return lambda kind: register("loss", kind.name, *examples, more=plans)(kind)
+
+
 def checked(loss: PairLoss, c: Comparisons) -> Comparisons:
     """Return ``c``, or raise ``ValueError`` where it lacks what a loss needs or has more."""
     _check_needs(loss, c, _FIELDS)
@@ -268,7 +314,9 @@ def checked_group(loss: GroupLoss, g: Groups) -> Groups:
     return g
 
 
-def _check_needs(loss: PairLoss | GroupLoss, data: Any, fields: dict[str, tuple[str, ...]]) -> None:
+def _check_needs(
+    loss: PairLoss | GroupLoss, data: object, fields: dict[str, tuple[str, ...]]
+) -> None:
     for what in sorted(loss.needs):
         if getattr(data, fields[what][0]) is None:
             names = " and ".join(fields[what])

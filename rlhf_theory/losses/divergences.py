@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import check_choice, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.logistic import with_margin
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, tame_exp
 
@@ -25,9 +25,19 @@ def _chi_squared_link(u: Array) -> Array:
     return tame_exp(u) + u
 
 
+@loss(
+    {"beta": 0.7, "divergence": "reverse-kl"},
+    {"beta": 0.7, "divergence": "forward-kl"},
+    {"beta": 0.7, "divergence": "js"},
+    {"beta": 0.7, "divergence": "alpha", "alpha": 0.4},
+    {"beta": 0.7, "divergence": "chi2-kl"},
+    plans=Plans(weight=lambda loss, eta: eta / loss.curvature),
+)
 @dataclass(frozen=True)
 class FDPO:
-    r"""DPO for the divergence :math:`D_f(\pi\Vert\pi_{ref}) = E_{ref} f(\pi/\pi_{ref})`.
+    r"""DPO for other divergences than the KL.
+
+    The divergence is :math:`D_f(\pi\Vert\pi_{ref}) = E_{ref} f(\pi/\pi_{ref})`, the loss
 
     .. math:: -\log\sigma\bigl(\beta [f'(t_w) - f'(t_l)] + m\bigr), \qquad t = \pi/\pi_{ref}
 
@@ -99,6 +109,7 @@ class FDPO:
         return softplus(-with_margin(rho, c))
 
 
+@loss({"beta": 0.7, "r_max": 3.0}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
 class ChiPO:
     r"""Chi-squared preference optimisation: chi-squared plus KL, with the logit clipped.

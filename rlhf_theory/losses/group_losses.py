@@ -7,15 +7,18 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, log_softmax, namespace
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Groups, Law, checked_group
+from rlhf_theory.losses.comparisons import NO_REFERENCE, Groups, Law, Plans, checked_group, loss
 from rlhf_theory.losses.scalars import softplus
 
 __all__ = ["NCA", "RRHF", "InfoNCA"]
 
 
+@loss({"beta": 0.7, "alpha": 0.6}, plans=Plans(weight=lambda loss, eta: eta / loss.alpha))
 @dataclass(frozen=True)
 class InfoNCA:
-    r"""Contrast of K responses with rewards, :math:`s = \beta\log(\pi/\pi_{ref})`.
+    r"""Contrast of K responses with rewards.
+
+    With :math:`s = \beta\log(\pi/\pi_{ref})`:
 
     .. math:: -\sum_k \mathrm{softmax}(r/\alpha)_k \log\mathrm{softmax}(s)_k
 
@@ -52,6 +55,7 @@ class InfoNCA:
         return -xp.sum(target * log_softmax(self.beta * g.log_ratio), axis=-1)
 
 
+@loss({"beta": 0.7, "alpha": 0.6}, plans=Plans(weight=lambda loss, eta: eta / loss.alpha))
 @dataclass(frozen=True)
 class NCA:
     r"""Noise-contrastive alignment of K responses with rewards: pins likelihoods, not only ratios.
@@ -95,6 +99,7 @@ class NCA:
         return xp.sum(target * softplus(-s) + softplus(s) / s.shape[-1], axis=-1)
 
 
+@loss({"lam": 0.5}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
 class RRHF:
     r"""Rank responses: a hinge for each pair out of order, and cloning of the best.

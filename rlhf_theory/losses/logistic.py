@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import softplus
 
 __all__ = ["CDPO", "DPO", "RDPO", "VPO", "XPO", "RobustDPO", "check_smoothing", "with_margin"]
@@ -30,9 +30,12 @@ def check_smoothing(value: float, *, positive: bool = False) -> None:
         raise ValueError(message)
 
 
+@loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
 class DPO:
-    r"""Direct preference optimisation, :math:`-\log\sigma(\beta h + m)` with the margin ``m``.
+    r"""Direct preference optimisation: the logistic loss of the log-ratio, with a margin.
+
+    The loss is :math:`-\log\sigma(\beta h + m)` with the margin ``m``.
 
     Population minimiser: under Bradley-Terry labels the Gibbs policy
     :math:`\pi_{ref} e^{r/\beta}`, exactly; under a general preference that of its Bradley-Terry
@@ -64,9 +67,12 @@ class DPO:
         return softplus(-with_margin(self.beta * c.h, c))
 
 
+@loss({"beta": 0.7, "smoothing": 0.15}, plans=Plans(plain={"smoothing": 0.0}))
 @dataclass(frozen=True)
 class CDPO:
-    r"""Conservative DPO: labels smoothed by :math:`\epsilon`.
+    r"""Conservative DPO: smoothed labels.
+
+    Labels are smoothed by :math:`\epsilon`:
 
     .. math:: -(1-\epsilon)\log\sigma(\rho) - \epsilon\log\sigma(-\rho), \qquad \rho = \beta h + m
 
@@ -109,9 +115,12 @@ class CDPO:
         return softplus(-rho) + self.smoothing * rho
 
 
+@loss({"beta": 0.7, "smoothing": 0.15}, plans=Plans(plain={"smoothing": 0.0}))
 @dataclass(frozen=True)
 class RobustDPO:
-    r"""DPO without bias where a known share :math:`\epsilon` of the labels is flipped.
+    r"""DPO corrected for a known share of flipped labels.
+
+    Without bias where the share :math:`\epsilon` of the labels is flipped:
 
     .. math:: \frac{(1-\epsilon)\,\ell(\rho) - \epsilon\,\ell(-\rho)}{1 - 2\epsilon},
               \qquad \ell = -\log\sigma, \quad \rho = \beta h + m
@@ -154,9 +163,12 @@ class RobustDPO:
         return softplus(-rho) - self.smoothing / (1.0 - 2.0 * self.smoothing) * rho
 
 
+@loss({"beta": 0.7, "alpha": 0.05}, plans=Plans(plain={"alpha": 0.0}))
 @dataclass(frozen=True)
 class RDPO:
-    r"""DPO that charges for length, :math:`-\log\sigma(\beta h + \alpha (n_w - n_l) + m)`.
+    r"""DPO that charges for length.
+
+    The loss is :math:`-\log\sigma(\beta h + \alpha (n_w - n_l) + m)`.
 
     Population minimiser: DPO's for the reward :math:`r - \alpha n`, with ``n`` the number of
     tokens: :math:`\pi_{ref} e^{(r - \alpha n)/\beta}`.
@@ -191,9 +203,12 @@ class RDPO:
         return softplus(-with_margin(logit, c))
 
 
+@loss({"beta": 0.7, "alpha": 0.1}, plans=Plans())
 @dataclass(frozen=True)
 class XPO:
-    r"""Exploratory preference optimisation, :math:`-\log\sigma(\beta h) + \alpha\log\pi(\tilde a)`.
+    r"""Exploratory preference optimisation: DPO plus optimism.
+
+    The loss is :math:`-\log\sigma(\beta h) + \alpha\log\pi(\tilde a)`.
 
     :math:`\tilde a` is one draw per comparison from the sampling policy (the reference). A positive
     ``alpha`` pushes mass off the reference's draws, which is optimism: for the Gibbs policy of a
@@ -232,6 +247,11 @@ class XPO:
         return softplus(-self.beta * c.h) + self.alpha * c.log_pi_sample
 
 
+@loss(
+    {"beta": 0.7, "alpha": 0.1, "direction": "online"},
+    {"beta": 0.7, "alpha": 0.1, "direction": "offline"},
+    plans=Plans(),
+)
 @dataclass(frozen=True)
 class VPO:
     r"""Value-incentivised preference optimisation: DPO with a reward for its own value.

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.logistic import check_smoothing, with_margin
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, square, tame_exp
 
 __all__ = ["EXO", "Exponential", "Hinge", "Savage", "SquaredHinge"]
 
 
+@loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
 class Hinge:
-    r"""Hinge loss on the log-ratio, :math:`\max(0, 1 - \beta h)` (normalised SLiC).
+    r"""Hinge loss on the log-ratio (normalised SLiC).
+
+    The loss is :math:`\max(0, 1 - \beta h)`.
 
     Population minimiser: with two actions :math:`|h| = 1/\beta` with the sign of ``p - 1/2``, so
     the size of the reward is lost; with more the solution of a linear programme. No margin.
@@ -50,9 +53,12 @@ class Hinge:
         return _positive_part(1.0 - self.beta * checked(self, c).h)
 
 
+@loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
 class SquaredHinge:
-    r"""Truncated square, :math:`\max(0, 1 - \beta h)^2`.
+    r"""Squared hinge of the log-ratio.
+
+    The truncated square, :math:`\max(0, 1 - \beta h)^2`.
 
     Population minimiser: with two actions :math:`\beta h = 2p - 1`, as IPO with
     ``tau = beta / 2``; with more, no closed form.
@@ -81,9 +87,12 @@ class SquaredHinge:
         return square(_positive_part(1.0 - self.beta * checked(self, c).h))
 
 
+@loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
 class Exponential:
-    r"""Exponential loss, :math:`e^{-\beta h}`, continued by a tangent before it overflows.
+    r"""Exponential loss of the log-ratio.
+
+    The loss is :math:`e^{-\beta h}`, continued by a tangent before it overflows.
 
     Population minimiser: :math:`h = \mathrm{logit}(p)/(2\beta)`, so under Bradley-Terry labels the
     Gibbs policy of ``eta = 2 beta``, exactly.
@@ -112,9 +121,12 @@ class Exponential:
         return tame_exp(-self.beta * checked(self, c).h)
 
 
+@loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
 class Savage:
-    r"""Savage loss, :math:`\sigma(-\beta h - m)^2`: bounded, not convex.
+    r"""Savage loss of the log-ratio: bounded, not convex.
+
+    The loss is :math:`\sigma(-\beta h - m)^2`.
 
     Population minimiser: under Bradley-Terry labels the Gibbs policy of ``eta = beta``, as DPO.
 
@@ -144,6 +156,11 @@ class Savage:
         return namespace(rho).exp(-2.0 * softplus(rho))
 
 
+def _exo_weight(loss: Any, eta: float) -> float:
+    return 0.5 * eta * (math.log1p(-loss.smoothing) - math.log(loss.smoothing))
+
+
+@loss({"beta": 0.7, "smoothing": 0.05}, plans=Plans(weight=_exo_weight))
 @dataclass(frozen=True)
 class EXO:
     r"""Efficient exact optimisation on pairs: the reverse KL of the policy's preference.

@@ -14,15 +14,18 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace, sigmoid
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import softplus, square
 
 __all__ = ["BCO", "KTO", "SPPO", "NCAPair", "SPPOHard", "mismatched_kl"]
 
 
+@loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
 class NCAPair:
-    r"""Noise-contrastive alignment of a pair, with :math:`s = \beta\log(\pi/\pi_{ref})`.
+    r"""Noise-contrastive alignment of a pair: pins each log-ratio.
+
+    With :math:`s = \beta\log(\pi/\pi_{ref})`:
 
     .. math:: -\log\sigma(s_w) - \tfrac12\log\sigma(-s_w) - \tfrac12\log\sigma(-s_l)
 
@@ -55,6 +58,7 @@ class NCAPair:
         return softplus(-win) + 0.5 * softplus(win) + 0.5 * softplus(lose)
 
 
+@loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
 class BCO:
     r"""Binary classifier optimisation of a pair, without the shift that moves with the batch.
@@ -88,6 +92,7 @@ class BCO:
         return softplus(-self.beta * c.log_ratio_w) + softplus(self.beta * c.log_ratio_l)
 
 
+@loss({"beta": 0.7}, plans=Plans(weight=0.25))
 @dataclass(frozen=True)
 class SPPO:
     r"""Self-play preference optimisation with win probabilities against the last iterate.
@@ -130,9 +135,12 @@ class SPPO:
         return square(win) + square(lose)
 
 
+@loss({"beta": 0.7}, plans=Plans(weight=0.25))
 @dataclass(frozen=True)
 class SPPOHard:
-    r"""SPPO with the label in place of win probabilities: targets :math:`\pm 1/(2\beta)`.
+    r"""Self-play preference optimisation with labels in place of win probabilities.
+
+    The targets are :math:`\pm 1/(2\beta)`.
 
     Under labels that are probabilities (`soft`) it is SPPO with ``P_w = p``, up to a constant.
     Population minimiser (free): SPPO's.
@@ -163,6 +171,10 @@ class SPPOHard:
         return square(c.log_ratio_w - target) + square(c.log_ratio_l + target)
 
 
+@loss(
+    {"beta": 0.7, "desirable": 1.2, "undesirable": 0.9},
+    plans="its log-ratios have no finite minimiser",
+)
 @dataclass(frozen=True)
 class KTO:
     r"""Kahneman-Tversky optimisation of a winner (desirable) and a loser (undesirable).

@@ -11,12 +11,13 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import check_nonnegative, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, checked
+from rlhf_theory.losses.comparisons import NO_REFERENCE, Comparisons, Law, checked, loss
 from rlhf_theory.losses.scalars import log_one_minus_exp, softplus
 
 __all__ = ["CPO", "ORPO", "SLiC", "SimPO"]
 
 
+@loss({"beta": 0.7, "lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
 class CPO:
     r"""Contrastive preference optimisation: DPO with a uniform reference, and cloning of winners.
@@ -59,6 +60,7 @@ class CPO:
         return softplus(-self.beta * (c.log_pi_w - c.log_pi_l)) - self.lam * c.log_pi_w
 
 
+@loss({"beta": 0.7, "gamma": 0.4}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
 class SimPO:
     r"""Simple preference optimisation on means per token, with a target margin.
@@ -101,6 +103,7 @@ class SimPO:
         return softplus(self.gamma - self.beta * per_token)
 
 
+@loss({"lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
 class ORPO:
     r"""Odds-ratio preference optimisation: cloning of winners plus a log-odds ratio.
@@ -140,6 +143,7 @@ class ORPO:
         return -win + self.lam * softplus(-log_odds)
 
 
+@loss({"delta": 0.8, "lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
 class SLiC:
     r"""Sequence likelihood calibration, with supervised targets as regulariser.

@@ -11,15 +11,18 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, checked
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import square
 
 __all__ = ["INPO", "IPO", "IPOPerToken", "mixed_reference"]
 
 
+@loss({"tau": 0.3}, plans=Plans("tau", 0.25))
 @dataclass(frozen=True)
 class IPO:
-    r"""Identity preference optimisation, :math:`(h - 1/(2\tau))^2`, not divided by lengths.
+    r"""Identity preference optimisation: square loss of the log-ratio.
+
+    The loss is :math:`(h - 1/(2\tau))^2`, not divided by lengths.
 
     Population minimiser: :math:`\pi_{ref} e^{q/\tau}`, finite even where ``p`` is 0 or 1. To first
     order in a Bradley-Terry reward that is the Gibbs policy of ``eta = 4 tau``. As a GPO loss it is
@@ -49,6 +52,10 @@ class IPO:
         return square(checked(self, c).h - 0.5 / self.tau)
 
 
+@loss(
+    {"tau": 0.3},
+    plans="its tau counts per token: use ipo, or make it with eta n / 4 at length n",
+)
 @dataclass(frozen=True)
 class IPOPerToken:
     r"""IPO on mean log-ratios per token, as trainers of language models implement it.
@@ -103,6 +110,7 @@ def mixed_reference(log_ref: Array, log_last: Array, weight: float) -> Array:
     return weight * log_ref + (1.0 - weight) * log_last
 
 
+@loss({"tau": 0.3, "step": 0.8}, plans="it takes steps of a game: make it with tau and step")
 @dataclass(frozen=True)
 class INPO:
     r"""Iterative Nash policy optimisation: IPO against a mixture of reference and last iterate.

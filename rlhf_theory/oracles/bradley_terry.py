@@ -36,6 +36,11 @@ class BradleyTerry:
         r = self.reward.rewards
         return sigmoid(self.scale * (contexts.at(r, a1) - contexts.at(r, a2)))
 
+    def probabilities(self, contexts: Contexts) -> Array:
+        """Return ``P(a beats b | x)`` for all pairs, shape ``(R, B, A, A)``."""
+        r = self.reward.rewards(contexts)
+        return sigmoid(self.scale * (r[..., :, None] - r[..., None, :]))
+
     def logits(self, contexts: Contexts) -> Array:
         """Return ``s (r(x, a) - r(x, b))`` for all pairs, shape ``(R, B, A, A)``."""
         r = self.scale * self.reward.rewards(contexts)

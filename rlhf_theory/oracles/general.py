@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from rlhf_theory.arrays import Array, log_sigmoid, logsumexp, namespace, sigmoid
 from rlhf_theory.core import PreferenceModel, PreferenceOracle
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative
-from rlhf_theory.oracles.labels import log_odds, preference_logits
+from rlhf_theory.oracles.labels import log_odds, preference_logits, preference_matrix
 
 __all__ = ["AnnotatorMixture", "GeneralPreference"]
 
@@ -37,7 +37,13 @@ class GeneralPreference:
     def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
         """Return the probability that ``a1`` wins, shape ``(R, B)``."""
         rows = contexts.at(self.model.payoff, a1)
-        r = take_actions(rows, a2)
+        return self._probability(take_actions(rows, a2))
+
+    def probabilities(self, contexts: Contexts) -> Array:
+        """Return ``P(a beats b | x)`` for all pairs, shape ``(R, B, A, A)``."""
+        return self._probability(self.model.payoff(contexts))
+
+    def _probability(self, r: Array) -> Array:
         if self.payoff == "logit":
             return sigmoid(r)
         xp = namespace(r)
@@ -82,9 +88,15 @@ class AnnotatorMixture:
 
     def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
         """Return the probability that ``a1`` wins, shape ``(R, B)``."""
+        return self._mean(lambda annotator: annotator.prob(contexts, a1, a2))
+
+    def probabilities(self, contexts: Contexts) -> Array:
+        """Return ``P(a beats b | x)`` for all pairs, shape ``(R, B, A, A)``."""
+        return self._mean(lambda annotator: preference_matrix(annotator, contexts))
+
+    def _mean(self, prob: Callable[[PreferenceOracle], Array]) -> Array:
         first, *rest = [
-            w * annotator.prob(contexts, a1, a2)
-            for annotator, w in zip(self.annotators, self.weights, strict=True)
+            w * prob(annotator) for annotator, w in zip(self.annotators, self.weights, strict=True)
         ]
         return sum(rest, start=first)
 

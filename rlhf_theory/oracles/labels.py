@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf_theory.arrays import Array, expand_rows, int_like, namespace
-from rlhf_theory.core import Feedback, PreferenceOracle
-from rlhf_theory.data import Contexts
+from rlhf_theory.core import PairFeedback, PreferenceOracle
+from rlhf_theory.data import Comparisons, Contexts, PairQuery
 from rlhf_theory.randomness import Key, bernoulli
 
 __all__ = ["feedback_from", "log_odds", "preference_logits", "preference_matrix"]
@@ -16,14 +16,14 @@ __all__ = ["feedback_from", "log_odds", "preference_logits", "preference_matrix"
 class _Draw:
     oracle: PreferenceOracle
 
-    def __call__(self, contexts: Contexts, a1: Array, a2: Array, key: Key) -> Array:
-        prob = self.oracle.prob(contexts, a1, a2)
-        n_replicas, n = a1.shape
+    def __call__(self, query: PairQuery, key: Key) -> Comparisons:
+        prob = self.oracle.prob(query.contexts, query.a1, query.a2)
+        n_replicas, n = query.a1.shape
         prob = expand_rows(prob, n_replicas)
-        return bernoulli(prob, key.uniform(n_replicas, n, like=prob))
+        return query.answered(bernoulli(prob, key.uniform(n_replicas, n, like=prob)))
 
 
-def feedback_from(oracle: PreferenceOracle) -> Feedback:
+def feedback_from(oracle: PreferenceOracle) -> PairFeedback:
     """Return labels drawn from an oracle: all that a learner gets to see of it.
 
     The uniforms are addressed by the key, so two learners that ask for the same pair at the same
@@ -33,7 +33,14 @@ def feedback_from(oracle: PreferenceOracle) -> Feedback:
 
 
 def preference_matrix(oracle: PreferenceOracle, contexts: Contexts) -> Array:
-    """Return ``P(a beats b | x)`` for all pairs, shape ``(R|1, B, A, A)``."""
+    """Return ``P(a beats b | x)`` for all pairs, shape ``(R|1, B, A, A)``.
+
+    At once where the oracle has a method ``probabilities``, else by asking about pair after pair.
+    """
+    at_once = getattr(oracle, "probabilities", None)
+    if at_once is not None:
+        told: Array = at_once(contexts)
+        return told
     _, b, a, _ = contexts.shape
     like = contexts.like
     columns = []

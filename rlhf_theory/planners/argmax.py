@@ -9,6 +9,7 @@ from rlhf_theory.arrays import Array, full_like, log_softmax, namespace
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
 from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["Argmax", "argmax_log_probs"]
 
@@ -34,6 +35,7 @@ def argmax_log_probs(rewards: Array, log_pi0: Array, tie: float = 1e-12) -> Arra
     return log_softmax(xp.where(present >= best - tie, log_pi0, none))
 
 
+@planner("argmax")
 @dataclass(frozen=True)
 class Argmax:
     """Plan greedily, without KL; the problem's ``eta`` plays no part.

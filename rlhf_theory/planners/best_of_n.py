@@ -13,6 +13,7 @@ from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import ShapeError
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = [
     "BestOfN",
@@ -135,6 +136,7 @@ class BestOfNPolicy:
         )
 
 
+@planner("best-of-n", {"n": 4.0})
 @dataclass(frozen=True)
 class BestOfN:
     """Plan by best-of-n: exact, and without regard to the problem's ``eta``.

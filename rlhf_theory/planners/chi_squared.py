@@ -11,6 +11,7 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["ChiSquared", "chi_squared_log_probs", "log_omega"]
 
@@ -101,6 +102,7 @@ def chi_squared_log_probs(
     return log_softmax(log_pi), off
 
 
+@planner("chi-squared")
 @dataclass(frozen=True)
 class ChiSquared:
     """Plan with the problem's ``eta`` times (chi-squared + KL) in place of ``eta`` times KL.

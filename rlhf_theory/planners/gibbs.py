@@ -9,6 +9,7 @@ from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["Gibbs", "GibbsPolicy", "gibbs_log_probs", "log_partition"]
 
@@ -60,6 +61,7 @@ class GibbsPolicy:
         )
 
 
+@planner("gibbs")
 @dataclass(frozen=True)
 class Gibbs:
     """Plan exactly: ``pi_r = O(r, eta, pi0)``.

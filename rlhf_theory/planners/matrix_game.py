@@ -16,6 +16,7 @@ from rlhf_theory.errors import check_shape
 from rlhf_theory.planners.nash import spread
 from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["MatrixEquilibrium", "UnregularisedNash", "matrix_game"]
 
@@ -112,6 +113,7 @@ def _solve(m: np.ndarray) -> _Game:
     return _Game(x, y, 0.5 * (best + worst), (best - worst) / scale, int(game.nit))
 
 
+@planner("unregularised-nash")
 @dataclass(frozen=True)
 class UnregularisedNash:
     """Plan without regularisation: an equilibrium of the game at ``eta = 0``, where finite.

@@ -21,6 +21,7 @@ from rlhf_theory.planners.equilibrium import solve_skew_games
 from rlhf_theory.planners.skew_games import SkewGames
 from rlhf_theory.policies import SolvedPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["Nash", "NashPolicy", "best_reply", "nash_policy"]
 
@@ -206,6 +207,7 @@ class NashPolicy:
         return contexts.lookup(solve)
 
 
+@planner("nash")
 @dataclass(frozen=True)
 class Nash:
     """Plan exactly: the equilibrium of the problem's ``eta`` for an antisymmetric payoff.

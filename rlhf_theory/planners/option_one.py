@@ -33,6 +33,7 @@ from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.roles import planner
 from rlhf_theory.trust_region import ball_minimum
 
 __all__ = ["ConfidenceEllipsoid", "ExpectedLowerBound", "OptionOne"]
@@ -90,6 +91,7 @@ class ExpectedLowerBound:
         return contexts.lookup(measured)
 
 
+@planner("option-one")
 @dataclass(frozen=True, kw_only=True)
 class OptionOne:
     r"""Plan exactly for an `ExpectedLowerBound`: ``pi = O(<theta_p, phi>, eta, pi0)``.

@@ -21,6 +21,7 @@ from rlhf_theory.planners.nash import (
 from rlhf_theory.planners.skew_games import SkewGames
 from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
+from rlhf_theory.roles import planner
 
 __all__ = ["PessimisticNash", "two_player_saddle"]
 
@@ -106,6 +107,7 @@ def two_player_saddle(
     return Solution(players, residual, converged, found.n_iter, HINT)
 
 
+@planner("pessimistic-nash")
 @dataclass(frozen=True)
 class PessimisticNash:
     """Plan against the worst: the max player of a pessimistic payoff ``R - b``.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -69,14 +71,14 @@ class _Ticks(LogLocator):
     def __init__(self) -> None:
         super().__init__(base=10.0, subs=(1.0,), numticks=8)
 
-    def tick_values(self, vmin: float, vmax: float) -> Any:
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         """Return the ticks between two limits."""
         short = 0 < vmin < vmax and math.log10(vmax / vmin) < _WIDE
         self.set_params(subs=(1.0, 2.0, 5.0) if short else (1.0,))
         return super().tick_values(vmin, vmax)
 
 
-def _formatter(axis: Any) -> FuncFormatter:
+def _formatter(axis: Axis) -> FuncFormatter:
     def label(value: float, _position: int | None = None) -> str:
         if value <= 0:
             return ""
@@ -112,7 +114,7 @@ def legend(
     loc
         Place inside that panel.
     """
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for ax in fig.axes if axes is None else axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
@@ -136,7 +138,7 @@ def legend(
     fig.set_figheight(fig.get_figheight() + size.height / fig.dpi + 0.04)
 
 
-def _below(fig: Figure, handles: Mapping[str, Any], title: str | None, ncols: int) -> Legend:
+def _below(fig: Figure, handles: Mapping[str, Artist], title: str | None, ncols: int) -> Legend:
     return fig.legend(
         list(handles.values()),
         list(handles),

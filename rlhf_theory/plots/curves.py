@@ -5,15 +5,19 @@ Whatever these functions draw, they also note down, so that a figure comes with 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.typing import ColorType
+from numpy.typing import ArrayLike
 
-from rlhf_theory.plots.style import COLORS, INK, MUTED
+from rlhf_theory.evaluation.statistics import mean_interval
+from rlhf_theory.plots.style import COLORS, INK, MUTED, SeriesStyle
 
 __all__ = [
     "band",
@@ -22,6 +26,7 @@ __all__ = [
     "curve",
     "is_noted",
     "level",
+    "mean_curve",
     "noted",
     "points",
     "slope_guide",
@@ -42,7 +47,7 @@ def is_noted(artist: Artist) -> bool:
     return artist in _DRAWN
 
 
-def _note(ax: Axes, label: str, artists: list[Any], **columns: Any) -> None:
+def _note(ax: Axes, label: str, artists: Sequence[Artist], **columns: ArrayLike | None) -> None:
     rows = {name: np.atleast_1d(np.asarray(v)) for name, v in columns.items() if v is not None}
     table = pd.DataFrame({"series": label.replace("\n", " "), **rows})
     _NOTES.setdefault(ax, []).append(table)
@@ -50,22 +55,22 @@ def _note(ax: Axes, label: str, artists: list[Any], **columns: Any) -> None:
         _DRAWN.add(artist)
 
 
-def _color(color: str | None, ax: Axes) -> Any:
+def _color(color: str | None, ax: Axes) -> ColorType:
     if color is None:
         # The next colour of the cycle, as matplotlib would take it.
-        return ax._get_lines.get_next_color()  # type: ignore[attr-defined]  # noqa: SLF001 no public way
+        color = ax._get_lines.get_next_color()  # type: ignore[attr-defined]  # noqa: SLF001 no public way
     return COLORS.get(color, color)
 
 
 def curve(
     ax: Axes,
-    x: Any,
-    y: Any,
-    lower: Any = None,
-    upper: Any = None,
+    x: ArrayLike,
+    y: ArrayLike,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
     label: str = "",
     color: str | None = None,
-    style: Any = "-",
+    style: object = "-",
     *,
     marker: str | None = None,
     width: float | None = None,
@@ -93,21 +98,27 @@ def curve(
     (line,) = ax.plot(
         x, y, color=shade, linestyle=style, marker=marker, linewidth=width, label=label or "_"
     )
-    drawn: list[Any] = [line]
+    drawn: list[Artist] = [line]
     if lower is not None and upper is not None:
         drawn.append(ax.fill_between(x, lower, upper, color=shade, alpha=0.18, linewidth=0))
     _note(ax, label, drawn, x=x, y=y, lower=lower, upper=upper)
 
 
+def mean_curve(ax: Axes, x: ArrayLike, values: ArrayLike, label: str, look: SeriesStyle) -> None:
+    """Draw the mean over replicas of values ``(R, n)`` with its 95 % bootstrap interval."""
+    mean = mean_interval(values)
+    curve(ax, x, mean.value, mean.lower, mean.upper, label, look.color, look.line)
+
+
 def band(
     ax: Axes,
-    x: Any,
-    lower: Any,
-    mid: Any,
-    upper: Any,
+    x: ArrayLike,
+    lower: ArrayLike,
+    mid: ArrayLike,
+    upper: ArrayLike,
     label: str = "",
     color: str | None = None,
-    style: Any = "-",
+    style: object = "-",
     *,
     marker: str | None = None,
 ) -> None:
@@ -117,10 +128,10 @@ def band(
 
 def points(
     ax: Axes,
-    x: Any,
-    y: Any,
-    lower: Any = None,
-    upper: Any = None,
+    x: ArrayLike,
+    y: ArrayLike,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
     label: str = "",
     color: str | None = None,
     *,
@@ -152,9 +163,9 @@ def points(
 def bars(
     ax: Axes,
     names: list[str],
-    values: Any,
-    lower: Any = None,
-    upper: Any = None,
+    values: ArrayLike,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
     label: str = "",
     color: str | None = None,
     *,
@@ -180,7 +191,9 @@ def bars(
     _note(ax, label, list(container), x=names, y=heights, lower=lower, upper=upper)
 
 
-def bound(ax: Axes, x: Any, y: Any, label: str = "bound", color: str | None = "ink") -> None:
+def bound(
+    ax: Axes, x: ArrayLike, y: ArrayLike, label: str = "bound", color: str | None = "ink"
+) -> None:
     """Draw the right-hand side of a theorem: a thin dashed line above (or below) the curves."""
     curve(ax, x, y, label=label, color=color, style=(0, (4, 2)), width=1.0)
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.plots import curves
 from rlhf_theory.plots.style import theme
+from rlhf_theory.store import write_atomic
 
 __all__ = ["figure_bytes", "plotted_numbers", "save"]
 

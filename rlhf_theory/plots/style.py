@@ -14,8 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_theory.errors import check_choice
+from rlhf_theory.venues import Venue, venue
 
-__all__ = ["COLORS", "INK", "MUTED", "PAPER", "SeriesStyle", "figure", "series", "theme"]
+__all__ = [
+    "COLORS",
+    "INK",
+    "MUTED",
+    "PAPER",
+    "SeriesStyle",
+    "figure",
+    "series",
+    "theme",
+    "venue_theme",
+]
 
 # Ink, muted ink and paper are sentinels as well as colours: the report replaces them in the SVG by
 # the text and background colours of the page, so that a figure follows light and dark.
@@ -36,7 +47,7 @@ COLORS: dict[str, str] = {
     "muted": MUTED,
 }
 _SERIES = ("blue", "vermillion", "green", "purple", "orange", "sky")
-_LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (3, 1.2, 1, 1.2)), (0, (1.2, 1.2)))
+_LINES: tuple[object, ...] = ("-", (0, (5, 1.6)), (0, (3, 1.2, 1, 1.2)), (0, (1.2, 1.2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 # Widths in inches of one column and of the full text of a two-column paper (ICML); the report shows
@@ -45,7 +56,7 @@ _WIDTHS = {"column": 3.25, "text": 6.75}
 _ASPECT = 0.72  # height of a panel over its width
 _MARGIN = 0.42  # inches for the title and the labels of a panel
 
-_RC: dict[str, Any] = {
+_RC: dict[str, object] = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.formatter.use_mathtext": False,
@@ -116,7 +127,7 @@ class SeriesStyle:
     """Colour, line and marker of one series: never told apart by colour alone."""
 
     color: str
-    line: Any
+    line: object
     marker: str
 
 
@@ -134,6 +145,15 @@ def theme() -> Iterator[None]:
     settings: Any = {**sns.axes_style("ticks"), **_RC}
     with mpl.rc_context(settings):
         yield
+
+
+@contextmanager
+def venue_theme(name: str | None = None) -> Iterator[Venue]:
+    """Draw in the style of the project with the sizes of a venue; settings come back after it."""
+    chosen = venue(name)
+    settings: Any = dict(chosen.settings)
+    with theme(), mpl.rc_context(settings):
+        yield chosen
 
 
 def figure(

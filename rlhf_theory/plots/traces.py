@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.plots import axes, curves, style
 
-__all__ = ["trace_figure"]
+__all__ = ["Recorded", "trace_figure"]
 
 _WORDS = {
     "gap": "gap J(π*) − J(π)",
@@ -19,7 +22,25 @@ _WORDS = {
 }
 
 
-def trace_figure(trace: Trace, name: str) -> Figure:
+class Recorded(Protocol):
+    """What a figure needs of a `Trace`, which draws itself and so must not be imported here."""
+
+    @property
+    def index_name(self) -> str:
+        """``"round"`` or ``"pairs"``."""
+        ...
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas."""
+        ...
+
+    def summary(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return mean, interval and quantiles over replicas, per column of a recorded name."""
+        ...
+
+
+def trace_figure(trace: Recorded, name: str) -> Figure:
     """Return a figure of one recorded name against rounds or numbers of pairs.
 
     The line is the mean over replicas, the dark band its 95 % interval, the thin lines are the 5 %
@@ -30,7 +51,7 @@ def trace_figure(trace: Trace, name: str) -> Figure:
     fig, (ax,) = style.figure(1, 1)
     values = table[["mean", "q05"]].to_numpy(dtype=float)
     scales = "y" if values.size and values.min() > 0 and values.max() / values.min() > 20 else ""
-    if trace.index_name == "n" and x.min() > 0:
+    if trace.index_name == "pairs" and x.min() > 0:
         scales += "x"
     if scales:
         axes.log_axes(ax, "".join(sorted(scales)))  # type: ignore[arg-type]
@@ -41,7 +62,7 @@ def trace_figure(trace: Trace, name: str) -> Figure:
         for quantile, label in (("q05", "5 % and 95 % quantiles"), ("q95", "_")):
             curves.curve(ax, x, table[quantile], label=label, color="blue", style=":", width=0.8)
         axes.legend(fig)
-    words = {"round": "rounds played", "n": "comparisons n"}[trace.index_name]
+    words = {"round": "rounds played", "pairs": "pairs drawn"}[trace.index_name]
     ax.set(xlabel=words, ylabel=_WORDS.get(name, name))
     ax.set_xlim(np.min(x), np.max(x) if np.max(x) > np.min(x) else np.min(x) + 1.0)
     return fig

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from rlhf_theory.experiments.store import folder_study
+from rlhf_theory.register import found
 from rlhf_theory.report.filters import Facet, facets
 from rlhf_theory.report.parts import Download, downloads, figure_svg, render
 from rlhf_theory.report.words import duration, pretty
-from rlhf_theory.theorems import NAMES
+from rlhf_theory.store import folder_study
 from rlhf_theory.theorems.card import Verdict
 from rlhf_theory.theorems.stored import read_verdict
 
@@ -50,19 +49,19 @@ class _Card:
 
 
 def read_verdicts(out: Path) -> list[Verdict]:
-    """Return the verdicts stored in a folder, in the order of the registry.
+    """Return the verdicts stored in a folder, in the order of the register.
 
     ``ValueError`` if the folder holds none.
     """
-    found = [read_verdict(path.parent) for path in sorted(out.glob("*/verdict.json"))]
-    verdicts = [v for v in found if v is not None]
+    stored = [read_verdict(path.parent) for path in sorted(out.glob("*/verdict.json"))]
+    verdicts = [v for v in stored if v is not None]
     if not verdicts:
         message = (
             f"{out} must be a folder that `rlhf-theory reproduce` or `run` has written; "
             "it holds no verdict. Run `rlhf-theory reproduce --out DIR` first."
         )
         raise ValueError(message)
-    place = {name: i for i, name in enumerate(NAMES)}
+    place = {name: i for i, name in enumerate(found("theorem"))}
     return sorted(verdicts, key=lambda v: (place.get(v.name, len(place)), v.name))
 
 
@@ -79,7 +78,7 @@ def _choices(cards: Sequence[_Card]) -> list[Facet]:
     )
 
 
-def _facts(verdicts: Sequence[Verdict], study: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(verdicts: Sequence[Verdict], study: dict[str, object]) -> list[tuple[str, str]]:
     """Return what is the same for the whole run, for the head of the page."""
     modes = " and ".join(sorted({v.mode for v in verdicts}))
     replicas = sorted({v.replicas for v in verdicts})

@@ -14,10 +14,10 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.report.filters import tags_json
 from rlhf_theory.report.svg import inline_svg, standalone_svg
 from rlhf_theory.report.words import duration, formula, interval, pretty
+from rlhf_theory.store import write_atomic
 
 __all__ = ["Download", "download", "downloads", "figure_svg", "is_wide", "render"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -125,7 +124,7 @@ class Section:
     name: str
     title: str
     text: Sequence[str] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     figures: Sequence[Sheet] = ()
     remarks: Sequence[str] = ()
@@ -137,7 +136,7 @@ class Section:
 def write_page(
     path: Path,
     title: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     sections: Sequence[Section],
     *,
     lead: str = "",

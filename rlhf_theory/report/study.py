@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rlhf_theory.report.filters import facets
 from rlhf_theory.report.parts import Download, download, render
@@ -72,7 +71,7 @@ def write_study_page(
     *,
     name: str,
     title: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     lead: str = "",
     tables: Mapping[str, Table] | None = None,
     figures: Sequence[Sheet] = (),
@@ -80,8 +79,8 @@ def write_study_page(
     cells: Table | None = None,
     failures: Sequence[Failure] = (),
     study_toml: str = "",
-    resolved: Mapping[str, Any] | None = None,
-    provenance: Sequence[Mapping[str, Any]] = (),
+    resolved: Mapping[str, object] | None = None,
+    provenance: Sequence[Mapping[str, object]] = (),
 ) -> Path:
     """Write the self-contained page of a study; return its path.
 
@@ -186,7 +185,7 @@ def _all_tags(
     yield from (f.tags for f in failures)
 
 
-def _sources(toml: str, resolved: Mapping[str, Any] | None, name: str) -> tuple[Download, ...]:
+def _sources(toml: str, resolved: Mapping[str, object] | None, name: str) -> tuple[Download, ...]:
     found = []
     if toml:
         found.append(download("toml", toml.encode(), _slug(name), "study file (toml)"))
@@ -198,13 +197,13 @@ def _sources(toml: str, resolved: Mapping[str, Any] | None, name: str) -> tuple[
     return tuple(found)
 
 
-def _invocation(entry: Mapping[str, Any]) -> _Invocation:
+def _invocation(entry: Mapping[str, object]) -> _Invocation:
     command = entry.get("command", "")
-    words = command if isinstance(command, str) else " ".join(str(word) for word in command)
+    words = " ".join(map(str, command)) if isinstance(command, list | tuple) else str(command)
     head = [text for text in (str(entry.get("start", "")), words) if text]
     return _Invocation(", ".join(head) or "Invocation", _json(entry))
 
 
-def _json(content: Mapping[str, Any]) -> str:
+def _json(content: Mapping[str, object]) -> str:
     # Paths, dates and the like as text: this is for people to read.
     return json.dumps(content, indent=2, ensure_ascii=False, default=str)

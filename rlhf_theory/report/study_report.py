@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from rlhf_theory.experiments.store import folder_study, read_json, write_atomic
+from rlhf_theory.plots.studies import study_figure
 from rlhf_theory.report.sections import Sheet
 from rlhf_theory.report.study import Failure, write_study_page
 from rlhf_theory.report.tables import Table, table_of
+from rlhf_theory.store import folder_study, read_json, write_atomic
 from rlhf_theory.studies.findings import ALL_WORLDS
 from rlhf_theory.studies.folder import MADE_BY
-from rlhf_theory.studies.parts import PlotSpec
-from rlhf_theory.studies.result import StudyResult
+from rlhf_theory.studies.plot_specs import PlotSpec, plot_facts
+from rlhf_theory.studies.result import ResultTables
 
 __all__ = ["default_plots", "draw_figures", "is_study", "write_study_report"]
-
-_TITLES = {
-    "suboptimality": "The metric of each world",
-    "regret": "Regret",
-    "slopes": "Slopes",
-    "ratio": "Ratio to the bound",
-    "frontier": "Gap against KL to the reference policy",
-    "pairs": "Paired differences",
-    "tails": "Tails over replicas",
-}
 
 # Up to so many learners all pairs fit into a table that somebody reads.
 _FEW = 5
@@ -38,15 +28,15 @@ def is_study(out: Path) -> bool:
     return (folder_study(out) or {}).get("made_by") == MADE_BY
 
 
-def default_plots(result: StudyResult) -> list[PlotSpec]:
+def default_plots(result: ResultTables) -> list[PlotSpec]:
     """Return the figures of a study that asks for none: its metric, and paired differences."""
     kinds = ["suboptimality"]
     if len({cell.learner_label for cell in result.cells}) > 1:
         kinds.append("pairs")
-    return [PlotSpec.model_validate({"kind": kind}) for kind in kinds]
+    return [PlotSpec.of(kind) for kind in kinds]
 
 
-def draw_figures(result: StudyResult) -> tuple[list[Sheet], list[str]]:
+def draw_figures(result: ResultTables) -> tuple[list[Sheet], list[str]]:
     """Write the figures of a study into ``OUT/figures``; return them, and what went wrong.
 
     A figure that cannot be drawn, such as a slope of a curve that reaches zero, must not cost the
@@ -54,17 +44,17 @@ def draw_figures(result: StudyResult) -> tuple[list[Sheet], list[str]]:
     """
     folder = result.folder.path / "figures"
     sheets, remarks = [], []
+    settings = {cell.key: cell.settings() for cell in result.cells}
     specs = list(result.study.plots) or default_plots(result)
     for number, spec in enumerate(specs, start=1):
         stem = f"{number:02d}-{spec.kind}"
-        options = spec.model_dump(exclude={"kind"}, exclude_defaults=True)
         try:
-            figure = result.plot(spec.kind, **options)
+            figure = study_figure(result.curves, spec, settings)
         except ValueError as error:
             remarks.append(f"The figure {stem} could not be drawn: {error}")
             continue
         figure.save(folder / stem)
-        title = _TITLES[spec.kind]
+        title = plot_facts(spec.kind).title
         if spec.notion is not None:
             title = f"{title}, {spec.notion}"
         tags = {"plot": spec.kind}
@@ -74,7 +64,7 @@ def draw_figures(result: StudyResult) -> tuple[list[Sheet], list[str]]:
     return sheets, remarks
 
 
-def write_study_report(result: StudyResult, say: Callable[[str], None] | None = None) -> Path:
+def write_study_report(result: ResultTables, say: Callable[[str], None] | None = None) -> Path:
     """Write ``OUT/report.html``, ``OUT/figures`` and ``OUT/summary.csv``; return the page.
 
     Parameters
@@ -124,9 +114,9 @@ def _not_numbers(summary: pd.DataFrame) -> list[str]:
     return [f"The metric is not a number at the end of {', '.join(names)}."]
 
 
-def _facts(result: StudyResult) -> dict[str, Any]:
+def _facts(result: ResultTables) -> dict[str, object]:
     counts = result.counts()
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "Cells": len(result.cells),
         "Replicas": result.study.replicas,
         "Blocks done": f"{counts['done']} of {counts['blocks']}",
@@ -139,7 +129,7 @@ def _facts(result: StudyResult) -> dict[str, Any]:
 
 
 def _tables(
-    result: StudyResult, summary: pd.DataFrame, remarks: list[str]
+    result: ResultTables, summary: pd.DataFrame, remarks: list[str]
 ) -> Iterator[tuple[str, Table]]:
     yield (
         "At the end",
@@ -177,7 +167,7 @@ def _tables(
         yield "Scores", _score_table(scores)
 
 
-def _baseline(result: StudyResult, learners: list[str]) -> str:
+def _baseline(result: ResultTables, learners: list[str]) -> str:
     """Return the learner that the study's own figure compares with, else the first."""
     named = [p.baseline for p in result.study.plots if p.kind == "pairs"]
     return next((name for name in named if name in learners), learners[0])
@@ -202,7 +192,7 @@ def _score_table(scores: pd.DataFrame) -> Table:
     at = scores.set_index(["learner", "family"])
     learners = list(dict.fromkeys(scores["learner"]))
 
-    def value(learner: str, family: str, column: str) -> Any:
+    def value(learner: str, family: str, column: str) -> float | None:
         found = at[column].get((learner, family))
         return None if found is None else round(float(found), 3)
 
@@ -212,7 +202,7 @@ def _score_table(scores: pd.DataFrame) -> Table:
         columns += [family, f"{family}, 95 % interval"]
     rows = []
     for learner in learners:
-        row: list[Any] = [learner]
+        row: list[object] = [learner]
         for family in shown:
             ends = (value(learner, family, "lower"), value(learner, family, "upper"))
             row += [value(learner, family, "score"), None if ends[0] is None else ends]
@@ -231,7 +221,7 @@ def _score_table(scores: pd.DataFrame) -> Table:
     )
 
 
-def _comparison_table(result: StudyResult, found: pd.DataFrame, baseline: str | None) -> Table:
+def _comparison_table(result: ResultTables, found: pd.DataFrame, baseline: str | None) -> Table:
     families = {cell.world_label: cell.family for cell in result.cells}
     found = found.assign(family=found["world"].map(families))
     against = "" if baseline is None else f" Every learner against {baseline!r}."
@@ -280,7 +270,7 @@ def _rate_table(rates: pd.DataFrame) -> Table:
     )
 
 
-def _cells(result: StudyResult) -> Table:
+def _cells(result: ResultTables) -> Table:
     status = result.status()
     return table_of(
         status,
@@ -298,7 +288,7 @@ def _cells(result: StudyResult) -> Table:
     )
 
 
-def _failures(result: StudyResult) -> Iterator[Failure]:
+def _failures(result: ResultTables) -> Iterator[Failure]:
     by_key = {cell.key: cell for cell in result.cells}
     for name, record in result.folder.failed(result.cells).items():
         key, _, replicas = name.partition("/")
@@ -312,9 +302,9 @@ def _failures(result: StudyResult) -> Iterator[Failure]:
         )
 
 
-def _provenance(folder: Path) -> list[Mapping[str, Any]]:
+def _provenance(folder: Path) -> list[Mapping[str, object]]:
     """Return the records of all runs, without the study, which the page shows once."""
-    found: list[Mapping[str, Any]] = []
+    found: list[Mapping[str, object]] = []
     for path in sorted((folder / "provenance").glob("*.json")):
         content = read_json(path)
         if content is not None:

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ class Table:
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[object]]
     caption: str = ""
     sortable: bool = False
     tags: Sequence[Tags] = ()
@@ -88,7 +88,7 @@ class Table:
             head += [f"{name}, lower", f"{name}, upper"] if pair else [name]
         writer.writerow(head)
         for row in self.rows:
-            out: list[Any] = []
+            out: list[object] = []
             for value, pair in zip(row, pairs, strict=True):
                 out += (value if _is_interval(value) else ("", "")) if pair else (_blank(value),)
             writer.writerow(out)
@@ -126,7 +126,7 @@ def table_of(
     for name in [part for n in wanted for part in ([n] if isinstance(n, str) else n)]:
         check_choice("column", name, [str(c) for c in frame.columns])
     records = [
-        {str(name): _plain(value) for name, value in record.items()}
+        {str(name): _python_value(value) for name, value in record.items()}
         for record in frame.to_dict(orient="records")
     ]
     return Table(
@@ -147,18 +147,18 @@ def table_of(
     )
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> object:
     """Return a value of a data frame as plain Python; every kind of missing as None."""
     if value is None or (np.ndim(value) == 0 and pd.isna(value)):
         return None
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_interval(value: Any) -> bool:
+def _is_interval(value: object) -> TypeGuard[tuple[float, float]]:
     return (
         isinstance(value, tuple)
         and len(value) == 2
@@ -166,26 +166,26 @@ def _is_interval(value: Any) -> bool:
     )
 
 
-def _missing(value: Any) -> bool:
+def _missing(value: object) -> bool:
     if _is_interval(value):
         return any(_missing(end) for end in value)
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _blank(value: Any) -> Any:
+def _blank(value: object) -> object:
     return "" if _missing(value) else value
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if _missing(value):
         return "–"
     return interval(value) if _is_interval(value) else pretty(value)
 
 
-def _key(value: Any) -> str:
+def _key(value: object) -> str:
     if _missing(value):
         return ""
-    first = value[0] if _is_interval(value) else value
+    first: object = value[0] if _is_interval(value) else value
     if isinstance(first, float) and math.isinf(first):
         # As JavaScript reads it.
         return "Infinity" if first > 0 else "-Infinity"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -20,7 +19,7 @@ _SCRIPT = re.compile(
 )
 
 
-def pretty(value: Any) -> str:
+def pretty(value: object) -> str:
     """Return a number as people write it; other values as text.
 
     Examples
@@ -75,8 +74,8 @@ def formula(text: str) -> Markup:
 
     Examples
     --------
-    >>> print(formula("‖v‖_{Σ⁻¹} < C^π, n_rounds"))
-    ‖v‖<sub>Σ⁻¹</sub> &lt; C<sup>π</sup>, n_rounds
+    >>> print(formula("‖v‖_{Σ⁻¹} < C^π, batch_size"))
+    ‖v‖<sub>Σ⁻¹</sub> &lt; C<sup>π</sup>, batch_size
     """
     once = _SCRIPT.sub(_script, str(escape(text)))
     # Once more for an exponent behind an index.

@@ -3,17 +3,20 @@
 ::
 
     schema                        the study; `files` reads it, `skeleton` writes one to start from
-      parts grids items           its small tables, its grids, its entries one by one
+      fields parts grids items    its values, its small tables, its grids, its entries one by one
       checks plot_checks          what holds between its parts
       complaints messages         mistakes, one line each; `origins`: where each value comes from
       entries signatures roles    what can be named, which settings it has, what can be a learner
       resolve registry written    from what was written to specs, from specs to objects, and back
     cells                         a learner in a world, with its key
-    running                       from a study to its results
+    running                       from a study to blocks that are computed
       pilot progress provenance   how long, how far, from where
       execution loop              the loop; `attempts`, `interrupts`, `exceptions` keep it whole
       backends/                   where blocks run
       blocks recording tables     one block: run, thinned, as a file
     folder manifest curves        what is done; everything as one table
     result                        what people ask of it; `ends`, `findings` compute it
+
+`rlhf_theory.study` has the two classes that people use, `Study` and `StudyResult`: they also run
+and draw.
 """

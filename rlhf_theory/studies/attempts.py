@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import cloudpickle
 import numpy as np
 
-from rlhf_theory.studies.exceptions import told, writable
+from rlhf_theory.studies.exceptions import in_one_line, writable
 
 __all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks", "undisturbed"]
 
+_T = TypeVar("_T")
 
-class _Habits:
+
+class _ProcessState:
     """What a process has one of, whatever its threads do: current folder, filters of warnings."""
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ class _Habits:
                 os.chdir(self._folder)
 
 
-_HABITS: list[_Habits] = []
+_SAVED: list[_ProcessState] = []
 _LOCK = threading.Lock()
 
 
@@ -58,15 +60,15 @@ def undisturbed() -> Iterator[None]:
     errors. Where several threads are inside, the first two come back when the last one leaves.
     """
     with _LOCK:
-        _HABITS.append(_HABITS[0] if _HABITS else _Habits())
+        _SAVED.append(_SAVED[0] if _SAVED else _ProcessState())
     try:
         with np.errstate():
             yield
     finally:
         with _LOCK:
-            habits = _HABITS.pop()
-            if not _HABITS:
-                habits.restore()
+            saved = _SAVED.pop()
+            if not _SAVED:
+                saved.restore()
 
 
 class DeadWorkerError(RuntimeError):
@@ -99,7 +101,7 @@ class Answer:
     def of(cls, error: BaseException) -> Answer:
         """Return the answer that says what was raised."""
         return cls(
-            error=told(error),
+            error=in_one_line(error),
             traceback=writable("".join(traceback.format_exception(error))),
             errno=error.errno if isinstance(error, OSError) else None,
         )
@@ -136,7 +138,7 @@ class Attempt:
     paths: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, function: Callable[[Any], Any], argument: Any, mark: Path) -> Attempt:
+    def of(cls, function: Callable[[_T], object], argument: _T, mark: Path) -> Attempt:
         """Return an attempt at ``function(argument)``; raises what pickling raises."""
         payload = cloudpickle.dumps((function, argument))
         # An empty entry means the current folder, which is another one in the worker.

@@ -11,18 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from rlhf_theory.arrays import to_numpy
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.experiments.store import read_json, write_atomic, write_json
-from rlhf_theory.randomness import Key
+from rlhf_theory.store import read_json, write_atomic, write_json
 from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.exceptions import is_full, line_of, told, writable
-from rlhf_theory.studies.registry import build_learner, build_world
+from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
+from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
 __all__ = [
@@ -147,7 +144,7 @@ def compute(task: Task) -> Outcome:
         raise
     except BaseException as error:
         seconds = time.perf_counter() - clock
-        text = told(error)
+        text = in_one_line(error)
         if isinstance(error, OSError) and is_full(error.errno):
             return _failure(task, text, "", seconds, disk=True)
         trace = writable(traceback.format_exc())
@@ -184,26 +181,18 @@ def _table(task: Task) -> pa.Table:
     cell, first, stop = task.cell, task.first, task.stop
     with threadpool_limits(limits=1):
         # Made as large as needed and cut: what a replica is does not depend on how many there are.
-        world = build_world(cell.world, stop).block(first, stop)
-        learner = build_learner(cell.learner)
+        world = cell_world(cell, stop).block(first, stop)
         trace = run(
-            learner,
+            build_learner(cell.learner),
             world,
-            n_rounds=cell.rounds,
-            n=cell.pairs,
+            rounds=cell.rounds,
+            offline_pairs=cell.offline_pairs,
+            pairs=cell.pairs,
             seed=cell.seed,
             block=cell.block,
             first_replica=first,
-            n_offline=cell.n_offline,
-            behaviour=cell.coverage,
         )
-        before = np.zeros(stop - first)
-        if cell.n_offline > 0:
-            # `run` keeps no data; the same address draws the same pairs again.
-            key = Key(cell.seed).block(first).child("offline")
-            data = world.offline_data(key, cell.n_offline, world.behaviour(cell.coverage))
-            before = to_numpy(data.n_labels)
-    return block_table(cell, first, stop, trace, before)
+    return block_table(cell, first, stop, trace)
 
 
 def _check_repeats(task: Task, old: pa.Table, about: About, new: pa.Table) -> None:

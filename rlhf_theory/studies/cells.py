@@ -11,11 +11,11 @@ from typing import Any
 
 __all__ = ["KEY_FORMAT", "Cell", "canonical"]
 
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 """Version of what is hashed into a key; a new one makes all stored results strangers."""
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """Return plain data as text that equal data share; ``ValueError`` for NaN and infinity."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -34,7 +34,7 @@ class Cell:
         Names for people; the family groups worlds in scores.
     metric
         The primary metric, whose sum over rounds is the regret.
-    n_offline
+    offline_pairs
         Pairs before the first round of an online learner.
     coverage
         Dial ``k`` of the law of offline pairs, ``(1 - k) pi0 + k pi*``.
@@ -55,13 +55,13 @@ class Cell:
         round) or ``"all"`` (``points`` is None).
     """
 
-    world: Mapping[str, Any]
-    learner: Mapping[str, Any]
+    world: Mapping[str, object]
+    learner: Mapping[str, object]
     world_label: str
     learner_label: str
     family: str
     metric: str | None
-    n_offline: int = 0
+    offline_pairs: int = 0
     coverage: float = 0.0
     rounds: int | None = None
     pairs: tuple[int, ...] | None = None
@@ -91,7 +91,7 @@ class Cell:
             "format": KEY_FORMAT,
             "world": self.world,
             "learner": self.learner,
-            "n_offline": self.n_offline,
+            "offline_pairs": self.offline_pairs,
             "coverage": self.coverage,
             "seed": self.seed,
             "block": self.block,
@@ -116,22 +116,22 @@ class Cell:
             for first in range(0, self.replicas, self.block)
         ]
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Return what the cell was made from as one flat table, for people and for figures.
 
         Names are ``world.dim``, ``learner.enhancer.kind``, ``seed`` ...; lists are text.
         """
-        flat: dict[str, Any] = {}
+        flat: dict[str, object] = {}
         for name, spec in (("world", self.world), ("learner", self.learner)):
             _flatten(name, spec, flat)
         return flat | {
-            "learner.n_offline": self.n_offline,
+            "learner.offline_pairs": self.offline_pairs,
             "learner.coverage": self.coverage,
             "seed": self.seed,
             "block": self.block,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the cell as plain data."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         lists = {k: list(v) for k, v in content.items() if isinstance(v, tuple)}
@@ -160,7 +160,7 @@ class Cell:
         return cell
 
 
-def _flatten(prefix: str, value: Any, flat: dict[str, Any]) -> None:
+def _flatten(prefix: str, value: object, flat: dict[str, object]) -> None:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name != "version":

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from rlhf_theory.studies import registry
+from rlhf_theory.studies.backends import make_backend
 from rlhf_theory.studies.cells import canonical
+from rlhf_theory.studies.entries import find
+from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.items import LearnerItem, WorldItem, count_pairs
 from rlhf_theory.studies.messages import not_here, place_of
 from rlhf_theory.studies.plot_checks import Chosen, check_plots
 from rlhf_theory.studies.resolve import Say
-
-if TYPE_CHECKING:
-    from rlhf_theory.studies.schema import Study
 
 __all__ = ["MOST_CELLS", "check_size", "check_study"]
 
 MOST_CELLS = 100_000
 """Cells that a study may have."""
 
-_REPORTS = {True: ("residual", "converged", "labels"), False: ("n_labels", "residual", "converged")}
-"""What learners of this package report, online and offline."""
+_REPORTS = ("residual", "converged")
+"""What learners of this package report; labels are counted by the runner."""
 
 
 def check_size(
@@ -56,7 +53,7 @@ def check_size(
 
 
 def check_study(
-    study: Study,
+    study: StudyFields,
     worlds: Sequence[WorldItem],
     learners: Sequence[LearnerItem],
     chosen: Chosen,
@@ -94,7 +91,7 @@ def check_study(
     check_plots(study.plots, chosen, known if _closed(learners) else None, names["plot"], say)
 
 
-def _check_length(study: Study, learners: Sequence[LearnerItem], say: Say) -> None:
+def _check_length(study: StudyFields, learners: Sequence[LearnerItem], say: Say) -> None:
     online = [le.label for le in learners if le.online]
     offline = [le.label for le in learners if not le.online]
     if online and study.rounds is None:
@@ -110,13 +107,13 @@ def _check_length(study: Study, learners: Sequence[LearnerItem], say: Say) -> No
 
 def _check_twice(learners: Sequence[LearnerItem], chosen: Chosen, say: Say) -> None:
     """Report learners that differ in their worlds alone and share some: one cell would be two."""
-    contents = {id(le): canonical([le.spec, le.n_offline, le.coverage]) for le in learners}
+    contents = {id(le): canonical([le.spec, le.offline_pairs, le.coverage]) for le in learners}
     found: dict[tuple[int, str], LearnerItem] = {}
-    told: set[int] = set()
+    reported: set[int] = set()
     for world, learner in chosen:
         other = found.setdefault((id(world), contents[id(learner)]), learner)
-        if other is not learner and id(learner) not in told:
-            told.add(id(learner))
+        if other is not learner and id(learner) not in reported:
+            reported.add(id(learner))
             text = (
                 f"{learner.label!r} is the same as {other.label!r} ({place_of(other.path)}), and "
                 f"both run in {world.label!r}; give each `worlds` of its own, or leave one out."
@@ -124,10 +121,9 @@ def _check_twice(learners: Sequence[LearnerItem], chosen: Chosen, say: Say) -> N
             say(learner.path, text)
 
 
-def _check_backend(study: Study, say: Say) -> None:
-    make = importlib.import_module("rlhf_theory.studies.backends").make_backend
+def _check_backend(study: StudyFields, say: Say) -> None:
     try:
-        make(study.run_options.backend, study.run_options.options)
+        make_backend(study.run_options.backend, study.run_options.options)
     except (ValueError, TypeError) as error:
         say(("run", "options"), str(error))
 
@@ -135,11 +131,10 @@ def _check_backend(study: Study, say: Say) -> None:
 def _metrics(chosen: Chosen) -> list[str]:
     """Return everything that a run is known to record."""
     names = [m for world, _ in chosen for m in world.metrics]
-    names += [r for _, learner in chosen for r in _REPORTS[learner.online]]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*names, "labels", *_REPORTS]))
 
 
 def _closed(learners: Sequence[LearnerItem]) -> bool:
     """Return whether all learners are of this package, so that their reports are known."""
-    kinds = [registry.find("learner", le.spec["kind"]) for le in learners]
+    kinds = [find("learner", le.spec["kind"]) for le in learners]
     return all(entry.source == "built in" for entry in kinds)

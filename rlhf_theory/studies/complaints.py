@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlhf_theory.studies import registry
+from rlhf_theory.studies.entries import find
+from rlhf_theory.studies.former import file_of_format_1
 from rlhf_theory.studies.messages import Mistake, mistakes_of
-from rlhf_theory.studies.parts import PlotSpec, Quick, Record, RunOptions, Table
+from rlhf_theory.studies.parts import Quick, Record, RunOptions, Table
+from rlhf_theory.studies.plot_specs import PlotSpec
 from rlhf_theory.studies.signatures import ENVELOPE, settings_of
 
 __all__ = ["complaints", "order"]
@@ -26,7 +28,7 @@ _LIST = "cannot be a grid: give a list of increasing numbers; there is one point
 
 def complaints(
     error: ValidationError,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     names: Mapping[str, str],
     keys: Sequence[str],
 ) -> list[Mistake]:
@@ -54,6 +56,8 @@ def complaints(
             here |= {"type": "value_error", "ctx": {"error": _LARGEST}}
         if first == "pairs" and isinstance(complaint["input"], Mapping):
             here |= {"type": "value_error", "ctx": {"error": _LIST}}
+        if first == "format" and complaint["input"] == 1:
+            here |= {"type": "value_error", "ctx": {"error": file_of_format_1()}}
         deeper = next(_deeper(str(first), given, names), "") if not rest else ""
         if complaint["type"] == "extra_forbidden" and deeper:
             text = f"unknown key; allowed are {', '.join(map(repr, keys))}."
@@ -63,7 +67,7 @@ def complaints(
     return found
 
 
-def _deeper(name: str, given: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
+def _deeper(name: str, given: Mapping[str, object], names: Mapping[str, str]) -> Iterator[str]:
     """Yield the places inside of tables and entries that have a key of this name."""
     for role in ("learner", "world"):
         entries = given.get(f"{role}s", ())
@@ -75,14 +79,14 @@ def _deeper(name: str, given: Mapping[str, Any], names: Mapping[str, str]) -> It
             yield f"{table}.{name}"
 
 
-def _settings(role: str, entry: Any) -> Mapping[str, Any]:
+def _settings(role: str, entry: Any) -> Mapping[str, object]:
     try:
-        return settings_of(registry.find(role, entry["kind"]))
+        return settings_of(find(role, entry["kind"]))
     except (ValueError, TypeError, KeyError):  # what is wrong with the entry is said elsewhere
         return {}
 
 
-def order(given: Mapping[str, Any], names: Mapping[str, str]) -> Callable[[Mistake], int]:
+def order(given: Mapping[str, object], names: Mapping[str, str]) -> Callable[[Mistake], int]:
     """Return a key that sorts mistakes as the study has them."""
     keys = [names.get(k.removesuffix("s"), k) for k in given]
 

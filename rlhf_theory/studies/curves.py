@@ -14,16 +14,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhf_theory.experiments.store import replaced
+from rlhf_theory.store import replaced
 from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.places import PLACES
 from rlhf_theory.studies.tables import read_block
 
 __all__ = ["Contents", "compact", "read"]
 
 _NAME = "curves.parquet"
 _META = b"rlhf_theory"
-_FORMAT = 1
-_PLACE = ("cell", "replica", "index", "t")
+_FORMAT = 2
+_PLACE = ("cell", "replica", *PLACES)
 _FIRST = ("labels", "regret")
 _THREADS, _AHEAD = 4, 256
 _ROWS = 1_000_000
@@ -66,19 +67,18 @@ def read(folder: Path, contents: Sequence[Contents], columns: Sequence[str] | No
 
 def _empty() -> pa.Table:
     text = pa.dictionary(pa.int32(), pa.string())
-    types = [("cell", text), ("replica", pa.int32()), ("index", text), ("t", pa.int64())]
+    types = [("cell", text), ("replica", pa.int32()), *((name, pa.int64()) for name in PLACES)]
     return pa.schema(types).empty_table()
 
 
 def _frame(table: pa.Table, keys: list[str], columns: Sequence[str] | None) -> pd.DataFrame:
     wanted = _FIRST if columns is None else tuple(columns)
-    missing = [name for name in wanted if name not in table.column_names]
+    missing = [name for name in (*PLACES, *wanted) if name not in table.column_names]
     # Dictionaries of many parts are joined here; in pandas each part would be converted.
     frame = table.unify_dictionaries().to_pandas()
     for name in missing:
         frame[name] = np.full(len(frame), np.nan)
     frame["cell"] = frame["cell"].cat.set_categories(keys)
-    frame["index"] = frame["index"].cat.set_categories(["round", "n"])
     rest = [n for n in frame.columns if n not in (*_PLACE, *_FIRST)]
     frame = pd.DataFrame(frame[[*_PLACE, *wanted, *(rest if columns is None else ())]])
     codes = frame["cell"].cat.codes.to_numpy()
@@ -94,7 +94,7 @@ def _from_blocks(
     folder: Path, contents: Sequence[Contents], columns: Sequence[str] | None
 ) -> Iterator[pa.Table]:
     """Yield the tables of the blocks, in order."""
-    wanted = None if columns is None else ["replica", "round", "n", *columns]
+    wanted = None if columns is None else ["replica", *PLACES, *columns]
     jobs = [(c.cell, name) for c in contents for name, _ in c.blocks]
 
     def load(job: tuple[Cell, str]) -> pa.Table:
@@ -112,20 +112,9 @@ def _from_blocks(
 
 
 def _placed(table: pa.Table, key: str) -> pa.Table:
-    """Return the table of a block with ``cell``, ``replica``, ``index`` and ``t`` in front."""
-    index = "round" if "round" in table.column_names else "n"
-    rest = [name for name in table.column_names if name not in ("replica", index)]
-    arrays = {
-        "cell": _constant(key, table.num_rows),
-        "replica": table["replica"],
-        "index": _constant(index, table.num_rows),
-        "t": table[index],
-    }
-    return pa.table(arrays | {name: table[name] for name in rest})
-
-
-def _constant(text: str, rows: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int32), [text])
+    """Return the table of a block with ``cell`` in front."""
+    cell = pa.DictionaryArray.from_arrays(np.zeros(table.num_rows, dtype=np.int32), [key])
+    return pa.table({"cell": cell} | {name: table[name] for name in table.column_names})
 
 
 # ----------------------------------------------------------------------------- from one file

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from rlhf_theory.studies.places import placed
+
 __all__ = ["last_rows"]
 
 
@@ -23,23 +25,27 @@ def last_rows(curves: pd.DataFrame, metric: str | None, at: float | None) -> pd.
     at
         Largest round or number of pairs; None for the end.
 
+    Returns
+    -------
+    The rows, with the columns ``counted`` and ``place`` of `places.placed`.
+
     Raises
     ------
     ValueError
         If nothing was recorded at or before ``at``.
     """
-    table = curves if metric is None else curves[curves[metric].notna()]
+    table = placed(curves if metric is None else curves[curves[metric].notna()])
     if at is not None:
-        first, table = table["t"].min(), table[table["t"] <= at]
+        first, table = table["place"].min(), table[table["place"] <= at]
         if table.empty:
-            message = f"at must be at least {first}, the first that is recorded; got {at}."
+            message = f"at must be at least {first:g}, the first that is recorded; got {at}."
             raise ValueError(message)
-    group = ["world", "index"]
+    group = ["world", "counted"]
     rows = table.drop_duplicates(["cell", "replica"]).groupby(group, observed=True).size()
-    here = table.groupby([*group, "t"], observed=True).size().rename("rows").reset_index()
+    here = table.groupby([*group, "place"], observed=True).size().rename("rows").reset_index()
     all_of_them = rows.reindex(pd.MultiIndex.from_frame(here[group])).to_numpy()
     full = here.loc[here["rows"].to_numpy() == all_of_them]
-    ends = full.groupby(group, observed=True)["t"].max()
+    ends = full.groupby(group, observed=True)["place"].max()
     end = ends.reindex(pd.MultiIndex.from_frame(table[group])).to_numpy()
-    last: pd.DataFrame = table.loc[table["t"].to_numpy() == end]
+    last: pd.DataFrame = table.loc[table["place"].to_numpy() == end]
     return last.reset_index(drop=True)

@@ -1,213 +1,31 @@
-"""What a study can name: worlds, learners and their parts, built in or from other packages."""
+"""What a study can name: by its name in the register, or by ``module:attribute``."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from rlhf_theory.algorithms import catalogue as algorithms
 from rlhf_theory.errors import suggestion
-from rlhf_theory.estimators import confidence as radii
-from rlhf_theory.planners.argmax import Argmax
-from rlhf_theory.planners.best_of_n import BestOfN
-from rlhf_theory.planners.chi_squared import ChiSquared
-from rlhf_theory.planners.gibbs import Gibbs
-from rlhf_theory.planners.matrix_game import UnregularisedNash
-from rlhf_theory.planners.nash import Nash
-from rlhf_theory.planners.option_one import OptionOne
-from rlhf_theory.planners.saddle import PessimisticNash
-from rlhf_theory.policies import ReferencePolicy
-from rlhf_theory.worlds import catalogue as worlds_catalogue
+from rlhf_theory.register import Entry, facts_of, found, points, roles
+from rlhf_theory.register import refresh as refresh_register
+from rlhf_theory.studies.former import KINDS
 
-__all__ = [
-    "GROUPS",
-    "ROLES",
-    "Entry",
-    "components",
-    "find",
-    "kind_of",
-    "learners",
-    "name_in",
-    "refresh",
-    "worlds",
-]
-
-GROUPS = {"learner": "rlhf_theory.learners", "world": "rlhf_theory.worlds"}
-"""Role to the entry-point group by which other packages add to it."""
-
-ROLES = ("world", "learner", "enhancer", "radius", "planner", "policy")
-"""Roles whose kinds have names; every role also takes ``module:attribute``."""
+__all__ = ["find", "kind_of", "name_in", "refresh", "role_of"]
 
 _ADDRESS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
-_PARTS: dict[str, dict[str, Any]] = {
-    "radius": {
-        "constant": radii.Constant,
-        "scaled": radii.Scaled,
-        "r1": radii.R1,
-        "r1-prime": radii.R1Prime,
-        "r2": radii.R2,
-        "r2-prime": radii.R2Prime,
-        "r2-ridge": radii.R2Ridge,
-        "r3": radii.R3,
-        "r4": radii.R4,
-        "r5": radii.R5,
-    },
-    "planner": {
-        "gibbs": Gibbs,
-        "argmax": Argmax,
-        "best-of-n": BestOfN,
-        "chi-squared": ChiSquared,
-        "option-one": OptionOne,
-        "nash": Nash,
-        "pessimistic-nash": PessimisticNash,
-        "unregularised-nash": UnregularisedNash,
-    },
-    "policy": {"reference": ReferencePolicy},
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """Something that a study can name.
-
-    Attributes
-    ----------
-    name
-        Its kind, as a study file writes it.
-    role
-        ``"world"``, ``"learner"``, or the role of a part.
-    source
-        ``"built in"``, the package that brings it, or its address.
-    load
-        Returns the class or function; other packages are imported only when asked for.
-    text
-        One line on what it is; None for the first line of its docstring.
-    """
-
-    name: str
-    role: str
-    source: str
-    load: Callable[[], Any] = field(repr=False)
-    text: str | None = None
-
-    @cached_property
-    def target(self) -> Callable[..., Any]:
-        """The class or function; ``ValueError`` where it cannot be had."""
-        try:
-            found = self.load()
-        # Whatever the code of another package raises on import, the answer names that package.
-        except Exception as error:
-            message = f"{self._named} cannot be loaded: {_why(self.name, error)}"
-            raise ValueError(message) from error
-        if not callable(found):
-            message = f"{self._named} must be a class or a function; got {type(found).__name__}."
-            raise ValueError(message)
-        return found  # type: ignore[no-any-return]
-
-    @property
-    def _named(self) -> str:
-        """Return role and name, and where it comes from unless the name says so."""
-        source = "" if self.source == self.name else f" (from {self.source})"
-        return f"{self.role} {self.name!r}{source}"
-
-    @property
-    def line(self) -> str:
-        """What it is, in one line."""
-        if self.text is not None:
-            return self.text
-        return (inspect.getdoc(self.target) or "").partition("\n")[0]
-
-    @property
-    def version(self) -> int:
-        """Its ``VERSION``, 1 unless it has one: raised when its results change; part of keys."""
-        value = getattr(self.target, "VERSION", 1)
-        if not isinstance(value, int) or isinstance(value, bool):
-            message = f"VERSION of {self.role} {self.name!r} must be a whole number; got {value!r}."
-            raise ValueError(message)
-        return value
-
-    @property
-    def problem(self) -> str:
-        """Why it cannot be loaded; "" where it can."""
-        try:
-            _ = self.target, self.version
-        except ValueError as error:
-            return str(error)
-        return ""
-
-
-def _constant(value: Any) -> Callable[[], Any]:
-    return lambda: value
-
-
-def _fixed(role: str, source: Mapping[str, tuple[Any, str]]) -> dict[str, Entry]:
-    return {
-        name: Entry(name, role, "built in", _constant(target), line)
-        for name, (target, line) in source.items()
-    }
-
-
-@cache
-def components(role: str) -> Mapping[str, Entry]:
-    """Return what can fill a role, by name; empty for a role without names.
-
-    Entries of other packages come after the built-in ones. A name that is taken already is left
-    out: the first package, or this one, keeps it.
-    """
-    prefix = f"{role}: "
-    if role == "world":
-        found = _fixed(role, worlds_catalogue.CATALOGUE)
-    elif role == "learner":
-        own = {k: v for k, v in algorithms.CATALOGUE.items() if ": " not in k}
-        found = _fixed(role, own)
-    elif role in _PARTS:
-        found = {
-            name: Entry(name, role, "built in", _constant(target))
-            for name, target in _PARTS[role].items()
-        }
-    else:
-        parts = {
-            k.removeprefix(prefix): v
-            for k, v in algorithms.CATALOGUE.items()
-            if k.startswith(prefix)
-        }
-        found = _fixed(role, parts)
-    for point in sorted(_points(role), key=lambda p: (p.name, p.value)):
-        source = point.dist.name if point.dist is not None else point.value
-        found.setdefault(point.name, Entry(point.name, role, source, point.load))
-    return MappingProxyType(found)
-
-
-def _points(role: str) -> Iterable[EntryPoint]:
-    return entry_points(group=GROUPS[role]) if role in GROUPS else ()
-
-
-def learners() -> Mapping[str, Entry]:
-    """Return the learners by name."""
-    return components("learner")
-
-
-def worlds() -> Mapping[str, Entry]:
-    """Return the worlds by name."""
-    return components("world")
-
 
 def refresh() -> None:
     """Forget which packages are installed, so that the next question looks again."""
-    components.cache_clear()
+    refresh_register()
     _at.cache_clear()
 
 
@@ -228,7 +46,7 @@ def find(role: str, kind: str, known: Mapping[str, Entry] | None = None) -> Entr
     ValueError
         For a name that is unknown; it lists the known ones.
     """
-    names = components(role) if known is None else known
+    names = found(role) if known is None else known
     if kind in names:
         return names[kind]
     if _ADDRESS.fullmatch(kind):
@@ -239,6 +57,8 @@ def find(role: str, kind: str, known: Mapping[str, Entry] | None = None) -> Entr
     if _DOTTED.fullmatch(kind):
         module, _, name = kind.rpartition(".")
         near = f" Did you mean {f'{module}:{name}'!r}?"
+    if (role, kind) in KINDS:
+        near = f" It was a name in format 1; write {KINDS[role, kind]!r}."
     message = f"unknown {role} {kind!r}; {choose} 'module:attribute'.{near}"
     raise ValueError(message)
 
@@ -249,9 +69,32 @@ def _at(role: str, kind: str) -> Entry:
 
 
 def _attribute(address: str) -> Any:
+    """Return what an address names; what is raised says as a note what was perhaps meant."""
     module, _, name = address.partition(":")
     try:
-        value: Any = importlib.import_module(module)
+        value = _module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module.partition(".")[0]:
+            here = [path.stem for path in Path.cwd().glob("*.py")]
+            near = difflib.get_close_matches(module, here, n=1)
+            meant = f" Did you mean {f'{near[0]}:{name}'!r}?" if near else ""
+            said = f"; looked in the working directory and in what is installed.{meant}"
+            error.add_note(said)
+        raise
+    try:
+        for part in name.split("."):
+            value = getattr(value, part)
+    except AttributeError as error:
+        public = [n for n in dir(sys.modules[module]) if not n.startswith("_")]
+        near = difflib.get_close_matches(name, public, n=1)
+        error.add_note(f". Did you mean {f'{module}:{near[0]}'!r}?" if near else ".")
+        raise
+    return value
+
+
+def _module(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         here = str(Path.cwd())
         top = module.partition(".")[0]
@@ -261,41 +104,28 @@ def _attribute(address: str) -> Any:
             raise
         sys.path.append(here)
         importlib.invalidate_caches()
-        value = importlib.import_module(module)
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+        return importlib.import_module(module)
 
 
-def _why(address: str, error: Exception) -> str:
-    """Return why something cannot be loaded, and what was perhaps meant."""
-    said = f"{type(error).__name__}: {error}"
-    module, _, name = address.partition(":")
-    if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-        here = [path.stem for path in Path.cwd().glob("*.py")]
-        near = difflib.get_close_matches(module, here, n=1)
-        meant = f" Did you mean {f'{near[0]}:{name}'!r}?" if near else ""
-        return f"{said}; looked in the working directory and in what is installed.{meant}"
-    if isinstance(error, AttributeError) and module in sys.modules and name:
-        public = [n for n in dir(sys.modules[module]) if not n.startswith("_")]
-        near = difflib.get_close_matches(name, public, n=1)
-        meant = f" Did you mean {f'{module}:{near[0]}'!r}?" if near else ""
-        return f"{said}.{meant}"
-    return said
-
-
-def name_in(role: str, target: Any) -> str | None:
+def name_in(role: str, target: object) -> str | None:
     """Return the name of a class or function in a role, or None where it has none there."""
-    for name, entry in components(role).items():
-        if entry.source == "built in" and entry.target is target:
-            return name
+    facts = facts_of(target)
+    if facts is not None and facts.role == role:
+        entry = found(role).get(facts.name)
+        if entry is not None and entry.thing is target:
+            return facts.name
     # Compared by address, so that no other package is imported for it.
     address = f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', '')}"
-    names = (point.name for point in _points(role) if point.value == address)
-    return next((n for n in names if components(role)[n].source != "built in"), None)
+    names = (point.name for point in points(role) if point.value == address)
+    return next((n for n in names if found(role)[n].source != "built in"), None)
 
 
-def kind_of(target: Any, role: str) -> str:
+def role_of(target: object) -> str:
+    """Return the role in which a class or function has a name; ``"part"`` where it has none."""
+    return next((role for role in roles() if name_in(role, target) is not None), "part")
+
+
+def kind_of(target: object, role: str) -> str:
     """Return the kind of a class or function: its name, or ``module:attribute``.
 
     Raises

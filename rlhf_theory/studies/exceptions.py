@@ -7,7 +7,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-__all__ = ["is_full", "line_of", "told", "writable"]
+__all__ = ["in_one_line", "is_full", "line_of", "writable"]
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -34,7 +34,7 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return an exception in one line; also one that cannot say what it is."""
     try:
         said = str(error)

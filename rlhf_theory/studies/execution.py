@@ -10,13 +10,13 @@ from rlhf_theory.studies.attempts import Marks
 from rlhf_theory.studies.backends import Backend
 from rlhf_theory.studies.blocks import Outcome, compute
 from rlhf_theory.studies.interrupts import Interrupt
-from rlhf_theory.studies.loop import Folder, Loop, Report, Tally
+from rlhf_theory.studies.loop import Folder, Loop, Named, Report, Tally
 
 __all__ = ["Folder", "Tally", "execute"]
 
 
 def execute(
-    tasks: Sequence[Any],
+    tasks: Sequence[Named],
     backend: Backend,
     *,
     jobs: int,

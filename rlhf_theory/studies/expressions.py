@@ -1,4 +1,4 @@
-"""Arithmetic in study files: bounds such as ``d * log(t) / t``, read and evaluated safely."""
+"""Arithmetic in study files: bounds such as ``d / sqrt(labels)``, read and evaluated safely."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_theory.studies.former import WORDS
+
 __all__ = ["SHORT_NAMES", "Expression", "ExpressionError", "setting_names"]
 
 SHORT_NAMES: dict[str, str] = {"d": "dim", "A": "actions", "X": "contexts", "m": "batch_size"}
 """Letters of the papers, and the settings that they stand for."""
 
-_OPERATORS: dict[type, Callable[..., Any]] = {
+_OPERATORS: dict[type, Callable[..., np.ndarray]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -26,7 +28,7 @@ _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], int | None]] = {
+_FUNCTIONS: dict[str, tuple[Callable[..., np.ndarray], int | None]] = {
     "sqrt": (np.sqrt, 1),
     "log": (np.log, 1),
     "exp": (np.exp, 1),
@@ -59,10 +61,10 @@ class Expression:
 
     Examples
     --------
-    >>> bound = Expression("2 * d * log(t) / t")
+    >>> bound = Expression("2 * d * log(round) / round")
     >>> sorted(bound.names)
-    ['d', 't']
-    >>> bound.evaluate({"d": 4, "t": np.array([1.0, np.e])}).round(3).tolist()
+    ['d', 'round']
+    >>> bound.evaluate({"d": 4, "round": np.array([1.0, np.e])}).round(3).tolist()
     [0.0, 2.943]
     """
 
@@ -70,7 +72,7 @@ class Expression:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            message = f"An expression must be text such as 'd / sqrt(t)'; got {self.text!r}."
+            message = f"An expression must be text such as 'd / sqrt(pairs)'; got {self.text!r}."
             raise ExpressionError(message)
         if len(self.text) > _LONGEST:
             message = f"An expression has at most {_LONGEST} characters; got {len(self.text)}."
@@ -91,7 +93,7 @@ class Expression:
         """Names that the expression needs."""
         return frozenset(_names(self._tree()))
 
-    def evaluate(self, values: Mapping[str, Any]) -> np.ndarray:
+    def evaluate(self, values: Mapping[str, object]) -> np.ndarray:
         """Return the value, an array of float64 of the shape to which the values broadcast.
 
         Parameters
@@ -111,7 +113,10 @@ class Expression:
         with np.errstate(all="ignore"):
             return np.asarray(_value(tree, numbers), dtype=np.float64)
 
-    def _number(self, name: str, values: Mapping[str, Any]) -> np.ndarray:
+    def _number(self, name: str, values: Mapping[str, object]) -> np.ndarray:
+        if name not in values and name in WORDS:
+            message = f"{self.text!r} uses {name!r}, a name in format 1; write {WORDS[name]}."
+            raise ExpressionError(message)
         if name not in values:
             known = sorted(values, key=lambda word: ("." in word, word.lower()))
             message = (
@@ -140,7 +145,7 @@ class Ambiguous:
     places: tuple[str, ...]
 
 
-def setting_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+def setting_names(settings: Mapping[str, Any]) -> dict[str, object]:
     """Return the names under which an expression knows the settings of a cell.
 
     Parameters
@@ -153,21 +158,24 @@ def setting_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     -------
     Every setting under its full name (``world.dim``), its last part (``dim``) and its letter
     (``d``; see ``SHORT_NAMES``). A last part that belongs to several different values is kept as
-    `Ambiguous`, so that only its use is an error.
+    `Ambiguous`, so that only its use is an error; one that counted rows in format 1, as the ``n``
+    of best-of-n did, is left out, so that no bound means something else than it did.
     """
     numbers = {name: value for name, value in settings.items() if _is_number(value)}
     places: dict[str, list[str]] = {}
     for name in numbers:
         places.setdefault(name.rsplit(".", 1)[-1], []).append(name)
-    short: dict[str, Any] = {}
+    short: dict[str, object] = {}
     for last, full in places.items():
+        if last in WORDS:
+            continue
         same = len({float(numbers[name]) for name in full}) == 1
         short[last] = numbers[full[0]] if same else Ambiguous(tuple(full))
     letters = {letter: short[word] for letter, word in SHORT_NAMES.items() if word in short}
     return {**numbers, **letters, **short}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         return False
     return math.isfinite(value)
@@ -248,7 +256,7 @@ def _names(node: ast.expr) -> set[str]:
             return set()
 
 
-def _value(node: ast.expr, numbers: Mapping[str, np.ndarray]) -> Any:
+def _value(node: ast.expr, numbers: Mapping[str, np.ndarray]) -> np.ndarray | np.float64:
     name = _dotted(node)
     if name is not None:
         return numbers[name]

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from datetime import date, time
 from pathlib import Path as FilePath
 from typing import Any
 
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies import registry
+from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.grids import is_grid
 from rlhf_theory.studies.messages import Mistake, Path, StudyError, choices, place_of
-from rlhf_theory.studies.signatures import ENVELOPE, Slot, settings_of
+from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, settings_of
 
-__all__ = ["change", "load", "value_of"]
+__all__ = ["assignments", "change", "load", "value_of"]
+
+Toml = dict[str, Any]
+"""A table as TOML gives it: texts, numbers, lists and tables, whatever somebody wrote."""
+
+Keys = Sequence[str | int]
 
 _PART = re.compile(r"([A-Za-z_][\w-]*)((?:\[\d+\])*)")
 _INDEX = re.compile(r"^(\w+)\[([^\[\]]*)\]")
+_SHORT = re.compile(r"[-+]?(\d+\.|\.\d+)([eE][-+]?\d+)?")
+"""Numbers that TOML does not write so."""
+
 _SEVERAL = re.compile(r"[^\[{\"'\n]*,\s*[A-Za-z_][\w.\[\]-]*\s*=")
 _POSITION = re.compile(r"\(at line (\d+), column (\d+)\)|\(at end of document\)")
 _LISTS = {"world": "world", "worlds": "world", "learner": "learner", "learners": "learner"}
@@ -28,7 +38,7 @@ _QUICK = ("seed", "replicas", "block", "rounds", "pairs", "record")
 
 def load(
     path: FilePath | str, sets: Sequence[str] = (), *, quick: bool = False
-) -> tuple[dict[str, Any], Callable[[Path], str]]:
+) -> tuple[Toml, Callable[[Path], str]]:
     """Return the tables of a study file after changes, and where each value comes from.
 
     Parameters
@@ -74,7 +84,7 @@ def load(
     return data, origin
 
 
-def _take_quick(data: dict[str, Any], file: FilePath) -> set[Path]:
+def _take_quick(data: Toml, file: FilePath) -> set[Path]:
     """Put the values of the table ``quick`` in place; return the paths that changed."""
     values = data.get("quick")
     if not isinstance(values, dict) or not values:
@@ -112,6 +122,8 @@ def value_of(text: str) -> Any:
     try:
         table = tomllib.loads(f"v = {text}")
     except tomllib.TOMLDecodeError as error:
+        if _SHORT.fullmatch(text.strip()):
+            return float(text)
         if _SEVERAL.match(text):
             message = f"{text!r} is more than one value; repeat --set for every value."
             raise ValueError(message) from error
@@ -122,10 +134,32 @@ def value_of(text: str) -> Any:
     if set(table) != {"v"}:
         message = f"{text!r} is more than one value."
         raise ValueError(message)
-    return table["v"]
+    # Nothing here takes a date or a time; what looks like one is a text, such as a time limit.
+    return text.strip() if isinstance(table["v"], date | time) else table["v"]
 
 
-def change(data: dict[str, Any], item: str) -> set[Path]:
+def assignments(words: Sequence[str], option: str) -> dict[str, Any]:
+    """Return ``KEY=VALUE`` words of an option as a table, with values as `value_of` reads them.
+
+    Examples
+    --------
+    >>> assignments(["beta=.1", "n=3", "divergence=js", "time=01:00:00"], "--set")
+    {'beta': 0.1, 'n': 3, 'divergence': 'js', 'time': '01:00:00'}
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            message = f"{option} must look like KEY=VALUE; got {word!r}."
+            raise ValueError(message)
+        if key in found:
+            message = f"{option} {key} is given twice."
+            raise ValueError(message)
+        found[key] = value_of(text)
+    return found
+
+
+def change(data: Toml, item: str) -> set[Path]:
     """Change one value of the tables of a study, in place.
 
     Parameters
@@ -178,7 +212,7 @@ def _path(place: str) -> list[str | int]:
     return path
 
 
-def _numbered(data: dict[str, Any], place: str) -> str:
+def _numbered(data: Toml, place: str) -> str:
     """Return that an index is a number, where a label or so was given as one; "" elsewhere."""
     found = _INDEX.match(place.strip())
     if found is None or found[2].isdigit() or found[1] not in (*_LISTS, *_PLOTS):
@@ -190,7 +224,7 @@ def _numbered(data: dict[str, Any], place: str) -> str:
     return f" The index is a number, counted from 0; got {found[2]!r}.{hint}"
 
 
-def _step(node: Any, part: str | int) -> Any:
+def _step(node: object, part: str | int) -> Any:
     if isinstance(node, dict) and isinstance(part, str):
         return node.setdefault(part, {})
     if isinstance(node, list) and isinstance(part, int) and part < len(node):
@@ -199,7 +233,7 @@ def _step(node: Any, part: str | int) -> Any:
     raise ValueError(message)
 
 
-def _entries(data: dict[str, Any], name: str) -> tuple[str, list[Any]]:
+def _entries(data: Toml, name: str) -> tuple[str, list[Any]]:
     """Return the list of entries that is meant, under the name that the file has for it."""
     other = name.removesuffix("s") if name.endswith("s") else name + "s"
     found = name if name in data else other
@@ -209,7 +243,7 @@ def _entries(data: dict[str, Any], name: str) -> tuple[str, list[Any]]:
     return found, entries
 
 
-def _chosen(entries: list[Any], rest: list[Any], name: str) -> tuple[list[int], list[Any]]:
+def _chosen(entries: Sequence[object], rest: Keys, name: str) -> tuple[list[int], Keys]:
     if not isinstance(rest[0], int):
         return list(range(len(entries))), rest
     if rest[0] >= len(entries) or len(rest) == 1:
@@ -218,7 +252,7 @@ def _chosen(entries: list[Any], rest: list[Any], name: str) -> tuple[list[int], 
     return [rest[0]], rest[1:]
 
 
-def _change_plots(data: dict[str, Any], name: str, rest: list[Any], value: Any) -> set[Path]:
+def _change_plots(data: Toml, name: str, rest: Keys, value: object) -> set[Path]:
     found, entries = _entries(data, name)
     chosen, keys = _chosen(entries, rest, name)
     if len(keys) != 1 or not chosen:
@@ -229,7 +263,7 @@ def _change_plots(data: dict[str, Any], name: str, rest: list[Any], value: Any) 
     return {(found, index, keys[0]) for index in chosen}
 
 
-def _change_entries(data: dict[str, Any], name: str, rest: list[Any], value: Any) -> set[Path]:
+def _change_entries(data: Toml, name: str, rest: Keys, value: object) -> set[Path]:
     found, entries = _entries(data, name)
     chosen, keys = _chosen(entries, rest, name)
     role = _LISTS[name]
@@ -253,13 +287,13 @@ def _change_entries(data: dict[str, Any], name: str, rest: list[Any], value: Any
 
 def _settings(role: str, entry: Any) -> list[str]:
     try:
-        known = settings_of(registry.find(role, entry["kind"]))
+        known = settings_of(find(role, entry["kind"]))
     except (ValueError, TypeError, KeyError):
         return []
     return [*ENVELOPE.get(role, ("kind",)), *known]
 
 
-def _assign(node: Any, slot: Slot, keys: Sequence[str | int], value: Any, path: Path) -> set[Path]:
+def _assign(node: Any, slot: Slot, keys: Keys, value: object, path: Path) -> set[Path]:
     """Put a value into a part where the part has the setting; return the paths that changed."""
     if is_grid(node):
         touched: set[Path] = set()
@@ -295,13 +329,13 @@ def _assign(node: Any, slot: Slot, keys: Sequence[str | int], value: Any, path: 
     return new
 
 
-def _drop_foreign(node: dict[Any, Any], slot: Slot, kind: Any) -> None:
+def _drop_foreign(node: Toml, slot: Slot, kind: Any) -> None:
     """Drop the settings of the present kind that a new one does not have.
 
     Misspelt settings stay, and so does everything if the new kind is unknown: the study complains.
     """
     try:
-        kept = settings_of(registry.find(slot.role, kind))
+        kept = settings_of(find(slot.role, kind))
     except (ValueError, TypeError):
         return
     own = {*ENVELOPE.get(slot.role, ()), "kind"}
@@ -311,20 +345,20 @@ def _drop_foreign(node: dict[Any, Any], slot: Slot, kind: Any) -> None:
     node.pop("version", None)  # of the present kind
 
 
-def _known(node: Mapping[str, Any], slot: Slot) -> dict[Any, Any]:
+def _known(node: Toml, slot: Slot) -> dict[str, Setting | None]:
     """Return the keys that a part may have, with the setting of each; empty if it is unknown."""
     kinds: Any = node.get("kind")
     many = kinds["grid"] if is_grid(kinds) else [kinds]
-    known: dict[Any, Any] = dict.fromkeys(ENVELOPE.get(slot.role, ("kind",)))
+    known: dict[str, Setting | None] = dict.fromkeys(ENVELOPE.get(slot.role, ("kind",)))
     for kind in many:
         try:
-            known |= settings_of(registry.find(slot.role, kind))
+            known |= settings_of(find(slot.role, kind))
         except (ValueError, TypeError):
             continue
     return known
 
 
-def _default_part(setting: Any) -> dict[str, Any]:
+def _default_part(setting: Any) -> Toml:
     """Return the default of a setting as a table with all its settings; {} where it has none."""
     try:
         default = registry.plain_setting(setting, setting.make_default())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from rlhf_theory.errors import check_probability
 from rlhf_theory.evaluation.comparisons import (
@@ -29,7 +29,9 @@ ALL_WORLDS = "all worlds"
 """The family of every world in a table of scores."""
 
 
-def comparisons(values: Values, pairs: Any, level: float, *, anytime: bool = False) -> pd.DataFrame:
+def comparisons(
+    values: Values, pairs: str | Iterable[tuple[str, str]], level: float, *, anytime: bool = False
+) -> pd.DataFrame:
     """Return paired comparisons in every world, with Holm's correction over all of them.
 
     Parameters
@@ -86,7 +88,7 @@ def _p_values(differences: list[pd.DataFrame], level: float) -> np.ndarray:
     return np.concatenate([found[k] for k in range(len(differences))])
 
 
-def _winners(table: pd.DataFrame, decided: Any) -> pd.Series:
+def _winners(table: pd.DataFrame, decided: pd.Series | np.ndarray) -> pd.Series:
     """Return the better learner of every decided pair, else None; smaller is better."""
     lean = table["difference"].to_numpy(dtype=float)
     names = np.where(lean < 0, table["first"].to_numpy(), table["second"].to_numpy())
@@ -116,7 +118,7 @@ def _at_any_time(
 
 
 def _alike(
-    learners: Mapping[str, pd.Series], pairs: Any
+    learners: Mapping[str, pd.Series], pairs: str | Iterable[tuple[str, str]]
 ) -> list[tuple[list[int], list[tuple[str, str]]]]:
     """Return pairs of learners of one world, grouped by the replicas that both have."""
     names = list(learners)
@@ -157,11 +159,11 @@ def rates(
     """
     rows = []
     for (world, learner, metric), table in curves.items():
-        t = table.columns.to_numpy(dtype=float)
-        use = _late(t) if window is None else window
-        row: dict[str, Any] = {"world": world, "learner": learner, "metric": metric}
+        at = table.columns.to_numpy(dtype=float)
+        use = _late(at) if window is None else window
+        row: dict[str, object] = {"world": world, "learner": learner, "metric": metric}
         try:
-            fit = slope_bootstrap(t, table.to_numpy(), window=use, level=level)
+            fit = slope_bootstrap(at, table.to_numpy(), window=use, level=level)
             row |= {"slope": fit.value, "lower": fit.lower, "upper": fit.upper}
             row |= {"from": fit.window[0], "to": fit.window[1], "remark": ""}
         except ValueError as error:
@@ -171,9 +173,9 @@ def rates(
     return pd.DataFrame(rows)
 
 
-def _late(t: np.ndarray) -> tuple[float, float]:
-    """Return the last two thirds of the decades of positive ``t``."""
-    positive = t[t > 0]
+def _late(at: np.ndarray) -> tuple[float, float]:
+    """Return the last two thirds of the decades of positive points."""
+    positive = at[at > 0]
     if positive.size == 0:
         return (0.0, 0.0)
     low, high = np.log(positive[0]), np.log(positive[-1])
@@ -201,7 +203,7 @@ def scores(
     -------
     Columns of `evaluation.scores.family_scores`.
     """
-    table: dict[tuple[str, str], Any] = {}
+    table: dict[tuple[str, str], ArrayLike] = {}
     for world, learners in values.items():
         for learner, metric in learners.items():
             base = np.asarray(reference[world])
@@ -219,8 +221,8 @@ def scores(
 
 
 def _complete(
-    table: Mapping[tuple[str, str], Any], families: Mapping[str, str]
-) -> dict[tuple[str, str], Any]:
+    table: Mapping[tuple[str, str], ArrayLike], families: Mapping[str, str]
+) -> dict[tuple[str, str], ArrayLike]:
     """Return the scores of learners in families in all whose worlds they have one."""
     members: dict[str, set[str]] = {}
     for world, _ in table:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from rlhf_theory.experiments.store import (
+from rlhf_theory.store import (
     MARKER,
     claim_folder,
     folder_study,
@@ -35,12 +35,13 @@ from rlhf_theory.experiments.store import (
 from rlhf_theory.studies import curves
 from rlhf_theory.studies.blocks import Outcome, Task, record_failure
 from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.former import results_of_format_1
 from rlhf_theory.studies.manifest import Held, Manifest
 from rlhf_theory.studies.tables import read_block
 
 __all__ = ["FORMAT", "MADE_BY", "Study", "StudyFolder"]
 
-FORMAT = 1
+FORMAT = 2
 """Of the folder; another one is refused."""
 
 MADE_BY = "rlhf-theory run"
@@ -58,7 +59,7 @@ class Study(Protocol):
         """Its name."""
         ...
 
-    def resolved(self) -> Mapping[str, Any]:
+    def resolved(self) -> Mapping[str, object]:
         """Return it as plain data."""
         ...
 
@@ -118,7 +119,7 @@ class StudyFolder:
     def __repr__(self) -> str:
         return f"StudyFolder({str(self.path)!r})"
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         """Return the resolved study as it is stored; ``ValueError`` where there is none."""
         content = read_json(self.path / "resolved.json")
         if not content:
@@ -251,9 +252,9 @@ class StudyFolder:
 
         Returns
         -------
-        Columns ``cell`` (categorical), ``replica``, ``index`` (categorical, ``"round"`` or
-        ``"n"``), ``t``, then ``labels``, ``regret`` and the metrics; NaN where a cell has not
-        recorded one. In the order of the cells, replicas and rounds.
+        Columns ``cell`` (categorical), ``replica``, ``round`` and ``pairs`` (each row has one of
+        the two), then ``labels``, ``regret`` and the metrics; NaN where a cell has not recorded
+        one. In the order of the cells, replicas and rounds.
 
         Raises
         ------
@@ -283,7 +284,7 @@ def _unclaimed(path: Path) -> bool:
     return path.is_dir() and all(p.name.startswith(f".{MARKER}.") for p in path.iterdir())
 
 
-def _claim(path: Path, identity: Mapping[str, Any]) -> None:
+def _claim(path: Path, identity: Mapping[str, object]) -> None:
     """Claim a folder, also if two processes do it at once or one was killed at it."""
     for _ in range(_TRIES):
         try:
@@ -304,6 +305,9 @@ def _check_ours(path: Path) -> None:
     marker = folder_study(path) if path.is_dir() else None
     if marker is not None and marker.get("made_by") == MADE_BY and marker.get("format") == FORMAT:
         return
+    if marker is not None and (marker.get("made_by"), marker.get("format")) == (MADE_BY, 1):
+        message = f"{results_of_format_1(f'The study in {path}')} Choose one with --out."
+        raise ValueError(message)
     says = "it is none" if marker is None else f"its {MARKER} says {marker}"
     message = (
         f"{path} must be the folder of a study (format {FORMAT}) or a new one; {says}. "

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies.messages import Path, shown
@@ -33,7 +33,7 @@ class Variant:
     """
 
     value: Any
-    varied: Mapping[Path, Any] = field(default_factory=dict)
+    varied: Mapping[Path, object] = field(default_factory=dict)
     moved: Mapping[Path, Path] = field(default_factory=dict)
 
     def place(self, path: Path) -> Path:
@@ -44,12 +44,12 @@ class Variant:
         return path
 
 
-def is_grid(value: Any) -> bool:
+def is_grid(value: object) -> TypeGuard[Mapping[str, Any]]:
     """Return whether a value is meant as a grid."""
     return isinstance(value, Mapping) and "grid" in value
 
 
-def grid_hint(value: Any) -> str:
+def grid_hint(value: object) -> str:
     """Return how to write a grid, where a value that is refused may have been meant as one.
 
     Parameters
@@ -71,7 +71,7 @@ def grid_hint(value: Any) -> str:
     return ""
 
 
-def check_grids(value: Any, say: Callable[[Path, str], None], path: Path = ()) -> int:
+def check_grids(value: object, say: Callable[[Path, str], None], path: Path = ()) -> int:
     """Report grids that are none, and return how many entries the others make.
 
     A grid of more than `LARGEST` values is counted without a look at its values.
@@ -92,7 +92,7 @@ def check_grids(value: Any, say: Callable[[Path, str], None], path: Path = ()) -
                 say((*path, "grid", index), f"{shown(one)} is in the grid twice.")
             seen.add(text)
         return sum(check_grids(v, say, (*path, "grid", i)) for i, v in enumerate(values))
-    children: list[tuple[str | int, Any]] = []
+    children: list[tuple[str | int, object]] = []
     if isinstance(value, Mapping):
         children = list(value.items())
     elif isinstance(value, list | tuple):
@@ -100,7 +100,7 @@ def check_grids(value: Any, say: Callable[[Path, str], None], path: Path = ()) -
     return math.prod(check_grids(v, say, (*path, k)) for k, v in children)
 
 
-def expand(value: Any) -> Iterator[Variant]:
+def expand(value: object) -> Iterator[Variant]:
     """Yield the entries that the grids of an entry make, the last grid varying fastest.
 
     Grids that `check_grids` refuses give nothing.
@@ -128,8 +128,8 @@ def expand(value: Any) -> Iterator[Variant]:
 
 def _joined(
     keys: Sequence[str | int], parts: Sequence[Variant]
-) -> tuple[dict[Path, Any], dict[Path, Path]]:
-    varied: dict[Path, Any] = {}
+) -> tuple[dict[Path, object], dict[Path, Path]]:
+    varied: dict[Path, object] = {}
     moved: dict[Path, Path] = {}
     for key, part in zip(keys, parts, strict=True):
         varied |= {(key, *path): value for path, value in part.varied.items()}
@@ -137,7 +137,7 @@ def _joined(
     return varied, moved
 
 
-def label_of(base: str, varied: Mapping[Path, Any]) -> str:
+def label_of(base: str, varied: Mapping[Path, object]) -> str:
     """Return a label with the values that grids put in.
 
     Examples
@@ -157,7 +157,7 @@ def _short(path: Path, others: Sequence[Path]) -> str:
     return ".".join(map(str, path))
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if isinstance(value, Mapping):
         kind = str(value.get("kind", ""))
         rest = [f"{k}={_word(v)}" for k, v in value.items() if k != "kind"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 __all__ = ["Interrupt"]
+
+
+_Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
 class Interrupt:
@@ -26,7 +29,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.pressed = 0
         self._raising: int | None = None
-        self._before: Any = None
+        self._before: _Handler = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -44,7 +44,7 @@ class _LearnerKeys(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     label: Label | None = None
-    n_offline: Annotated[int, Field(ge=0), BeforeValidator(whole)] = 0
+    offline_pairs: Annotated[int, Field(ge=0), BeforeValidator(whole)] = 0
     coverage: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     worlds: list[str] | None = None
     online: bool | None = None
@@ -76,7 +76,7 @@ class WorldItem:
     spec: Mapping[str, Any]
     metrics: tuple[str, ...]
 
-    def written(self) -> dict[str, Any]:
+    def written(self) -> dict[str, object]:
         """Return the entry without grids, every setting named."""
         kind = {"kind": self.spec["kind"]}
         own = {"label": self.label, "family": self.family, "metric": self.metric}
@@ -91,7 +91,7 @@ class LearnerItem:
     ----------
     path, variant, label, spec
         As in `WorldItem`.
-    n_offline, coverage
+    offline_pairs, coverage
         As in the study.
     worlds
         Patterns of the labels of its worlds; None for all.
@@ -103,21 +103,23 @@ class LearnerItem:
     variant: Variant
     label: str
     spec: Mapping[str, Any]
-    n_offline: int
+    offline_pairs: int
     coverage: float
     worlds: tuple[str, ...] | None
     online: bool
 
-    def written(self) -> dict[str, Any]:
+    def written(self) -> dict[str, object]:
         """Return the entry without grids, every setting named."""
         kind = {"kind": self.spec["kind"]}
-        own: dict[str, Any] = {"label": self.label, "n_offline": self.n_offline}
+        own: dict[str, object] = {"label": self.label, "offline_pairs": self.offline_pairs}
         patterns = None if self.worlds is None else list(self.worlds)
         own |= {"coverage": self.coverage, "worlds": patterns, "online": self.online}
         return {**kind, **own, **self.spec}
 
 
-def _variants(entries: Sequence[Any], root: str, say: Say) -> Iterator[tuple[Path, Variant, Say]]:
+def _variants(
+    entries: Sequence[object], root: str, say: Say
+) -> Iterator[tuple[Path, Variant, Say]]:
     """Yield every entry without grids, with where it is and where its mistakes go."""
     for index, entry in enumerate(entries):
         path = (root, index)
@@ -176,7 +178,7 @@ def _label(given: str | None, kind: str, variant: Variant) -> str:
     return label_of(given or _short(kind), varied)
 
 
-def world_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list[WorldItem]:
+def world_items(entries: Sequence[object], root: str, resolver: Resolver) -> list[WorldItem]:
     """Return the worlds of a study, one per value of every grid; mistakes go to the resolver."""
     found = []
     for path, variant, say in _variants(entries, root, resolver.say):
@@ -201,7 +203,7 @@ def world_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list[W
     return found
 
 
-def learner_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list[LearnerItem]:
+def learner_items(entries: Sequence[object], root: str, resolver: Resolver) -> list[LearnerItem]:
     """Return the learners of a study, one per value of every grid; mistakes go to the resolver."""
     found = []
     for path, variant, say in _variants(entries, root, resolver.say):
@@ -210,22 +212,24 @@ def learner_items(entries: Sequence[Any], root: str, resolver: Resolver) -> list
         if own is None or spec is None:
             continue
         online = resolver.fact("learner", spec)
-        if not online and own.n_offline > 0:
+        if not online and own.offline_pairs > 0:
             say(
-                ("n_offline",),
+                ("offline_pairs",),
                 "is for online learners, before their first round; an offline learner gets the "
-                f"`pairs` of the study. Got {own.n_offline}.",
+                f"`pairs` of the study. Got {own.offline_pairs}.",
             )
-        if online and own.n_offline == 0 and own.coverage > 0:
+        if online and own.offline_pairs == 0 and own.coverage > 0:
             say(
                 ("coverage",),
-                "is the law of offline pairs, and this online learner has none; give `n_offline`. "
-                f"Got {own.coverage}.",
+                "is the law of offline pairs, and this online learner has none; give "
+                f"`offline_pairs`. Got {own.coverage}.",
             )
         label = _label(own.label, spec["kind"], variant)
         patterns = None if own.worlds is None else tuple(own.worlds)
         found.append(
-            LearnerItem(path, variant, label, spec, own.n_offline, own.coverage, patterns, online)
+            LearnerItem(
+                path, variant, label, spec, own.offline_pairs, own.coverage, patterns, online
+            )
         )
     _distinct(found, resolver.say)
     return found
@@ -261,7 +265,7 @@ def stored_world(table: Mapping[str, Any], index: int) -> WorldItem:
 
 def stored_learner(table: Mapping[str, Any], index: int) -> LearnerItem:
     """Return a learner from what `LearnerItem.written` gave, unchecked."""
-    own = {k: table[k] for k in ("label", "n_offline", "coverage", "worlds", "online")}
+    own = {k: table[k] for k in ("label", "offline_pairs", "coverage", "worlds", "online")}
     spec = {k: v for k, v in table.items() if k not in own}
     own["worlds"] = None if own["worlds"] is None else tuple(own["worlds"])
     return LearnerItem(("learners", index), Variant(dict(table)), spec=spec, **own)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from rlhf_theory.studies.attempts import Answer, Attempt, Marks
 from rlhf_theory.studies.backends import Backend, BackendError, Pool
@@ -27,7 +27,7 @@ _LATE = "The time limit is reached."
 _GLANCE = 0.1
 _PATIENCE = 60.0
 # Workers that die before they begin anything are no task's fault, and will not do better.
-_BARREN = 5
+_IDLE_DEATHS = 5
 _BROKEN_CALLS = 3
 _NO_ROOM = 64 * 1024
 
@@ -103,15 +103,15 @@ class Loop:
         # Tasks go by their number: names need not be file names.
         self.waiting = deque(range(len(tasks)))
         self.suspects: deque[int] = deque()
-        self.flying: dict[Future[Any], int] = {}
+        self.flying: dict[Future[object], int] = {}
         self.deaths: Counter[int] = Counter()
         self.again: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.stopped = ""
         self.pool: Pool | None = None
-        self.barren = 0
+        self.idle_deaths = 0
         self.broken_calls = 0
-        self.told = 0.0
+        self.last_report = 0.0
 
     def run(self) -> Tally:
         """Work until nothing is left, or the run is stopped."""
@@ -198,13 +198,13 @@ class Loop:
         if died:
             self._answer(died)
 
-    def _settle(self, ended: set[Future[Any]]) -> list[int]:
+    def _settle(self, ended: set[Future[object]]) -> list[int]:
         """Take up answers; return the tasks whose workers died."""
         died = []
         for future in ended:
             number = self.flying.pop(future)
             try:
-                answer: Answer = future.result()
+                answer = cast("Answer", future.result())
             except self._deaths():
                 died.append(number)
                 continue
@@ -229,7 +229,7 @@ class Loop:
         return () if self.pool is None else self.pool.deaths
 
     def _ended(self, number: int, outcome: Outcome) -> None:
-        self.barren = 0
+        self.idle_deaths = 0
         if outcome.disk:
             self._stop_full(outcome.error)
             return
@@ -259,11 +259,11 @@ class Loop:
                 self._stop_full()
             else:
                 self._failed(number, _KILLER)
-        self.barren = 0 if in_it else self.barren + 1
-        if self.barren >= _BARREN:
+        self.idle_deaths = 0 if in_it else self.idle_deaths + 1
+        if self.idle_deaths >= _IDLE_DEATHS:
             message = (
                 f"The workers of the backend {self.backend.name!r} die before they begin a task, "
-                f"{_BARREN} times in a row. Try --backend serial to see what is wrong."
+                f"{_IDLE_DEATHS} times in a row. Try --backend serial to see what is wrong."
             )
             raise BackendError(message)
 
@@ -322,6 +322,6 @@ class Loop:
             pool.close(kill=kill)
 
     def _tell(self, *, now: bool = False) -> None:
-        if self.progress is not None and (now or time.monotonic() - self.told >= _GLANCE):
-            self.told = time.monotonic()
+        if self.progress is not None and (now or time.monotonic() - self.last_report >= _GLANCE):
+            self.last_report = time.monotonic()
             self.progress(self.tally, len(self.flying))

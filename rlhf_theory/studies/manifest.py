@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from rlhf_theory.experiments.store import read_json, write_json
+from rlhf_theory.store import read_json, write_json
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.tables import About
 

@@ -77,7 +77,7 @@ def place_of(path: Sequence[str | int]) -> str:
     return text
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as a study file has it, shortened: ``true``, ``"text"``, ``{ n = 1 }``."""
     if isinstance(value, Mapping):
         text = "{ " + ", ".join(f"{k} = {shown(v)}" for k, v in value.items()) + " }"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_theory.experiments.store import read_json
+from rlhf_theory.store import read_json
+from rlhf_theory.studies.fields import StudyFields
+from rlhf_theory.studies.items import LearnerItem, WorldItem
 from rlhf_theory.studies.messages import Path, place_of
-
-if TYPE_CHECKING:
-    from rlhf_theory.studies.items import LearnerItem, WorldItem
-    from rlhf_theory.studies.schema import Study
 
 __all__ = ["leaves", "origins_in_resolved", "origins_of", "stored_origins"]
 
 
-def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
+def leaves(value: object, path: Path = ()) -> Iterator[Path]:
     """Yield the paths of all values that are no tables; lists count as one value."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
@@ -26,7 +24,10 @@ def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def origins_of(
-    study: Study, given: Mapping[str, Any], names: Mapping[str, str], origin: Callable[[Path], str]
+    study: StudyFields,
+    given: Mapping[str, Any],
+    names: Mapping[str, str],
+    origin: Callable[[Path], str],
 ) -> dict[str, str]:
     """Return place to origin for every value of a study.
 
@@ -57,8 +58,8 @@ def origins_of(
     return found
 
 
-def origins_in_resolved(study: Study, names: Mapping[str, str]) -> dict[str, str]:
-    """Return the origins of a study by the places of `Study.resolved`, which has no grids.
+def origins_in_resolved(study: StudyFields, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the origins of a study by the places of `StudyFields.resolved`, which has no grids.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def origins_in_resolved(study: Study, names: Mapping[str, str]) -> dict[str, str
     return {place: known[here] for place, here in found.items() if here in known}
 
 
-def stored_origins(folder: FilePath | str, resolved: Mapping[str, Any]) -> dict[str, str]:
+def stored_origins(folder: FilePath | str, resolved: Mapping[str, object]) -> dict[str, str]:
     """Return the origins of the study that is stored in a folder, by the places there.
 
     Parameters
@@ -99,7 +100,7 @@ def stored_origins(folder: FilePath | str, resolved: Mapping[str, Any]) -> dict[
     return {}
 
 
-def _top(study: Study) -> list[Path]:
+def _top(study: StudyFields) -> list[Path]:
     """Return the paths of the values outside of entries."""
     tables = study.resolved()
     for name in ("worlds", "learners", "plots"):
@@ -107,7 +108,7 @@ def _top(study: Study) -> list[Path]:
     return list(leaves(tables))
 
 
-def _in_entries(study: Study) -> Iterator[tuple[str, int, WorldItem | LearnerItem, Path]]:
+def _in_entries(study: StudyFields) -> Iterator[tuple[str, int, WorldItem | LearnerItem, Path]]:
     """Yield list, number, item and path of every value in the entries that somebody can set."""
     entries: tuple[tuple[str, Sequence[WorldItem | LearnerItem]], ...] = (
         ("worlds", study.world_items),
@@ -120,7 +121,7 @@ def _in_entries(study: Study) -> Iterator[tuple[str, int, WorldItem | LearnerIte
                     yield plural, index, item, path
 
 
-def _of(path: Path, given: Any, full: Path, origin: Callable[[Path], str]) -> str:
+def _of(path: Path, given: object, full: Path, origin: Callable[[Path], str]) -> str:
     """Return the origin of a value: it was given if any table on the way to it ends early."""
     node = given
     for part in path:

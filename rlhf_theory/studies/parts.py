@@ -1,9 +1,10 @@
-"""The small tables of a study: what is recorded, what is drawn, how it runs, its quick form."""
+"""The small tables of a study: what is recorded, how it runs, its quick form."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import (
     AfterValidator,
@@ -11,19 +12,22 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainValidator,
     WithJsonSchema,
 )
+from pydantic_core import PydanticCustomError, core_schema
 
+from rlhf_theory.register import found
 from rlhf_theory.studies.grids import grid_hint
 from rlhf_theory.studies.messages import shown
 from rlhf_theory.studies.resolve import whole
 
 __all__ = [
-    "PLOT_OPTIONS",
     "Count",
+    "Named",
     "Pairs",
-    "PlotSpec",
     "Quick",
     "Record",
     "Rounds",
@@ -41,12 +45,40 @@ class Table(BaseModel):
     )
 
 
-def as_tuple(value: Any) -> Any:
+@dataclass(frozen=True)
+class Named:
+    """Marks a text as a name in the register, which is asked only when there is one to check.
+
+    Attributes
+    ----------
+    role
+        The role that it is a name in.
+    """
+
+    role: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+        return {**handler(schema), "enum": list(found(self.role))}
+
+    def _checked(self, value: str) -> str:
+        known = found(self.role)
+        if value not in known:
+            expected = " or ".join(", ".join(map(repr, known)).rsplit(", ", 1))
+            # What pydantic says of a text that is none of some literals.
+            kind: LiteralString = "literal_error"
+            raise PydanticCustomError(kind, "must be {expected}", {"expected": expected})
+        return value
+
+
+def as_tuple(value: object) -> object:
     """Return a list as a tuple, anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def _whole_from(low: int, value: Any) -> int | tuple[int, ...]:
+def _whole_from(low: int, value: object) -> int | tuple[int, ...]:
     """Return a whole number, or those of a grid as a tuple."""
     given = value
     if isinstance(value, Mapping) and set(value) == {"grid"}:
@@ -74,7 +106,7 @@ def _increasing(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return value
 
 
-def _grid_schema(low: int) -> dict[str, Any]:
+def _grid_schema(low: int) -> dict[str, object]:
     one = {"type": "integer", "minimum": low}
     grid = {"type": "array", "items": one, "minItems": 1}
     table = {"properties": {"grid": grid}, "required": ["grid"], "additionalProperties": False}
@@ -114,69 +146,10 @@ class Record(Table):
     grid: Literal["log", "linear", "all"] = "log"
     points: Count | None = None
 
-    def model_post_init(self, context: Any) -> None:  # noqa: ARG002
+    def model_post_init(self, context: object) -> None:  # noqa: ARG002
         """Fill in the default of ``points``, which depends on the grid."""
         if self.points is None and self.grid != "all":
             object.__setattr__(self, "points", 20 if self.grid == "log" else 1)
-
-
-class PlotSpec(Table):
-    """A figure of a study; the settings are those of `plots.studies.study_figure`.
-
-    Attributes
-    ----------
-    kind
-        What to draw.
-    metric
-        What on the vertical axis; None for the metric of each world.
-    facet, hue
-        One panel, one colour per value of ``"world"``, ``"learner"``, ``"world.<setting>"`` or
-        ``"learner.<setting>"``; a facet of ``"none"`` for one panel.
-    venue
-        Whose sizes and fonts to take; also called ``style``.
-    band
-        ``"interval"`` of the mean, ``"quantiles"`` of the replicas, or ``"simultaneous"``.
-    bound
-        A bound to draw in: an expression such as ``"d / sqrt(t)"``.
-    window
-        First and last round (or number of pairs) of fitted slopes.
-    x
-        ``"t"`` or ``"labels"``; None leaves the choice to the figure.
-    notion
-        Which regret.
-    baseline
-        The learner with which others are compared, or ``"all"``.
-    relative
-        Whether a frontier shows what was gained over pi0.
-    width
-        ``"column"`` or ``"text"``.
-    """
-
-    kind: Literal["suboptimality", "regret", "slopes", "ratio", "frontier", "pairs", "tails"]
-    metric: str | None = None
-    facet: str | None = None
-    hue: str | None = None
-    venue: Annotated[str | None, Field(alias="style")] = None
-    band: Literal["interval", "quantiles", "simultaneous"] = "interval"
-    bound: str | None = None
-    window: Annotated[tuple[float, float] | None, BeforeValidator(as_tuple)] = None
-    x: Literal["t", "labels"] | None = None
-    notion: Literal["cumulative", "average", "simple", "best"] | None = None
-    baseline: str | None = None
-    relative: bool = False
-    width: Literal["column", "text"] | None = None
-
-
-PLOT_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "band": ("suboptimality", "regret", "ratio"),
-    "bound": ("suboptimality", "regret", "ratio"),
-    "window": ("slopes",),
-    "x": ("suboptimality", "regret", "ratio", "slopes"),
-    "notion": ("regret",),
-    "baseline": ("pairs",),
-    "relative": ("frontier",),
-}
-"""Options that only some kinds of figures have; a choice that would change nothing is refused."""
 
 
 class RunOptions(Table):
@@ -193,8 +166,8 @@ class RunOptions(Table):
     """
 
     jobs: Count | None = None
-    backend: Literal["local", "serial", "dask", "ray", "slurm"] = "local"
-    options: dict[str, Any] = Field(default_factory=dict)
+    backend: Annotated[str, Named("backend")] = "local"
+    options: dict[str, object] = Field(default_factory=dict)
 
 
 class Quick(Table):

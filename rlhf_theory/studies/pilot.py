@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rlhf_theory.errors import check_positive
@@ -17,9 +15,9 @@ from rlhf_theory.experiments.runner import run
 from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.exceptions import line_of, told
+from rlhf_theory.studies.exceptions import in_one_line, line_of
 from rlhf_theory.studies.progress import duration
-from rlhf_theory.studies.registry import build_learner, build_world
+from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import block_table
 
 __all__ = ["Estimate", "estimate"]
@@ -191,12 +189,12 @@ def _kept(cell: Cell, errors: dict[str, str]) -> Iterator[None]:
         except BaseException as error:  # a learner may call `sys.exit`
             name = f"{cell.world_label}/{cell.learner_label}"
             place = line_of(error)
-            errors[name] = f"{told(error)} ({place})" if place else told(error)
+            errors[name] = f"{in_one_line(error)} ({place})" if place else in_one_line(error)
 
 
 def _varied(cells: list[Cell]) -> Iterator[Cell]:
     """Yield cells such that every pair of a learner and a world kind comes early."""
-    groups: dict[Any, list[Cell]] = {}
+    groups: dict[object, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_kinds(cell), []).append(cell)
     while groups:
@@ -206,7 +204,7 @@ def _varied(cells: list[Cell]) -> Iterator[Cell]:
                 del groups[name]
 
 
-def _kinds(cell: Cell) -> tuple[Any, Any]:
+def _kinds(cell: Cell) -> tuple[object, object]:
     return cell.learner["kind"], cell.world["kind"]
 
 
@@ -259,7 +257,7 @@ class _Probe:
     def __init__(self, cell: Cell, replicas: int, clock: Callable[[], float]) -> None:
         self.cell, self.replicas, self.clock = cell, replicas, clock
         start = clock()
-        self.world = build_world(cell.world, replicas)
+        self.world = cell_world(cell, replicas)
         self.build = clock() - start
         self.learner = build_learner(cell.learner)
 
@@ -269,16 +267,15 @@ class _Probe:
         trace = run(
             self.learner,
             self.world,
-            n_rounds=None if cell.rounds is None else min(count, cell.rounds),
-            n=None if cell.pairs is None else cell.pairs[:count],
+            rounds=None if cell.rounds is None else min(count, cell.rounds),
+            offline_pairs=cell.offline_pairs,
+            pairs=None if cell.pairs is None else cell.pairs[:count],
             seed=cell.seed,
             block=cell.block,
-            n_offline=cell.n_offline,
-            behaviour=cell.coverage,
         )
         seconds = self.clock() - start
         # What was recorded must make a table, too.
-        block_table(cell, 0, self.replicas, trace, np.zeros(self.replicas))
+        block_table(cell, 0, self.replicas, trace)
         return seconds
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies.cells import Cell
@@ -16,7 +14,7 @@ from rlhf_theory.studies.expressions import (
 )
 from rlhf_theory.studies.items import LearnerItem, WorldItem
 from rlhf_theory.studies.messages import Path, choices, not_here, shown
-from rlhf_theory.studies.parts import PLOT_OPTIONS, PlotSpec
+from rlhf_theory.studies.plot_specs import PlotSpec, plot_facts, useless
 from rlhf_theory.studies.resolve import Say
 
 __all__ = ["Chosen", "check_plots"]
@@ -79,27 +77,28 @@ def _check_metric(plot: PlotSpec, known: Sequence[str] | None, here: Path, say: 
 
 
 def _check_options(plot: PlotSpec, here: Path, say: Say) -> None:
-    for name, kinds in PLOT_OPTIONS.items():
-        if getattr(plot, name) != PlotSpec.model_fields[name].default and plot.kind not in kinds:
-            text = f"is for {choices(kinds)}; {plot.kind!r} has none, leave it out."
-            say((*here, name), text)
+    for name, kinds in useless(plot):
+        text = f"is for {choices(kinds)}; {plot.kind!r} has none, leave it out."
+        say((*here, name), text)
     if plot.window is not None and not 0 < plot.window[0] < plot.window[1]:
         text = f"must be two increasing numbers above 0; got {shown(plot.window)}."
         say((*here, "window"), text)
-    if plot.kind == "ratio" and plot.bound is None:
-        text = 'is missing: a ratio is that of the metric to a bound, such as "d / sqrt(t)".'
-        say((*here, "bound"), text)
+    for name, why in plot_facts(plot.kind).needs.items():
+        if getattr(plot, name) is None:
+            say((*here, name), f"is missing: {why}.")
 
 
 def _check_venue(venue: str, path: Path, say: Say) -> None:
-    # By name: plots lie above this layer, and matplotlib is only for studies that want a venue.
-    names = importlib.import_module("rlhf_theory.plots.venues").names()
+    # Here, because tueplots brings matplotlib, which only studies that want a venue wait for.
+    from rlhf_theory.venues import names as venue_names  # noqa: PLC0415
+
+    names = venue_names()
     if venue not in names:
         text = f"must be one of {choices(names)}; got {shown(venue)}.{suggestion(venue, names)}"
         say(path, text)
 
 
-def _settings(world: WorldItem, learner: LearnerItem) -> dict[str, Any]:
+def _settings(world: WorldItem, learner: LearnerItem) -> dict[str, object]:
     """Return what figures know of a cell, as `Cell.settings` has it."""
     cell = Cell(
         world=world.spec,
@@ -108,7 +107,7 @@ def _settings(world: WorldItem, learner: LearnerItem) -> dict[str, Any]:
         learner_label=learner.label,
         family=world.family,
         metric=world.metric,
-        n_offline=learner.n_offline,
+        offline_pairs=learner.offline_pairs,
         coverage=learner.coverage,
         rounds=0,
         replicas=1,
@@ -141,8 +140,9 @@ def _check_bound(plot: PlotSpec, chosen: Chosen, path: Path, say: Say) -> None:
     if plot.metric in evaluated:  # other worlds are left out of the figure
         chosen = [pair for pair in chosen if plot.metric in pair[0].metrics]
     for world, learner in _distinct(chosen, expression.names):
-        # `t` and `n` come from the results, and any number serves here.
-        values = {**setting_names(_settings(world, learner)), "t": 1.0, "n": 1.0}
+        # These come from the results, and any number serves here.
+        place = "round" if learner.online else "pairs"
+        values = {**setting_names(_settings(world, learner)), place: 1.0, "labels": 1.0}
         try:
             expression.evaluate(values)
         except ExpressionError as error:
@@ -154,8 +154,8 @@ def _distinct(chosen: Chosen, names: frozenset[str]) -> Chosen:
     """Return pairs such that each other pair has the settings of one of them under some names."""
     last = {name.rpartition(".")[2] for name in names}
     last |= {SHORT_NAMES[name] for name in names if name in SHORT_NAMES}
-    own: dict[int, tuple[Any, ...]] = {}
-    found: dict[Any, tuple[WorldItem, LearnerItem]] = {}
+    own: dict[int, tuple[object, ...]] = {}
+    found: dict[object, tuple[WorldItem, LearnerItem]] = {}
     for pair in chosen:
         for item, role in zip(pair, ("world.", "learner."), strict=True):
             if id(item) not in own:

@@ -21,13 +21,15 @@ import loky
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from rlhf_theory.experiments.store import write_json
+from rlhf_theory.experiments.doctor import extras
 from rlhf_theory.experiments.trace import versions
+from rlhf_theory.register import found
+from rlhf_theory.store import write_json
 from rlhf_theory.studies.exceptions import writable
 
 __all__ = ["Provenance", "git_state", "plain_json", "surroundings"]
 
-_ALSO = ("pandas", "pyarrow", "pydantic", "loky", "dask", "ray", "submitit")
+_ALSO = ("pandas", "pyarrow", "pydantic", "loky")
 _GIT_PATIENCE = 5.0
 
 
@@ -63,7 +65,7 @@ class Provenance:
         self,
         folder: Path | str,
         command: Sequence[str],
-        study: Mapping[str, Any],
+        study: Mapping[str, object],
         *,
         origins: Mapping[str, str] | None = None,
         backend: str,
@@ -83,14 +85,14 @@ class Provenance:
             "study": study,
             "origins": origins or {},
         }
-        self._content: dict[str, Any] = plain_json(content)
+        self._content: dict[str, object] = plain_json(content)
         place = Path(folder) / "provenance"
         place.mkdir(parents=True, exist_ok=True)
         # Sorted by name is sorted by time; the last part keeps two runs of one second apart.
         self.path = place / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
         write_json(self.path, self._content)
 
-    def end(self, tally: Mapping[str, Any] | Any) -> None:
+    def end(self, tally: object) -> None:
         """Add the end, the duration, and what became of the blocks."""
         self._content |= {
             "end": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,10 +104,10 @@ class Provenance:
             write_json(self.path, self._content)
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings() -> dict[str, object]:
     """Return versions, linear algebra, code state and machine; no environment variables."""
     return {
-        "versions": versions() | _versions(_ALSO),
+        "versions": versions() | _versions([*_ALSO, *_of_backends()]),
         "linear_algebra": _libraries(),
         "git": git_state(Path.cwd()),
         "machine": {
@@ -120,17 +122,23 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def _of_backends() -> list[str]:
+    """Return the packages that backends need, those of the extras of their names."""
+    known = found("backend")
+    return [part for name, parts in extras().items() if name in known for part in parts]
+
+
 def _versions(names: Sequence[str]) -> dict[str, str]:
-    found = {}
+    have = {}
     for name in names:
         try:
-            found[name] = version(name)
+            have[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return have
 
 
-def _libraries() -> list[dict[str, Any]]:
+def _libraries() -> list[dict[str, object]]:
     """Return the loaded BLAS and OpenMP libraries; workers use one thread whatever is said here."""
     names = ("user_api", "internal_api", "version", "num_threads", "architecture")
     rows = [{name: info.get(name) for name in names} for info in threadpool_info()]
@@ -148,7 +156,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> dict[str, object] | None:
     """Return ``commit`` and ``dirty`` (tracked files differ) of the repository around a folder.
 
     None where there is no repository, no git, or no answer in time.
@@ -172,7 +180,7 @@ def _git(folder: Path, *words: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Any:
     """Return plain data that JSON can hold; numbers that are not finite, and objects, are text.
 
     Text is made `writable`.

@@ -9,37 +9,23 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 
-from rlhf_theory.studies.entries import (
-    ROLES,
-    Entry,
-    components,
-    find,
-    kind_of,
-    learners,
-    name_in,
-    refresh,
-    worlds,
-)
+from rlhf_theory.core import World
+from rlhf_theory.register import Entry
+from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.entries import find, kind_of, role_of
 from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = [
-    "Entry",
     "arguments",
     "build_component",
     "build_learner",
     "build_world",
-    "components",
-    "find",
+    "cell_world",
     "is_online",
-    "kind_of",
-    "learners",
     "plain",
     "plain_setting",
-    "refresh",
-    "role_of",
     "spec_of",
-    "worlds",
 ]
 
 Spec = Mapping[str, Any]
@@ -75,6 +61,20 @@ def build_world(spec: Spec, replicas: int) -> World:
     return world
 
 
+def cell_world(cell: Cell, replicas: int) -> World:
+    """Return the world of a cell, with the law of its offline pairs; raises as `build_world`."""
+    world = build_world(cell.world, replicas)
+    if cell.coverage == 0.0:
+        return world
+    if not isinstance(world, Bandit):
+        message = (
+            f"coverage is the law of offline pairs in a Bandit, between pi0 and pi*; "
+            f"{cell.world_label!r} is a {type(world).__name__}."
+        )
+        raise ValueError(message)
+    return dataclasses.replace(world, behaviour=cell.coverage)
+
+
 def build_learner(spec: Spec) -> Any:
     """Return the learner of a resolved spec, online or offline; raises as `build_world`."""
     return build_component("learner", spec)
@@ -103,7 +103,7 @@ def _entry(role: str, spec: Spec) -> Entry:
     return entry
 
 
-def arguments(entry: Entry, spec: Spec) -> dict[str, Any]:
+def arguments(entry: Entry, spec: Spec) -> dict[str, object]:
     """Return the settings of a spec as the target takes them: parts built, lists as tuples."""
     known = settings_of(entry)
     return {
@@ -115,14 +115,14 @@ def arguments(entry: Entry, spec: Spec) -> dict[str, Any]:
 
 def _argument(setting: Setting, value: Any) -> Any:
     slot = setting.slot
-    if slot is None or value is None:
+    if slot is None or value is None or isinstance(value, str):
         return _typed(value, setting.hint)
     if slot.many:
         return tuple(build_component(slot.role, part) for part in value)
     return build_component(slot.role, value)
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def _typed(value: object, hint: object) -> Any:
     """Return lists as tuples, which a frozen dataclass can hold, unless lists are asked for."""
     if not isinstance(value, list):
         return value
@@ -132,7 +132,7 @@ def _typed(value: Any, hint: Any) -> Any:
     return tuple(_typed(v, Any) for v in value)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return plain JSON data that equals a value: lists for tuples, Python's numbers for NumPy's.
 
     Raises
@@ -157,12 +157,7 @@ def plain(value: Any) -> Any:
     raise ValueError(message)
 
 
-def role_of(target: Any) -> str:
-    """Return the role in which a class or function has a name; ``"part"`` where it has none."""
-    return next((role for role in ROLES if name_in(role, target) is not None), "part")
-
-
-def spec_of(value: Any, role: str | None = None) -> dict[str, Any]:
+def spec_of(value: object, role: str | None = None) -> dict[str, object]:
     """Return the spec from which a learner or part could be built again.
 
     Parameters
@@ -190,7 +185,7 @@ def spec_of(value: Any, role: str | None = None) -> dict[str, Any]:
         raise ValueError(message)
     role = role_of(type(value)) if role is None else role
     entry = find(role, kind_of(type(value), role))
-    spec: dict[str, Any] = {"kind": entry.name, "version": entry.version}
+    spec: dict[str, object] = {"kind": entry.name, "version": entry.version}
     for name, setting in settings_of(entry).items():
         try:
             spec[name] = plain_setting(setting, getattr(value, name))
@@ -200,10 +195,10 @@ def spec_of(value: Any, role: str | None = None) -> dict[str, Any]:
     return spec
 
 
-def plain_setting(setting: Setting, value: Any) -> Any:
+def plain_setting(setting: Setting, value: object) -> object:
     """Return the value of one setting as plain data; raises as `spec_of`."""
     slot = setting.slot
-    if slot is None or value is None:
+    if slot is None or value is None or (setting.takes_text and isinstance(value, str)):
         return plain(value)
     if slot.many and isinstance(value, list | tuple):
         return [spec_of(part, slot.role) for part in value]

@@ -13,14 +13,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from rlhf_theory.errors import suggestion
+from rlhf_theory.register import Entry
 from rlhf_theory.studies import registry
 from rlhf_theory.studies.cells import canonical
-from rlhf_theory.studies.entries import Entry
+from rlhf_theory.studies.entries import find
+from rlhf_theory.studies.former import SETTINGS
 from rlhf_theory.studies.grids import grid_hint
 from rlhf_theory.studies.messages import Path, an, choices, shown
 from rlhf_theory.studies.roles import check_target, is_online_learner
 from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, inner_hint, settings_of
-from rlhf_theory.worlds.world import World
 
 __all__ = ["Resolver", "Say", "leaf_adapter", "leaf_words", "whole"]
 
@@ -32,12 +33,12 @@ _MISSING = object()
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
-def whole(value: Any) -> Any:
+def whole(value: object) -> Any:
     """Return whole floats as integers, so that ``rounds = 1e4`` is what it looks like."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def leaf_type(hint: Any) -> Any:
+def leaf_type(hint: object) -> Any:
     """Return the type that pydantic checks for the hint of a plain setting."""
     hint = inner_hint(hint)
     origin, args = get_origin(hint), get_args(hint)
@@ -51,23 +52,23 @@ def leaf_type(hint: Any) -> Any:
         fixed: Any = tuple[tuple(map(leaf_type, args))]  # type: ignore[misc]
         return Annotated[fixed, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
-        return list[leaf_type(args[0])] if args else list[Any]  # type: ignore[misc]
+        return list[leaf_type(args[0])] if args else list[object]  # type: ignore[misc]
     if hint in (list, tuple):
-        return list[Any]
+        return list[object]
     if origin in (dict, collections.abc.Mapping):
         return dict[str, leaf_type(args[1])]  # type: ignore[misc]
     if hint in (dict, collections.abc.Mapping):
-        return dict[str, Any]
+        return dict[str, object]
     return hint if hint in (float, bool, str, type(None)) or origin is Literal else Any
 
 
 @cache
-def leaf_adapter(hint: Any) -> TypeAdapter[Any]:
+def leaf_adapter(hint: object) -> TypeAdapter[Any]:
     """Return what checks the values of a plain setting."""
     return TypeAdapter(leaf_type(hint), config=_STRICT)
 
 
-def leaf_words(hint: Any) -> str:
+def leaf_words(hint: object) -> str:
     """Return what a plain setting takes, in words: ``a number, or "none"``."""
     hint = inner_hint(hint)
     origin, args = get_origin(hint), get_args(hint)
@@ -95,7 +96,7 @@ def leaf_words(hint: Any) -> str:
     return "plain data"
 
 
-def _literals(hint: Any) -> list[str]:
+def _literals(hint: object) -> list[str]:
     hint = inner_hint(hint)
     if get_origin(hint) is Literal:
         return [a for a in get_args(hint) if isinstance(a, str)]
@@ -118,13 +119,15 @@ class Resolver:
     """
 
     say: Say
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
 
     def at(self, say: Say) -> Resolver:
         """Return the same resolver with another place for its mistakes."""
         return Resolver(say, self.facts)
 
-    def entry(self, role: str, given: Mapping[str, Any], path: Path = ()) -> dict[str, Any] | None:
+    def entry(
+        self, role: str, given: Mapping[str, object], path: Path = ()
+    ) -> dict[str, Any] | None:
         """Return the resolved spec of a world or learner, or None after a mistake.
 
         Parameters
@@ -143,13 +146,13 @@ class Resolver:
             return None
         return self._part(slot, given, path)
 
-    def _find(self, slot: Slot, kind: Any, path: Path) -> Entry | None:
+    def _find(self, slot: Slot, kind: object, path: Path) -> Entry | None:
         if not isinstance(kind, str):
             text = f"must be text, the name of {an(slot.role)}; got {shown(kind)}."
             self.say(path, text + grid_hint(kind))
             return None
         try:
-            entry = registry.find(slot.role, kind, slot.known())
+            entry = find(slot.role, kind, slot.known())
             check_target(entry)
             settings_of(entry)  # finds targets that cannot be loaded or used
             _ = entry.version
@@ -159,8 +162,8 @@ class Resolver:
         return entry
 
     def _part(
-        self, slot: Slot, given: Any, path: Path, default: Mapping[str, Any] | None = None
-    ) -> dict[str, Any] | None:
+        self, slot: Slot, given: object, path: Path, default: Mapping[str, object] | None = None
+    ) -> dict[str, object] | None:
         """Return the resolved spec of a part; a bare text is its kind."""
         short = isinstance(given, str)
         table = {"kind": given} if short else given
@@ -185,11 +188,11 @@ class Resolver:
         return None if entry is None else self._settings(entry, table, path)
 
     def _settings(
-        self, entry: Entry, table: Mapping[str, Any], path: Path
-    ) -> dict[str, Any] | None:
+        self, entry: Entry, table: Mapping[str, object], path: Path
+    ) -> dict[str, object] | None:
         known = settings_of(entry)
         fine = self._check_names(entry, table, known, path)
-        spec: dict[str, Any] = {"kind": entry.name, "version": entry.version}
+        spec: dict[str, object] = {"kind": entry.name, "version": entry.version}
         if table.get("version", entry.version) != entry.version:
             text = f"must be {entry.version}, the version of {entry.name!r} that is installed; got "
             self.say((*path, "version"), text + f"{shown(table['version'])}.")
@@ -201,7 +204,7 @@ class Resolver:
         return spec if fine and self._accepted(entry, spec, path) else None
 
     def _check_names(
-        self, entry: Entry, table: Mapping[str, Any], known: Mapping[str, Setting], path: Path
+        self, entry: Entry, table: Mapping[str, object], known: Mapping[str, Setting], path: Path
     ) -> bool:
         fine = True
         more = [k for k in ENVELOPE.get(entry.role, ()) if not path and k != "kind"]
@@ -212,13 +215,16 @@ class Resolver:
                     f"{entry.role} {entry.name!r} has no such setting; it has {choices(known)}."
                     f"{suggestion(str(name), allowed)}"
                 )
+                now = SETTINGS.get((entry.role, str(name)))
+                if now in allowed:
+                    text = f"was a name in format 1; write {now}."
                 if entry.role == "world" and name in ("replicas", "name"):
                     text = f"{name} of a world is not set here, but once for the whole study."
                 self.say((*path, name), text)
                 fine = False
         return fine
 
-    def _setting(self, entry: Entry, setting: Setting, given: Any, path: Path) -> Any:
+    def _setting(self, entry: Entry, setting: Setting, given: object, path: Path) -> Any:
         default: Any = _MISSING
         if setting.make_default is not None:
             try:
@@ -236,6 +242,8 @@ class Resolver:
         if setting.optional and (value is None or value == "none"):
             return None
         slot = setting.slot
+        if setting.takes_text and isinstance(value, str):
+            return value
         if slot is None:
             return self._leaf(setting, value, path)
         if slot.many:
@@ -252,7 +260,7 @@ class Resolver:
             return leaf_words(setting.hint)
         return f"{an(setting.slot.role)}, one of {choices(setting.slot.known())}"
 
-    def _leaf(self, setting: Setting, value: Any, path: Path) -> Any:
+    def _leaf(self, setting: Setting, value: object, path: Path) -> Any:
         try:
             return registry.plain(leaf_adapter(setting.hint).validate_python(registry.plain(value)))
         except ValidationError as error:
@@ -267,7 +275,7 @@ class Resolver:
             self.say(path, str(error))
         return _MISSING
 
-    def _accepted(self, entry: Entry, spec: Mapping[str, Any], path: Path) -> bool:
+    def _accepted(self, entry: Entry, spec: Mapping[str, object], path: Path) -> bool:
         """Build the thing once: its own checks are mistakes of the study."""
         name = canonical([entry.role, spec])
         if name in self.facts:
@@ -275,7 +283,7 @@ class Resolver:
         try:
             if entry.role == "world":
                 # One replica: what is drawn per replica costs little, what is shared costs in full.
-                self.facts[name] = _metrics(registry.build_world(spec, 1))
+                self.facts[name] = registry.build_world(spec, 1).metrics
             else:
                 made = registry.build_component(entry.role, spec)
                 self.facts[name] = is_online_learner(made) if entry.role == "learner" else None
@@ -290,13 +298,6 @@ class Resolver:
             return False
         return True
 
-    def fact(self, role: str, spec: Mapping[str, Any]) -> Any:
+    def fact(self, role: str, spec: Mapping[str, object]) -> Any:
         """Return what building a resolved spec told."""
         return self.facts[canonical([role, spec])]
-
-
-def _metrics(world: World) -> tuple[str, ...]:
-    """Return the names of what the world evaluates, its own metric first."""
-    names: list[str] = ["gap", "jeffreys"] if world.reward is not None else []
-    names += ["exploitability"] if world.game is not None else []
-    return (*names, "kl")

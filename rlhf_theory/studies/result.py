@@ -1,12 +1,11 @@
-"""What a study has found: tidy tables, summaries, comparisons, scores and figures."""
+"""What a study has found: tidy tables, summaries, comparisons and scores."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,66 +14,47 @@ from rlhf_theory.errors import check_choice
 from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, quantiles
-from rlhf_theory.experiments.store import folder_study
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ends import last_rows
-from rlhf_theory.studies.execution import Tally
 from rlhf_theory.studies.findings import comparisons, rates, scores
-from rlhf_theory.studies.folder import MADE_BY, StudyFolder
-from rlhf_theory.studies.origins import stored_origins
+from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.studies.schema import StudyData
 
-__all__ = ["StudyResult"]
+__all__ = ["ResultTables"]
 
 Level = Literal["curves", "final"]
 
 _ABOUT = ("cell", "world", "learner", "family", "metric")
 
 
-class StudyResult:
-    """The results in the folder of a study, finished or not.
+class ResultTables:
+    """The results in the folder of a study, finished or not, as tables.
 
     Parameters
     ----------
     folder
         Folder that ``run`` has written.
     study
-        The study; None reads the one that is stored in the folder.
+        The study.
 
     Attributes
     ----------
     folder, study, cells
         Where results are, the study, and its cells.
-    tally
-        How the run ended that returned this result; None for a result that was opened.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no study.
     """
 
-    def __init__(self, folder: Path | str, study: Study | None = None) -> None:
-        path = Path(folder)
-        if study is None and (folder_study(path) or {}).get("made_by") != MADE_BY:
-            message = (
-                f"{path} must be the folder of a study, one that `rlhf-theory run` has written."
-            )
-            raise ValueError(message)
-        self.folder = StudyFolder(path)
-        if study is None:
-            table = self.folder.resolved()
-            study = Study.from_resolved(table, stored_origins(path, table))
+    def __init__(self, folder: Path | str, study: StudyData) -> None:
+        self.folder = StudyFolder(Path(folder))
         self.study = study
         self.cells: list[Cell] = self.study.cells()
-        self.tally: Tally | None = None
 
     def __repr__(self) -> str:
-        counts = self.counts()
+        counts, name = self.counts(), type(self).__name__
         return (
-            f"StudyResult({self.study.name!r}: {len(self.cells)} cells, {counts['done']} of "
+            f"{name}({self.study.name!r}: {len(self.cells)} cells, {counts['done']} of "
             f"{counts['blocks']} blocks done, {counts['failed']} failed)"
         )
 
@@ -105,7 +85,7 @@ class StudyResult:
                 | {"blocks": len(names), "seconds": sum(seconds.get(n, 0.0) for n in names)}
                 | {"cell": cell.key}
             )
-        return pd.DataFrame(rows)
+        return without_empty(pd.DataFrame(rows))
 
     def failures(self) -> pd.DataFrame:
         """Return the blocks that failed.
@@ -126,14 +106,15 @@ class StudyResult:
     # ----------------------------------------------------------------------------- tables
 
     @cached_property
-    def _curves(self) -> pd.DataFrame:
+    def curves(self) -> pd.DataFrame:
+        """What `to_pandas` returns a copy of; read once, and not to be changed."""
         rows = self.folder.read(self.cells)
         if rows.empty:
             message = f"{self.folder.path} holds no results yet; run the study first."
             raise ValueError(message)
         about = pd.DataFrame([_about(cell) for cell in self.cells]).set_index("cell")
         place = rows["cell"].map({key: k for k, key in enumerate(about.index)}).to_numpy(dtype=int)
-        columns: dict[str, Any] = {"cell": rows["cell"].astype(str).to_numpy()}
+        columns: dict[str, object] = {"cell": rows["cell"].astype(str).to_numpy()}
         for name in about.columns:
             if name in _ABOUT or len(set(about[name])) > 1:
                 columns[name] = about[name].to_numpy()[place]
@@ -151,33 +132,35 @@ class StudyResult:
         -------
         Columns ``cell`` (key), ``world``, ``learner``, ``family``, ``metric`` (the name of the
         world's metric), the settings that vary over the study (``world.dim``, ...), ``replica``,
-        ``index`` (``"round"`` or ``"n"``), ``t`` (its value), ``labels`` (that the policy was
-        fitted on), ``regret`` (of rounds before ``t``) and everything that was recorded.
+        ``round`` (of online learners) or ``pairs`` (of offline ones; a study with both has both
+        columns, and a row one value), ``labels`` (that the policy has used), ``regret`` (of the
+        rounds before) and everything that was recorded.
         """
         check_choice("level", level, ("curves", "final"))
-        return self._curves.copy() if level == "curves" else self._ends(None, None)
+        table = self.curves if level == "curves" else self._ends(None, None)
+        return without_empty(table.drop(columns=["counted", "place"], errors="ignore"))
 
     def _ends(self, metric: str | None, at: float | None) -> pd.DataFrame:
         """Return the last rows of all replicas, at or before ``at``; see `ends.last_rows`."""
         if metric is not None:
-            known = [name for name in self._recorded if self._curves[name].notna().any()]
+            known = [name for name in self._recorded if self.curves[name].notna().any()]
             check_choice("metric", metric, known)
-        return last_rows(self._curves, metric, at)
+        return last_rows(self.curves, metric, at)
 
     def _by_cell(
         self, metric: str | None, at: float | None = None, *, whole: bool = False
     ) -> Iterator[tuple[str, pd.Series, pd.DataFrame]]:
         """Yield the name of the metric, the first row and the rows of every cell that has it."""
         ends = self._ends(metric, at)
-        table = self._curves[self._curves["cell"].isin(ends["cell"])] if whole else ends
+        table = self.curves[self.curves["cell"].isin(ends["cell"])] if whole else ends
         for _, part in table.groupby("cell", sort=False):
             yield metric or str(part["metric"].iloc[0]), part.iloc[0], part
 
     @cached_property
     def _recorded(self) -> list[str]:
         """Names of recorded numbers."""
-        after = list(self._curves.columns).index("replica")
-        return [c for c in self._curves.columns[after + 1 :] if c not in ("index", "t")]
+        after = list(self.curves.columns).index("replica")
+        return [c for c in self.curves.columns[after + 1 :] if c not in PLACES]
 
     def summary(
         self,
@@ -207,12 +190,12 @@ class StudyResult:
                     spread = quantiles(values, (0.05, 0.5, 0.95))
                 rows.append(
                     {name: first[name] for name in ("world", "learner", "family")}
-                    | {"metric": metric, "index": first["index"], "t": first["t"]}
+                    | {"metric": metric, "round": first["round"], "pairs": first["pairs"]}
                     | {"labels": part["labels"].mean(), "replicas": values.size}
                     | {"mean": interval.value, "lower": interval.lower, "upper": interval.upper}
                     | dict(zip(("q05", "median", "q95"), map(float, spread), strict=True))
                 )
-        return pd.DataFrame(rows)
+        return without_empty(pd.DataFrame(rows))
 
     # ----------------------------------------------------------------------------- comparisons
 
@@ -281,7 +264,7 @@ class StudyResult:
         for name in (first, second, baseline):
             if name is not None:
                 check_choice("learner", name, known)
-        chosen: Any = baseline or "all"
+        chosen: str | list[tuple[str, str]] = baseline or "all"
         if first is not None and second is not None:
             chosen = [(first, second)]
         values = self.values(metric, at)
@@ -290,14 +273,14 @@ class StudyResult:
         return comparisons(values, chosen, level, anytime=anytime)
 
     def _check_reached(
-        self, values: Mapping[str, Mapping[str, Any]], names: Sequence[str], at: float
+        self, values: Mapping[str, Mapping[str, object]], names: Sequence[str], at: float
     ) -> None:
         """Raise ``ValueError`` for a learner that has nothing yet at ``at`` in any world."""
         for name in names:
             if not any(name in learners for learners in values.values()):
-                part = self._curves[self._curves["learner"] == name]
-                what = "pairs" if (part["index"] == "n").any() else "rounds"
-                least = f"{part['t'].min():g} {what}"
+                part = placed(self.curves[self.curves["learner"] == name])
+                what = "pairs" if (part["counted"] == "pairs").any() else "rounds"
+                least = f"{part['place'].min():g} {what}"
                 message = f"at must be at least {least}, the first result of {name!r}; got {at:g}."
                 raise ValueError(message)
 
@@ -320,7 +303,7 @@ class StudyResult:
         """
         curves = {}
         for name, row, part in self._by_cell(metric, whole=True):
-            table = part.pivot_table(index="replica", columns="t", values=name)
+            table = placed(part).pivot_table(index="replica", columns="place", values=name)
             curves[row["world"], row["learner"], name] = table
         return rates(curves, window, level)
 
@@ -330,7 +313,7 @@ class StudyResult:
         1 is the optimal policy, 0 one that is no better than pi0; see `evaluation.scores`. Only
         learners that ran in every world of a family have a score there.
         """
-        reference: dict[str, Any] = {}
+        reference: dict[str, np.ndarray] = {}
         families: dict[str, str] = {}
         for cell in self.cells:
             if cell.world_label not in reference:
@@ -339,23 +322,7 @@ class StudyResult:
                 families[cell.world_label] = cell.family
         return scores(self.values(), reference, families, level)
 
-    # ----------------------------------------------------------------------------- figures, files
-
-    def plot(self, kind: str = "suboptimality", **options: Any) -> Any:
-        """Return a figure with its caption; ``.save("folder/name")`` writes it.
-
-        See `plots.studies.study_figure` for the kinds and their options.
-        """
-        # By name: plots lie above this layer, and matplotlib stays out of runs that draw nothing.
-        draw = importlib.import_module("rlhf_theory.plots.studies").study_figure
-        settings = {cell.key: cell.settings() for cell in self.cells}
-        return draw(self._curves, kind, settings=settings, **options)
-
-    def report(self) -> Path:
-        """Write figures, tables and the page of the study into its folder; return the page."""
-        return Path(
-            importlib.import_module("rlhf_theory.report.study_report").write_study_report(self)
-        )
+    # ----------------------------------------------------------------------------- files
 
     def export(self, path: Path | str, level: Level = "curves") -> Path:
         """Write the table of `to_pandas` as ``.csv`` or ``.parquet``; return the path."""
@@ -376,7 +343,7 @@ def _last(values: np.ndarray) -> Interval:
     return Interval(*(float(part[-1]) for part in (found.value, found.lower, found.upper)))
 
 
-def _about(cell: Cell) -> dict[str, Any]:
+def _about(cell: Cell) -> dict[str, object]:
     return {
         "cell": cell.key,
         "world": cell.world_label,

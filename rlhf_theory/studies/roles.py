@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_theory.studies.entries import Entry
-from rlhf_theory.studies.registry import role_of
+from rlhf_theory.register import Entry
+from rlhf_theory.studies.entries import role_of
 
 __all__ = ["check_target", "is_online_learner"]
 
 _METHODS = ("init", "step", "policy")
-_PARTS = ("world", "enhancer", "radius", "planner", "policy")
+_FITS = ("learner", "part")
+"""Roles in which a class is no other thing than a learner: its own, and none."""
 
 
 def check_target(entry: Entry) -> None:
@@ -27,7 +28,7 @@ def check_target(entry: Entry) -> None:
         return
     target = entry.target
     if inspect.isclass(target):
-        if (role := role_of(target)) in _PARTS:
+        if (role := role_of(target)) not in _FITS:
             raise ValueError(_complaint(f"the {role} {target.__name__}"))
         # Of its own: every class can be called, which makes an object of it.
         own = [vars(c)["__call__"] for c in target.__mro__ if "__call__" in vars(c)]
@@ -53,14 +54,14 @@ def is_online_learner(learner: Any) -> bool:
     if _has_methods(learner):
         return True
     role = role_of(type(learner))
-    if hasattr(learner, "step") or not callable(learner) or role in _PARTS:
+    if hasattr(learner, "step") or not callable(learner) or role not in _FITS:
         raise ValueError(_complaint(type(learner).__name__))
     if not _takes_three(learner, 0):
         raise ValueError(_complaint(type(learner).__name__))
     return False
 
 
-def _has_methods(value: Any) -> bool:
+def _has_methods(value: object) -> bool:
     fields = getattr(value, "__dataclass_fields__", {}) if inspect.isclass(value) else {}
     return all(callable(getattr(value, name, None)) or name in fields for name in _METHODS)
 
@@ -86,7 +87,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
         return None
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     return str(getattr(target, "__name__", type(target).__name__))
 
 

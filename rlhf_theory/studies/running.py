@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import loky
 
@@ -18,8 +18,7 @@ from rlhf_theory.studies.execution import Tally, execute
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.progress import Progress
 from rlhf_theory.studies.provenance import Provenance
-from rlhf_theory.studies.result import StudyResult
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.studies.schema import StudyData
 
 __all__ = [
     "Plan",
@@ -30,6 +29,9 @@ __all__ = [
     "plan_study",
     "run_study",
 ]
+
+
+_Study = TypeVar("_Study", bound=StudyData)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +57,12 @@ class Plan:
     failed: int
 
 
-def default_folder(study: Study) -> Path:
+def default_folder(study: StudyData) -> Path:
     """Return ``results/NAME``."""
     return Path("results") / study.name
 
 
-def n_workers(study: Study, jobs: int | None = None) -> int:
+def n_workers(study: StudyData, jobs: int | None = None) -> int:
     """Return the workers asked for: ``jobs``, else the study's, else one per core."""
     workers = (study.run_options.jobs or loky.cpu_count()) if jobs is None else jobs
     if workers < 1:
@@ -69,7 +71,7 @@ def n_workers(study: Study, jobs: int | None = None) -> int:
     return workers
 
 
-def chosen_cells(study: Study, only: Sequence[str] = ()) -> list[Cell]:
+def chosen_cells(study: StudyData, only: Sequence[str] = ()) -> list[Cell]:
     """Return the cells of a study whose world, learner, ``WORLD/LEARNER`` or key match.
 
     Raises
@@ -99,7 +101,7 @@ def _matches(cell: Cell, pattern: str) -> bool:
 
 
 def plan_study(
-    study: Study,
+    study: StudyData,
     out: Path | str | None = None,
     *,
     only: Sequence[str] = (),
@@ -115,11 +117,11 @@ def plan_study(
     return _plan(_folder(study, out), study, only, retry_failed)
 
 
-def _folder(study: Study, out: Path | str | None) -> StudyFolder:
+def _folder(study: StudyData, out: Path | str | None) -> StudyFolder:
     return StudyFolder(default_folder(study) if out is None else out)
 
 
-def _plan(folder: StudyFolder, study: Study, only: Sequence[str], retry_failed: bool) -> Plan:
+def _plan(folder: StudyFolder, study: StudyData, only: Sequence[str], retry_failed: bool) -> Plan:
     cells = chosen_cells(study, only)
     todo, failed = folder.todo(cells), set()
     if not retry_failed:
@@ -135,12 +137,12 @@ def _plan(folder: StudyFolder, study: Study, only: Sequence[str], retry_failed: 
 
 
 def run_study(
-    study: Study,
+    study: StudyData,
     out: Path | str | None = None,
     *,
     jobs: int | None = None,
     backend: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     only: Sequence[str] = (),
     retry_failed: bool = False,
     fail_fast: bool = False,
@@ -149,7 +151,7 @@ def run_study(
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
     command: Sequence[str] = ("Study.run",),
-) -> StudyResult:
+) -> Tally:
     """Run a study, or go on where it was stopped.
 
     What is stored already is not computed again, whether it comes from this study or from an
@@ -184,7 +186,7 @@ def run_study(
 
     Returns
     -------
-    The result, with ``tally``: how the run ended.
+    How the run ended.
 
     Raises
     ------
@@ -228,12 +230,10 @@ def run_study(
         # One file for readers in a hurry. It can be made again, so no disk may fail because of it.
         with suppress(OSError):
             folder.compact(plan.cells)
-    result = StudyResult(plan.folder, study)
-    result.tally = tally
-    return result
+    return tally
 
 
-def longer(study: Study, *, replicas: int | None = None, rounds: int | None = None) -> Study:
+def longer(study: _Study, *, replicas: int | None = None, rounds: int | None = None) -> _Study:
     """Return a study with more replicas or more rounds.
 
     Raises

@@ -1,18 +1,19 @@
-"""The study: worlds, learners, how long and how often, checked before anything runs."""
+"""The study as data: worlds, learners, how long and how often, checked before anything runs."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Any, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.checks import check_size, check_study
 from rlhf_theory.studies.complaints import complaints, order
+from rlhf_theory.studies.fields import StudyFields
+from rlhf_theory.studies.files import load
 from rlhf_theory.studies.items import (
     LearnerItem,
     WorldItem,
@@ -24,106 +25,24 @@ from rlhf_theory.studies.items import (
 )
 from rlhf_theory.studies.messages import Mistake, Path, StudyError, place_of
 from rlhf_theory.studies.origins import origins_in_resolved, origins_of
-from rlhf_theory.studies.parts import (
-    Count,
-    Pairs,
-    PlotSpec,
-    Quick,
-    Record,
-    Rounds,
-    RunOptions,
-    Swept,
-    SweptCount,
-    Table,
-    as_tuple,
-)
-from rlhf_theory.studies.resolve import Resolver
+from rlhf_theory.studies.resolve import Resolver, Say
 from rlhf_theory.studies.summary import counts_of, html_of
 from rlhf_theory.studies.written import entries_of, written
 
-__all__ = ["PlotSpec", "Quick", "Record", "RunOptions", "Study"]
+__all__ = ["StudyData"]
 
 
-def _listed(value: Any) -> Any:
-    """Return one table as a list of one: somebody wrote ``[plot]`` for ``[[plot]]``."""
-    return (value,) if isinstance(value, Mapping) else as_tuple(value)
-
-
-class Study(Table):
-    """Learners in worlds: a sweep as data.
-
-    A study file says the same in TOML, with one table per ``world``, ``learner`` and ``plot``.
-
-    Attributes
-    ----------
-    name
-        Letters, digits, ``-``, ``_`` and ``.``; the folder of the results.
-    title
-        One line.
-    seed
-        Seed of data and learners, or a grid of them; all cells share it, so that comparisons are
-        paired.
-    replicas
-        Replicas per cell.
-    block
-        Replicas that advance together (or a grid); part of the keys of results, because it fixes
-        the last bits.
-    rounds
-        Rounds of online learners.
-    pairs
-        Increasing numbers of pairs of offline learners; data are nested.
-    record
-        What is kept.
-    worlds, learners
-        The entries as given, as plain data. Objects of learners are welcome as entries, and so are
-        names.
-    plots
-        Figures.
-    quick
-        What `from_toml` changes for ``quick=True``.
-    run_options
-        How to run; the table ``run`` of a file.
+class StudyData(StudyFields):
+    """A study as data, checked; `rlhf_theory.study.Study` also runs, and says what is in it.
 
     Raises
     ------
     StudyError
         With one line per mistake.
-
-    Examples
-    --------
-    >>> import rlhf_theory as rt
-    >>> study = Study(
-    ...     name="first",
-    ...     worlds=[{"kind": "linear", "dim": {"grid": [2, 4]}}],
-    ...     learners=[rt.OnlineIterative(batch_size=8), "offline-greedy"],
-    ...     rounds=10,
-    ...     pairs=[10, 100],
-    ...     replicas=8,
-    ... )
-    >>> [(cell.world_label, cell.learner_label) for cell in study.cells()][:2]
-    [('linear dim=2', 'online-iterative'), ('linear dim=2', 'offline-greedy')]
     """
 
-    format: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    title: str = ""
-    seed: Swept = 0
-    replicas: Count = 256
-    block: SweptCount = 64
-    rounds: Rounds | None = None
-    pairs: Pairs = None
-    quick: Quick | None = None
-    record: Record = Record()
-    worlds: tuple[Any, ...] = Field(alias="world")
-    learners: tuple[Any, ...] = Field(alias="learner")
-    plots: Annotated[tuple[PlotSpec, ...], BeforeValidator(_listed)] = Field((), alias="plot")
-    run_options: RunOptions = Field(default=RunOptions(), alias="run")
-
-    _worlds: tuple[WorldItem, ...] = PrivateAttr(default=())
-    _learners: tuple[LearnerItem, ...] = PrivateAttr(default=())
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _called: frozenset[str] = PrivateAttr(default=frozenset())
-    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **data: Any) -> None:
         mistakes: list[Mistake] = []
@@ -139,9 +58,9 @@ class Study(Table):
         fixed = {k: v for k, v in given.items() if k not in ("worlds", "learners")}
         try:
             entries = {name: tuple(given[name]) for name in ("worlds", "learners")}
-            super().__init__(**fixed, **entries)
+            super().__init__(**(fixed | entries))
         except ValidationError as error:
-            keys = [f.alias or k for k, f in Study.model_fields.items()]
+            keys = [f.alias or k for k, f in StudyFields.model_fields.items()]
             mistakes += complaints(error, given, names, keys)
         resolver = Resolver(say)
         worlds = world_items(given["worlds"], names["world"], resolver)
@@ -169,7 +88,7 @@ class Study(Table):
     @classmethod
     def from_toml(
         cls, path: FilePath | str, sets: Sequence[str] = (), *, quick: bool = False
-    ) -> Study:
+    ) -> Self:
         """Return the study of a TOML file.
 
         Parameters
@@ -187,8 +106,7 @@ class Study(Table):
         StudyError
             With one line per mistake, in the file or in the changes.
         """
-        files = importlib.import_module("rlhf_theory.studies.files")
-        data, origin = files.load(path, sets, quick=quick)
+        data, origin = load(path, sets, quick=quick)
         study = cls(**data)
         study._origins = origins_of(study, study._given, _names(data), origin)
         return study
@@ -196,7 +114,7 @@ class Study(Table):
     @classmethod
     def from_resolved(
         cls, table: Mapping[str, Any], origins: Mapping[str, str] | None = None
-    ) -> Study:
+    ) -> Self:
         """Return the study of a stored `resolved` table, for reading its results.
 
         Its settings are trusted, not checked again: results can be read where a package that
@@ -222,22 +140,7 @@ class Study(Table):
         self._given, self._called = dict(table), frozenset(table)
         self._origins = dict(origins)
 
-    @property
-    def world_items(self) -> tuple[WorldItem, ...]:
-        """The worlds, one per value of every grid."""
-        return self._worlds
-
-    @property
-    def learner_items(self) -> tuple[LearnerItem, ...]:
-        """The learners, one per value of every grid."""
-        return self._learners
-
-    @property
-    def origins(self) -> Mapping[str, str]:
-        """Where every value comes from: place to "file", "--set", "python" or "default"."""
-        return self._origins
-
-    def changed(self, values: Mapping[str, Any] | None = None, origin: str = "python") -> Study:
+    def changed(self, values: Mapping[str, Any] | None = None, origin: str = "python") -> Self:
         """Return the study with other values, checked again.
 
         Parameters
@@ -251,11 +154,11 @@ class Study(Table):
         # Entries keep the name that the file has for them, so that messages and origins do too.
         called = {plural: name for name, plural in _PLURALS.items() if name in self._called}
         data = {called.get(k, k): v for k, v in {**self._given, **renamed}.items()}
-        study = Study(**data)
+        study = type(self)(**data)
         new = {called.get(k, k) for k in renamed}
-        study._origins = {
+        study._origins = {  # noqa: SLF001 (of this class)
             place: origin if _first(place) in new else self._origins.get(place, found)
-            for place, found in study._origins.items()
+            for place, found in study.origins.items()
         }
         return study
 
@@ -283,7 +186,7 @@ class Study(Table):
             learner_label=learner.label,
             family=world.family,
             metric=world.metric,
-            n_offline=learner.n_offline,
+            offline_pairs=learner.offline_pairs,
             coverage=learner.coverage,
             rounds=self.rounds if online else None,
             pairs=None if online else self.pairs,
@@ -296,45 +199,16 @@ class Study(Table):
             points=self.record.points if online else None,
         )
 
-    def resolved(self) -> dict[str, Any]:
-        """Return the study with every setting named and no grids of entries, as plain data.
-
-        ``Study(**study.resolved())`` has the same cells.
-        """
-        table: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"worlds", "learners", "quick"}, exclude_none=True
-        )
-        for name in ("seed", "block"):
-            value = getattr(self, name)
-            table[name] = {"grid": list(value)} if isinstance(value, tuple) else value
-        table["run"] = table.pop("run_options")
-        table["worlds"] = [w.written() for w in self._worlds]
-        table["learners"] = [le.written() for le in self._learners]
-        return table
-
     def resolved_origins(self) -> dict[str, str]:
         """Return `origins` by the places of `resolved`, where entries have no grids."""
         return origins_in_resolved(self, _names(dict.fromkeys(self._called)))
-
-    def run(self, out: FilePath | str | None = None, **options: Any) -> Any:
-        """Run the study, or go on with it; return its results. See `running.run_study`.
-
-        Parameters
-        ----------
-        out
-            Folder of the results; ``results/NAME`` unless given.
-        options
-            ``jobs``, ``backend`` and the others of `running.run_study`.
-        """
-        running = importlib.import_module("rlhf_theory.studies.running")
-        return running.run_study(self, out, **options)
 
 
 _PLURALS = {"world": "worlds", "learner": "learners", "plot": "plots"}
 _NAMES = {**_PLURALS, "run_options": "run"}
 
 
-def _names(data: Mapping[str, Any]) -> dict[str, str]:
+def _names(data: Mapping[str, object]) -> dict[str, str]:
     """Return how a study calls its lists of entries: ``world`` in files, ``worlds`` in Python."""
     return {role: plural if plural in data else role for role, plural in _PLURALS.items()}
 
@@ -348,7 +222,7 @@ def _values(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _given(data: Mapping[str, Any], say: Any) -> dict[str, Any]:
+def _given(data: Mapping[str, Any], say: Say) -> dict[str, Any]:
     """Return the arguments as plain data under one name each; entries as lists."""
     given: dict[str, Any] = {}
     written_as: dict[str, str] = {}

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from rlhf_theory.core import Enhancer, Planner, Policy, Radius
-from rlhf_theory.estimators.confidence import ConfidenceRule
-from rlhf_theory.studies.entries import ROLES, Entry, components
+from rlhf_theory.core import Planner
+from rlhf_theory.register import Entry, facts_of, found, role_asked_by
 
 __all__ = ["ENVELOPE", "Setting", "Slot", "inner_hint", "settings_of"]
 
 ENVELOPE = {
     "world": ("kind", "label", "family", "metric"),
-    "learner": ("kind", "label", "n_offline", "coverage", "worlds"),
+    "learner": ("kind", "label", "offline_pairs", "coverage", "worlds"),
 }
 """Keys of an entry of a study that are no settings of its world or learner."""
 
@@ -29,13 +28,6 @@ _TAKEN = {"world": ("version", "grid", "online"), "learner": ("version", "grid",
 _OURS = {"world": ("replicas", "name")}
 """Arguments that the study gives, not its author."""
 
-_PROTOCOLS: dict[Any, str] = {
-    Enhancer: "enhancer",
-    ConfidenceRule: "radius",
-    Radius: "radius",
-    Policy: "policy",
-    Planner: "planner",
-}
 _PLAIN = (int, float, bool, str, type(None), Any, object)
 _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
 _TABLES = (dict, collections.abc.Mapping)
@@ -61,14 +53,14 @@ class Slot:
 
     def known(self) -> dict[str, Entry]:
         """Return the named parts that fit."""
-        return {k: e for k, e in components(self.role).items() if self._fits(e)}
+        return {k: e for k, e in found(self.role).items() if self._fits(e)}
 
     def _fits(self, entry: Entry) -> bool:
         if get_origin(self.accepts) is Planner:
             # A planner of rewards cannot plan for a preference: its type says which it takes.
             wanted, taken = get_args(self.accepts)[0], _model_of(entry.target)
             return wanted is Any or taken is Any or taken is wanted
-        if self.accepts is Any or self.accepts in _PROTOCOLS:
+        if self.accepts is Any or role_asked_by(self.accepts) is not None:
             return True
         if not inspect.isclass(self.accepts) or entry.problem:
             return True
@@ -92,22 +84,27 @@ class Setting:
     """
 
     name: str
-    hint: Any
+    hint: object
     slot: Slot | None
-    make_default: Callable[[], Any] | None
+    make_default: Callable[[], object] | None
 
     @property
     def optional(self) -> bool:
         """Whether None is allowed."""
         return _is_union(self.hint) and type(None) in get_args(self.hint)
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether it takes a text, beside a part: a name that it gives a meaning of its own."""
+        return self.slot is not None and _is_union(self.hint) and str in get_args(self.hint)
 
-def inner_hint(hint: Any) -> Any:
+
+def inner_hint(hint: object) -> Any:
     """Return the hint without ``Annotated``."""
     return inner_hint(get_args(hint)[0]) if get_origin(hint) is Annotated else hint
 
 
-def _is_union(hint: Any) -> bool:
+def _is_union(hint: object) -> bool:
     return get_origin(hint) in (Union, types.UnionType)
 
 
@@ -120,7 +117,7 @@ def _model_of(target: Callable[..., Any]) -> Any:
         return Any
 
 
-def _slot(hint: Any) -> Slot | None:
+def _slot(hint: object) -> Slot | None:
     hint, origin = inner_hint(hint), get_origin(inner_hint(hint))
     if hint in _PLAIN or origin is Literal:
         return None
@@ -132,19 +129,14 @@ def _slot(hint: Any) -> Slot | None:
         return None if inner is None else dataclasses.replace(inner, many=True)
     if origin in _TABLES or hint in _TABLES:
         return None
-    role = _PROTOCOLS.get(origin or hint)
+    role = role_asked_by(origin or hint)
     if role is None and inspect.isclass(hint):
-        role = next((r for r in ROLES if _names(r, hint)), hint.__name__)
+        facts = facts_of(hint)
+        role = hint.__name__ if facts is None else facts.role
     return None if role is None else Slot(role, hint)
 
 
-def _names(role: str, hint: type) -> bool:
-    """Return whether a named part of the role is of a class."""
-    own = [e.target for e in components(role).values() if e.source == "built in"]
-    return any(_is_a(target, hint) for target in own)
-
-
-def _is_a(target: Any, hint: type) -> bool:
+def _is_a(target: object, hint: type) -> bool:
     try:
         return inspect.isclass(target) and issubclass(target, hint)
     except TypeError:  # a protocol that has more than methods answers for objects only
@@ -179,7 +171,7 @@ def settings_of(entry: Entry) -> Mapping[str, Setting]:
     return types.MappingProxyType(found)
 
 
-def _hints(target: Any) -> dict[str, Any]:
+def _hints(target: object) -> dict[str, object]:
     function = target
     if inspect.isclass(target) and not dataclasses.is_dataclass(target):
         function = target.__init__
@@ -194,7 +186,7 @@ def _fields(target: Any) -> dict[str, Setting]:
     for f in dataclasses.fields(target):
         if not f.init:
             continue
-        make: Callable[[], Any] | None = None
+        make: Callable[[], object] | None = None
         if f.default_factory is not dataclasses.MISSING:
             make = f.default_factory
         elif f.default is not dataclasses.MISSING:
@@ -215,5 +207,5 @@ def _parameters(target: Any) -> dict[str, Setting]:
     return found
 
 
-def _constant(value: Any) -> Callable[[], Any]:
+def _constant(value: object) -> Callable[[], object]:
     return lambda: value

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from rlhf_theory.register import Entry, found
 from rlhf_theory.studies import registry
-from rlhf_theory.studies.entries import ROLES, Entry
+from rlhf_theory.studies.entries import find
+from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.messages import NAME_RULE, Mistake, StudyError, shown
 from rlhf_theory.studies.resolve import leaf_adapter, leaf_words
-from rlhf_theory.studies.schema import Study
 from rlhf_theory.studies.signatures import Setting, Slot, settings_of
 
 __all__ = ["copied", "json_schema", "skeleton"]
@@ -23,10 +24,10 @@ _TEXT = """\
 #   rlhf-theory run {name}.toml --dry-run     # what would run, and how long it takes
 #   rlhf-theory run {name}.toml               # runs, or goes on where it was stopped
 #
-# `rlhf-theory list worlds` and `rlhf-theory list algorithms` say what there is. Any setting can be
+# `rlhf-theory list worlds` and `rlhf-theory list learners` say what there is. Any setting can be
 # a grid, such as dim = {{ grid = [4, 8] }}, which makes one entry per value.
 
-format = 1
+format = 2
 name = "{name}"
 title = "What this study shows, in one line"
 seed = 0               # of data and learners; comparisons are paired
@@ -64,7 +65,7 @@ kind = "pairs"
 
 # How to run; results do not depend on it.
 [run]
-backend = "local"      # "serial", "dask", "ray", "slurm"
+backend = "local"      # {backends}
 # jobs = 2             # one per core, unless set
 """
 
@@ -87,7 +88,9 @@ def skeleton(name: str) -> str:
         _entry_text("learner", "online-iterative", {"label": "optimistic", "batch_size": 32}),
         _entry_text("learner", "offline-greedy", {"label": "greedy"}),
     ]
-    return _TEXT.format(name=name, world=world, learners="\n".join(learners))
+    others = ", ".join(f'"{kind}"' for kind in found("backend") if kind != "local")
+    text = {"world": world, "learners": "\n".join(learners), "backends": others}
+    return _TEXT.format(name=name, **text)
 
 
 def copied(text: str, name: str) -> str:
@@ -109,14 +112,14 @@ def copied(text: str, name: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    pattern = Study.model_fields["name"].metadata[0].pattern
+    pattern = StudyFields.model_fields["name"].metadata[0].pattern
     if not re.fullmatch(pattern, name):
         raise StudyError([Mistake("name", f"{NAME_RULE}; got {shown(name)}.")])
 
 
-def _entry_text(role: str, kind: str, given: Mapping[str, Any]) -> str:
+def _entry_text(role: str, kind: str, given: Mapping[str, object]) -> str:
     """Return an entry of a study, with the settings that were not chosen as comments."""
-    entry = registry.find(role, kind)
+    entry = find(role, kind)
     lines = [f"# {entry.line}", f"[[{role}]]", f'kind = "{kind}"']
     lines += [f"{name} = {shown(value)}" for name, value in given.items()]
     for name, setting in settings_of(entry).items():
@@ -127,7 +130,7 @@ def _entry_text(role: str, kind: str, given: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     """Return a value as TOML: a part by kind and settings, None by its word."""
     if value is None:
         return '"none"'
@@ -147,18 +150,28 @@ def _choice(setting: Setting) -> str:
     return f"    # {words}" if '"' in words else ""
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of study files: kinds, settings, defaults; grids wherever allowed."""
-    table = Study.model_json_schema(by_alias=True)
+def json_schema(study: type[StudyFields]) -> dict[str, object]:
+    """Return the JSON schema of study files: kinds, settings, defaults; grids wherever allowed.
+
+    Parameters
+    ----------
+    study
+        The class that has title and description.
+    """
+    table = study.model_json_schema(by_alias=True)
     properties = table["properties"]
     definitions = table.setdefault("$defs", {})
-    for role in ROLES:
-        names = []
-        for name, entry in registry.components(role).items():
+    left = ["learner", "world"]
+    while left:
+        role, names = left.pop(), []
+        for name, entry in found(role).items():
             # What another package brings and cannot be used has no schema; studies say why.
             with suppress(ValueError):
                 definitions[f"{role}-{name}"] = _part_schema(entry)
                 names.append(f"{role}-{name}")
+                slots = (s.slot for s in settings_of(entry).values() if s.slot is not None)
+                # What settings ask for has to be described, too, once.
+                left += [s.role for s in slots if found(s.role) and s.role not in definitions]
         definitions[role] = _one_of(role, names)
     for role in ("world", "learner"):
         entries = {"type": "array", "minItems": 1, "items": {"$ref": f"#/$defs/{role}"}}
@@ -168,7 +181,7 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **table}
 
 
-def _one_of(role: str, names: list[str]) -> dict[str, Any]:
+def _one_of(role: str, names: list[str]) -> dict[str, object]:
     kinds = [{"$ref": f"#/$defs/{name}"} for name in names]
     address = {
         "type": "object",
@@ -185,19 +198,19 @@ def _one_of(role: str, names: list[str]) -> dict[str, Any]:
     return {"anyOf": [{"enum": words}, {"type": "string", "pattern": ":"}, *whole, more]}
 
 
-def _grid_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _grid_of(schema: Mapping[str, object]) -> dict[str, object]:
     grid = {"type": "array", "items": schema, "minItems": 1}
     table = {"type": "object", "properties": {"grid": grid}, "required": ["grid"]}
     return {"anyOf": [schema, {**table, "additionalProperties": False}]}
 
 
-def _part_schema(entry: Entry) -> dict[str, Any]:
-    properties: dict[str, Any] = {"kind": {"const": entry.name}}
+def _part_schema(entry: Entry) -> dict[str, object]:
+    properties: dict[str, object] = {"kind": {"const": entry.name}}
     required = ["kind"]
     if entry.role in ("world", "learner"):
         properties |= _ENVELOPE[entry.role]
     for name, setting in settings_of(entry).items():
-        schema: dict[str, Any] = _grid_of(_setting_schema(setting))
+        schema: dict[str, object] = _grid_of(_setting_schema(setting))
         if setting.make_default is None:
             required.append(name)
         else:
@@ -213,7 +226,7 @@ def _part_schema(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _setting_schema(setting: Setting) -> dict[str, Any]:
+def _setting_schema(setting: Setting) -> dict[str, object]:
     slot = setting.slot
     if slot is None:
         schema = leaf_adapter(setting.hint).json_schema()
@@ -226,17 +239,17 @@ def _setting_schema(setting: Setting) -> dict[str, Any]:
 
 
 def _slot_schema(slot: Slot) -> dict[str, Any]:
-    if slot.role not in ROLES:
+    if not found(slot.role):
         return {"type": ["string", "object"]}
     return {"$ref": f"#/$defs/{slot.role}"}
 
 
 _LABEL = {"type": "string", "minLength": 1}
-_ENVELOPE: dict[str, dict[str, Any]] = {
+_ENVELOPE: dict[str, dict[str, object]] = {
     "world": {"label": _LABEL, "family": _LABEL, "metric": _grid_of(_LABEL)},
     "learner": {
         "label": _LABEL,
-        "n_offline": _grid_of({"type": "integer", "minimum": 0}),
+        "offline_pairs": _grid_of({"type": "integer", "minimum": 0}),
         "coverage": _grid_of({"type": "number", "minimum": 0, "maximum": 1}),
         "worlds": {"type": ["array", "string"], "items": {"type": "string"}},
     },

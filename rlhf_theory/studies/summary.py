@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
 
+from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.items import count_pairs
-
-if TYPE_CHECKING:
-    from rlhf_theory.studies.schema import Study
 
 __all__ = ["counts_of", "html_of"]
 
 
-def counts_of(study: Study) -> str:
+def counts_of(study: StudyFields) -> str:
     """Return how much there is: ``"3 worlds, 2 learners, 6 cells, 64 replicas"``."""
     cells = count_pairs(study.world_items, study.learner_items)
     for swept in (study.seed, study.block):
@@ -27,7 +24,7 @@ def counts_of(study: Study) -> str:
     return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
 
 
-def html_of(study: Study) -> str:
+def html_of(study: StudyFields) -> str:
     """Return a small piece of HTML for notebooks: the counts, and the labels of the entries."""
     title = f"<br>{html.escape(study.title)}" if study.title else ""
     rows = "".join(

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.experiments.trace import Trace
+from rlhf_theory.studies.former import results_of_format_1
 from rlhf_theory.studies.recording import recorded_rounds
 
 if TYPE_CHECKING:
@@ -25,18 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "About", "about_of", "block_table", "difference", "encode", "read_block"]
 
-FORMAT = 1
+FORMAT = 2
 """Of the block files; raised when their columns change meaning."""
 
 _META = b"rlhf_theory"
-_PLACE = ("replica", "round", "n", "labels", "regret")
+_PLACE = ("replica", "round", "pairs", "labels", "regret")
 # The tables of results have these columns too, and one for every setting.
 _RESERVED = (
-    *_PLACE, "t", "index", "cell", "world", "learner", "family", "metric", "seed", "block",
+    *_PLACE, "counted", "place", "cell", "world", "learner", "family", "metric", "seed", "block",
 )  # fmt: skip
 _SETTINGS = ("world.", "learner.")
-_COUNTED = ("n_labels",)
-"""Recorded under ``labels``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ class About:
         return rounds and (self.metric is None or cell.metric in (None, self.metric))
 
 
-def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarray) -> pa.Table:
+def block_table(cell: Cell, first: int, stop: int, trace: Trace) -> pa.Table:
     """Return the table of one block, replica by replica, in order of rounds.
 
     Parameters
@@ -82,15 +81,12 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarr
         Replicas of the block.
     trace
         What `run` recorded of these replicas.
-    start
-        Labels that each replica has before round one, shape ``(R,)``; not read if offline.
 
     Returns
     -------
-    Columns ``replica``; ``round`` or ``n``; ``labels``, those that the policy of the row was fitted
-    on; ``regret`` if online, the metric of the cell summed over the policies played before the row;
-    and the metrics, in the order in which they were recorded. A trace that reports no labels has
-    NaN there.
+    Columns ``replica``; ``round`` or ``pairs``; ``labels``, those that the policy of the row has
+    used; ``regret`` if online, the metric of the cell summed over the policies played before the
+    row; and the metrics, in the order in which they were recorded.
 
     Of metrics that are asked for, those are kept that this cell has, for not all worlds and
     learners of a study have the same; and the primary metric of the cell, which summaries need.
@@ -102,8 +98,7 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarr
         recorded name is one of our columns, or has not one value per replica.
     """
     online = trace.index_name == "round"
-    used = "labels" if online else "n_labels"
-    found = {name: values for name, values in trace.arrays.items() if name != used}
+    found = {name: values for name, values in trace.arrays.items() if name != "labels"}
     _check_names(found)
     _check_shapes(trace, stop - first)
     # An offline file only has to say it where the metric decides what is kept.
@@ -115,7 +110,7 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace, start: np.ndarr
     if cell.metrics is not None and not (online and len(trace.index) == 1):
         _check_some(cell.metrics, found)
 
-    columns: dict[str, np.ndarray] = {"labels": _labels(trace, used, start)}
+    columns: dict[str, np.ndarray] = {"labels": trace["labels"]}
     if online and metric is not None:
         # Summed before rounds are dropped; row t counts the policies of the rounds before it.
         sums = np.cumsum(found[metric][:, :-1], axis=1)
@@ -168,7 +163,7 @@ def _check_shapes(trace: Trace, replicas: int) -> None:
 
 def _check_some(metrics: Sequence[str], found: dict[str, np.ndarray]) -> None:
     """Raise ``ValueError`` if nothing is there of what is asked for."""
-    if any(name in found or name in (*_PLACE, *_COUNTED) for name in metrics):
+    if any(name in found or name in _PLACE for name in metrics):
         return
     for name in metrics:
         check_choice("metric", name, found)
@@ -182,23 +177,11 @@ def _metric(cell: Cell, found: dict[str, np.ndarray]) -> str:
     return cell.metric
 
 
-def _labels(trace: Trace, used: str, start: np.ndarray) -> np.ndarray:
-    """Return labels behind the policy of each row, shape ``(R, T + 1)``."""
-    shape = (trace.n_replicas, len(trace.index))
-    counts = trace.arrays.get(used)
-    if used == "n_labels":
-        return np.full(shape, np.nan) if counts is None else counts
-    # A round reports the labels after its batch; the policy fitted on them is that of the next row.
-    later = np.full((shape[0], shape[1] - 1), np.nan) if counts is None else counts[:, :-1]
-    before = np.broadcast_to(np.asarray(start, dtype=np.float64), (shape[0],))
-    return np.concatenate([before[:, None], later], axis=1)
-
-
 def encode(table: pa.Table) -> bytes:
     """Return the bytes of the Parquet file, with a checksum on every page."""
     sink = pa.BufferOutputStream()
     # Dictionaries pay for what repeats, and cost time for what does not.
-    repeated = [name for name in ("replica", "round", "n") if name in table.column_names]
+    repeated = [name for name in ("replica", "round", "pairs") if name in table.column_names]
     pq.write_table(
         table, sink, compression="zstd", use_dictionary=repeated, write_page_checksum=True
     )
@@ -238,6 +221,8 @@ def about_of(table: pa.Table) -> About:
     says: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
     if says.get("format") != FORMAT:
         message = f"its format must be {FORMAT}; got {says.get('format')}"
+        if says.get("format") == 1:
+            message = results_of_format_1("it")
         raise ValueError(message)
     return About(**{name: says[name] for name in ("key", "first", "stop", "rounds", "metric")})
 
@@ -249,10 +234,10 @@ def difference(old: pa.Table, new: pa.Table) -> str | None:
     the round played by the last policy of ``old`` reports was not known then. Before any round it
     was not even known what rounds report, so ``new`` may have more columns then.
     """
-    index = "round" if "round" in old.column_names else "n"
+    index = "round" if "round" in old.column_names else "pairs"
     known, now = set(old.column_names), set(new.column_names)
     if index not in now:
-        return f"the index was {index}; now {'n' if index == 'round' else 'round'}"
+        return f"the rows were by {index}; now they are not"
     t_old, t_new = (table[index].to_numpy() for table in (old, new))
     r_old, r_new = (table["replica"].to_numpy() for table in (old, new))
     last = t_old.max(initial=0) if index == "round" else None

@@ -7,15 +7,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_theory.core import World
 from rlhf_theory.studies import registry
+from rlhf_theory.studies.entries import kind_of, role_of
 from rlhf_theory.studies.messages import Path
 from rlhf_theory.studies.resolve import Say
-from rlhf_theory.worlds.world import World
 
 __all__ = ["entries_of", "written"]
 
 
-def written(value: Any, path: Path, say: Say, role: str | None = None) -> Any:
+def written(value: object, path: Path, say: Say, role: str | None = None) -> Any:
     """Return a value as a study file would have it; what cannot be written is a mistake.
 
     Parameters
@@ -40,7 +41,7 @@ def written(value: Any, path: Path, say: Say, role: str | None = None) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return registry.spec_of(value, role)
         if inspect.isclass(value) or inspect.isfunction(value):
-            return registry.kind_of(value, role or registry.role_of(value))
+            return kind_of(value, role or role_of(value))
         if isinstance(value, Mapping):
             return {
                 str(k): written(v, (*path, str(k)), say, role if k == "kind" else None)
@@ -54,7 +55,7 @@ def written(value: Any, path: Path, say: Say, role: str | None = None) -> Any:
         return None
 
 
-def entries_of(value: Any, key: str, say: Say) -> list[Any]:
+def entries_of(value: object, key: str, say: Say) -> list[object]:
     """Return worlds or learners as tables.
 
     Parameters
@@ -77,13 +78,13 @@ def entries_of(value: Any, key: str, say: Say) -> list[Any]:
     return [_entry(entry, role, (key, i), say) for i, entry in enumerate(entries)]
 
 
-def _labelled(label: str, entry: Any) -> Any:
+def _labelled(label: str, entry: object) -> object:
     return (
         {"label": label, **entry} if isinstance(entry, Mapping) else {"label": label, "kind": entry}
     )
 
 
-def _entry(entry: Any, role: str, path: Path, say: Say) -> Any:
+def _entry(entry: object, role: str, path: Path, say: Say) -> object:
     if not isinstance(entry, Mapping):
         entry = {"kind": entry}
     made = written(entry, path, say, role)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tqdm import tqdm
 
+from rlhf_theory.register import register
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -145,6 +147,8 @@ class Theorem:
         Caption of the figure; says what every band is.
     constants
         Numbers shown on the card.
+    order
+        Its place in lists and in the report; the last unless it has one.
     """
 
     name: str
@@ -163,6 +167,11 @@ class Theorem:
     draw: Callable[[pd.DataFrame, Sweep], Figure]
     caption: Callable[[pd.DataFrame, Sweep], str]
     constants: Callable[[pd.DataFrame, Sweep], dict[str, float | str]]
+    order: int = 1000
+
+    def __post_init__(self) -> None:
+        text = f"{self.title}\n\n{self.claim}\n\nSource: {self.source}"
+        register("theorem", self.name, order=self.order, text=text)(self)
 
     def sweep(self, mode: Mode, replicas: int | None = None) -> dict[str, Any]:
         """Return the sweep of a mode, with another number of replicas if given."""
@@ -210,14 +219,14 @@ class Verdict:
     assumptions: tuple[str, ...] = ()
     departures: tuple[str, ...] = ()
     constants: Mapping[str, float | str] = field(default_factory=dict)
-    sweep: Mapping[str, Any] = field(default_factory=dict)
+    sweep: Sweep = field(default_factory=dict)
     caption: str = ""
     error: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain data for JSON; infinite numbers and NaN become texts."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, object] = _json_data(asdict(self))
         return plain
 
     @classmethod
@@ -250,20 +259,20 @@ def _check(content: Mapping[str, Any]) -> Check:
     )
 
 
-def sweep_data(sweep: Sweep) -> dict[str, Any]:
+def sweep_data(sweep: Sweep) -> dict[str, object]:
     """Return a sweep as it comes back from JSON, to compare it with a stored one."""
-    plain: dict[str, Any] = json.loads(json.dumps(_plain(sweep)))
+    plain: dict[str, object] = json.loads(json.dumps(_json_data(sweep)))
     return plain
 
 
-def _plain(value: Any) -> Any:
+def _json_data(value: object) -> Any:
     """Return ``value`` as JSON data: NumPy scalars as Python's, no numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _json_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_json_data(v) for v in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return _json_data(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

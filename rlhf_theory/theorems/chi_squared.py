@@ -19,6 +19,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.hard_instances import chi_squared
 
@@ -39,12 +40,12 @@ _POWER = -0.5
 def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     """Return unregularised regrets.
 
-    Columns ``kind, method, n, replica, beta, regret``: ``kind`` "replica" is one replica at the
+    Columns ``kind, method, pairs, replica, beta, regret``: ``kind`` "replica" is one replica at the
     best weight of the other half of the replicas, "grid" the mean over all replicas at a weight.
     """
     frames = []
     betas = np.geomspace(*sweep["betas"])
-    for n in sweep["n"]:
+    for n in sweep["pairs"]:
         losses = np.concatenate(
             [
                 _losses(n, betas, min(sweep["block"], sweep["replicas"] - first), key.block(first))
@@ -60,7 +61,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 
 def _losses(n: int, betas: np.ndarray, replicas: int, key: Key) -> np.ndarray:
     """Return regrets of both methods, shape ``(2, R, number of weights)``."""
-    world = chi_squared(n=n, replicas=replicas)
+    world = chi_squared(pairs=n, replicas=replicas)
     x, weights = world.population
     data = world.offline_data(key.child("pairs", n), n)
     # The bound matters: the third action is compared about twice.
@@ -94,7 +95,7 @@ def _rows(method: str, n: int, betas: np.ndarray, loss: np.ndarray) -> list[pd.D
             {
                 "kind": "replica",
                 "method": method,
-                "n": n,
+                "pairs": n,
                 "replica": replicas,
                 "beta": betas[chosen],
                 "regret": loss[replicas, chosen],
@@ -104,7 +105,7 @@ def _rows(method: str, n: int, betas: np.ndarray, loss: np.ndarray) -> list[pd.D
             {
                 "kind": "grid",
                 "method": method,
-                "n": n,
+                "pairs": n,
                 "replica": -1,
                 "beta": betas,
                 "regret": loss.mean(axis=0),
@@ -119,8 +120,7 @@ def _rows(method: str, n: int, betas: np.ndarray, loss: np.ndarray) -> list[pd.D
 def _table(frame: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Return sample sizes ``(T,)`` and regrets per replica ``(R, T)``."""
     part = frame[(frame["kind"] == "replica") & (frame["method"] == method)]
-    wide = part.pivot_table(index="replica", columns="n", values="regret")
-    return wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+    return by_replica(part, "pairs", "regret")
 
 
 def _fit(table: np.ndarray, axis: np.ndarray) -> Interval:
@@ -195,7 +195,7 @@ def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
 def _interior(frame: pd.DataFrame) -> int:
     """Return how many best weights lie at an end of the grid."""
     grid = frame.loc[frame["kind"] == "grid", "beta"]
-    chosen = frame.loc[frame["kind"] == "replica", ["method", "n", "beta"]].drop_duplicates()
+    chosen = frame.loc[frame["kind"] == "replica", ["method", "pairs", "beta"]].drop_duplicates()
     return int(((chosen["beta"] <= grid.min()) | (chosen["beta"] >= grid.max())).sum())
 
 
@@ -213,7 +213,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
         mean = mean_interval(table)
         curves.curve(left, n, mean.value, mean.lower, mean.upper, label, color, line)
         grid = frame[(frame["kind"] == "grid") & (frame["method"] == method)]
-        grid = grid[grid["n"] == max(sweep["n"])].sort_values("beta")
+        grid = grid[grid["pairs"] == max(sweep["pairs"])].sort_values("beta")
         curves.curve(middle, grid["beta"], grid["regret"], label=label, color=color, style=line)
         at, slope = _local(n, table)
         curves.curve(right, at, slope.value, slope.lower, slope.upper, label, color, line)
@@ -233,7 +233,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     right.set_ylim(-1.35, 0.15)
     left.set(title="Best over β", xlabel="pairs n", ylabel="expected regret")
     middle.set(
-        title=f"n = {axes.number(float(frame['n'].max()))}",
+        title=f"n = {axes.number(float(frame['pairs'].max()))}",
         xlabel="weight β",
         ylabel="expected regret",
     )
@@ -262,7 +262,7 @@ def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
         "β KL and under β (χ² + KL), on the instance with three actions, π0 = (1/2, 1/2 − 1/n, "
         "1/n) and r = (1/2, 1/2 − 1/log n, 0). Left: each at its best weight β, chosen on one half "
         "of the replicas and measured on the other; dotted, the 1/log n law through the last "
-        f"point. Middle: mean regret against β at n = {max(sweep['n']):,}; under KL no weight "
+        f"point. Middle: mean regret against β at n = {max(sweep['pairs']):,}; under KL no weight "
         "protects from the rare action and still prefers the best one. Right: the local power of "
         "n, between sample sizes two apart; dotted, that of 1/log n; the grey line is −1/2, the "
         f"guaranteed rate of χ² + KL. Bands: 95 % bootstrap intervals over {replicas:,} replicas."
@@ -271,11 +271,11 @@ def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
 
 def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     numbers: dict[str, float | str] = {}
-    last = max(sweep["n"])
+    last = max(sweep["pairs"])
     for method, label in _METHODS.items():
         n, table = _table(frame, method)
         numbers[f"{label}: regret at n = {last:,}"] = float(table[:, -1].mean())
-        part = frame[(frame["method"] == method) & (frame["n"] == last)]
+        part = frame[(frame["method"] == method) & (frame["pairs"] == last)]
         grid = part[part["kind"] == "grid"]
         numbers[f"{label}: best β at n = {last:,}"] = float(
             grid.loc[grid["regret"].idxmin(), "beta"]
@@ -285,13 +285,13 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             numbers["KL: regret × log n, smallest and largest"] = (
                 f"{scaled.min():.3f}, {scaled.max():.3f}"
             )
-    return numbers | label_spread(chi_squared(n=last, replicas=1))
+    return numbers | label_spread(chi_squared(pairs=last, replicas=1))
 
 
 _FULL = {
     "replicas": 4096,
     "block": 1024,
-    "n": [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
+    "pairs": [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
     "betas": [2e-3, 2.0, 64],
     "log_from": 1000,
     "tail_from": 10_000,
@@ -299,6 +299,7 @@ _FULL = {
 
 THEOREM = Theorem(
     name="chi-squared",
+    order=10,
     title="KL regularisation cannot stop overoptimisation; χ² + KL can",
     claim=(
         "With single-policy coverage C^π = E_π[π/π0], the policy that maximises the estimated "

@@ -118,7 +118,7 @@ _TIGHT = ("R1", "R1′", "R2", "R2′", "R3 in H", "R4 in H", "R3", "R4", "R5")
 
 def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     fig, (once, peeked, tight) = style.figure(3, 1, aspect=1.05)
-    last = max(sweep["n"])
+    last = max(sweep["labels"])
     for ax, look in ((once, last), (peeked, ALL)):
         curves.level(ax, 1.0 - sweep["delta"], color="ink")
         for k, design in enumerate(QUERY_RULES):
@@ -138,7 +138,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
         ax.set_ylim(low, 1.012)
     axes.log_axes(tight, "y")
     curves.level(tight, 1.0, color="ink")
-    looks = [n for n in sweep["n"] if n >= 100] or sweep["n"]
+    looks = [n for n in sweep["labels"] if n >= 100] or sweep["labels"]
     for k, norm in enumerate(sweep["norms"]):
         for j, look in enumerate(looks):
             values = [_tightness(frame, rule, norm, look) for rule in _TIGHT]
@@ -175,11 +175,11 @@ def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
         f"Share of {replicas} replicas whose confidence set contains θ*; the lower of the shares "
         f"for |θ*| = {' and '.join(f'{norm:g}' for norm in sweep['norms'])}, with θ* on the "
         f"boundary of the ball, δ = {sweep['delta']:g} (dotted: 1 − δ). Left: at one n fixed in "
-        f"advance. Middle: at the ends of all {rounds} rounds up to n = {max(sweep['n'])} at once. "
-        "Bars: exact (Clopper–Pearson) 95 % intervals over replicas. Right: mean radius over the "
-        "95 % quantile of the error over replicas, in the metric of the radius (fixed design); 1 "
-        "would be just wide enough. For R3 to R5 the roots of threshold and likelihood excess, for "
-        "(H) the ellipsoids that they imply."
+        f"advance. Middle: at the ends of all {rounds} rounds up to n = {max(sweep['labels'])} at "
+        "once. Bars: exact (Clopper–Pearson) 95 % intervals over replicas. Right: mean radius over "
+        "the 95 % quantile of the error over replicas, in the metric of the radius (fixed design); "
+        "1 would be just wide enough. For R3 to R5 the roots of threshold and likelihood excess, "
+        "for (H) the ellipsoids that they imply."
     )
 
 
@@ -228,7 +228,7 @@ _FULL = {
     "dim": 5,
     "eta": 0.3,
     "norms": [1.0, 3.0],
-    "n": [10, 100, 1000],
+    "labels": [10, 100, 1000],
     "growth": 0.015,
     "delta": 0.05,
     "lam": 1.0,
@@ -236,6 +236,7 @@ _FULL = {
 
 THEOREM = Theorem(
     name="confidence-coverage",
+    order=6,
     title="Which confidence sets hold, when the data are chosen and looked at as one goes along",
     claim=(
         "With probability at least 1 − δ the sets R2, R3 and R4 contain θ* at all times at once, "

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rlhf_theory import worlds
+from rlhf_theory.arrays import Array
 from rlhf_theory.core import Solution
-from rlhf_theory.data import PreferenceData
+from rlhf_theory.data import PairQuery, PreferenceData
 from rlhf_theory.estimators.ball_mle import ball_mle
-from rlhf_theory.estimators.confidence import R1, R2, R3, R4, R5, R1Prime, R2Prime
+from rlhf_theory.estimators.confidence import (
+    Adaptive,
+    FixedDesign,
+    GlobalAdaptive,
+    GlobalFixedDesign,
+    LikelihoodRatio,
+    MarginalLikelihood,
+    Wald,
+)
 from rlhf_theory.estimators.ellipsoid import design_matrix
 from rlhf_theory.estimators.mle import fisher_information, neg_log_likelihood
 from rlhf_theory.oracles import feedback_from
@@ -20,7 +28,7 @@ from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Progress, Sweep
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = [
     "ALL",
@@ -32,17 +40,26 @@ __all__ = [
     "used_shares",
 ]
 
-IN_DESIGN = {"R1": R1, "R1′": R1Prime, "R2": R2, "R2′": R2Prime}
-"""Rules with a radius in ``V``."""
+IN_DESIGN: dict[str, type[GlobalFixedDesign | FixedDesign | GlobalAdaptive | Adaptive]] = {
+    "R1": GlobalFixedDesign,
+    "R1′": FixedDesign,
+    "R2": GlobalAdaptive,
+    "R2′": Adaptive,
+}
+"""Rules with a radius in ``V``, by their number in the theory sheet."""
 
-ON_LIKELIHOOD = {"R3": R3, "R4": R4, "R5": R5}
+ON_LIKELIHOOD: dict[str, type[LikelihoodRatio | MarginalLikelihood | Wald]] = {
+    "R3": LikelihoodRatio,
+    "R4": MarginalLikelihood,
+    "R5": Wald,
+}
 """Rules with a threshold on the likelihood."""
 
 ALL = 0
 """The look at the ends of all rounds at once."""
 
 
-def coverage_world(sweep: Sweep, norm: float) -> World:
+def coverage_world(sweep: Sweep, norm: float) -> Bandit:
     """Return the linear world with ``|theta*| = norm``, which is also the bound of the sets."""
     return worlds.linear(
         contexts=sweep["contexts"],
@@ -57,7 +74,7 @@ def coverage_world(sweep: Sweep, norm: float) -> World:
 
 def schedule(sweep: Sweep) -> list[int]:
     """Return the labels of every round: one at first, later a fixed share of those so far."""
-    total, rounds, stops = 0, [], sorted(sweep["n"])
+    total, rounds, stops = 0, [], sorted(sweep["labels"])
     while total < stops[-1]:
         step = max(1, int(sweep["growth"] * total))
         # Rounds end exactly where the fixed-time looks are.
@@ -91,7 +108,7 @@ def measure_coverage(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame
 
 
 def _run(
-    sweep: Sweep, norm: float, design: str, world: World, key: Key, first: bool
+    sweep: Sweep, norm: float, design: str, world: Bandit, key: Key, first: bool
 ) -> pd.DataFrame:
     """Collect labels by one rule, look at every round, and keep the fixed-time looks."""
     problem = world.problem
@@ -109,13 +126,13 @@ def _run(
         at = key.child(t)
         x = problem.sample_contexts(at.child("contexts"), m)
         a1, a2 = ask(Query(problem, data, fit.value, x.ids, at.child("query")))
-        data = data.add(x, a1, a2, feedback(x, a1, a2, at.child("labels")))
+        data = data.add(feedback(PairQuery(x, a1, a2), at.child("labels")))
         fit = _fit(data, norm, fit)
         total += m
         found = used_shares(sweep, norm, data, fit, world.theta_star)
         for rule, (_, used) in found.items():
             peak[rule] = np.maximum(peak.get(rule, 0.0), used)
-        if total in sweep["n"]:
+        if total in sweep["labels"]:
             found |= _used_in_hessian(sweep, norm, data, fit, world.theta_star)
             check = first and design == "fixed"
             error = _laplace_error(sweep, norm, data, fit) if check else np.nan
@@ -135,18 +152,18 @@ def _row(
     return pd.DataFrame({**columns, "radius": radius, "used": used, "laplace": laplace})
 
 
-def _fit(data: PreferenceData, norm: float, start: Solution[Any] | None) -> Solution[Any]:
+def _fit(data: PreferenceData, norm: float, start: Solution[Array] | None) -> Solution[Array]:
     # The excess is flat at the estimate: an error of 1e-6 there costs n times its square.
     args = (data.differences, data.count, data.wins)
     return ball_mle(*args, bound=norm, start=start, tol=1e-6)
 
 
-def _settings(sweep: Sweep, norm: float) -> dict[str, Any]:
+def _settings(sweep: Sweep, norm: float) -> Sweep:
     return {"theta_bound": norm, "delta": sweep["delta"], "lam": sweep["lam"]}
 
 
 def used_shares(
-    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any], theta: np.ndarray
+    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Array], theta: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return radius and its used share for every rule, each of shape ``(R,)``.
 
@@ -171,14 +188,14 @@ def used_shares(
     in_v = _norm(error, sigma)
     found = {}
     for name, rule in IN_DESIGN.items():
-        beta = rule(**settings).beta(data)
+        beta = rule(**settings).parts.beta(data)
         found[name] = (beta, in_v / beta)
     truth = np.broadcast_to(theta, fit.value.shape)
     args = (data.differences, data.count, data.wins)
     # The estimate is not exact, so the excess may come out a little below 0.
     excess = np.maximum(neg_log_likelihood(truth, *args) - neg_log_likelihood(fit.value, *args), 0)
     for name, likelihood in ON_LIKELIHOOD.items():
-        tau = likelihood(**settings).threshold(data, fit=fit)
+        tau = likelihood(**settings).parts.threshold(data, fit=fit)
         # An empty set (a threshold below 0) has lost the truth.
         share = np.sqrt(excess / np.where(tau > 0, tau, 1.0))
         found[name] = (tau, np.where(tau > 0, share, np.inf))
@@ -186,14 +203,14 @@ def used_shares(
 
 
 def _used_in_hessian(
-    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any], theta: np.ndarray
+    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Array], theta: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the same for the ellipsoids in ``H(theta_hat) + lambda I`` that R3 and R4 imply."""
     sigma = fisher_information(fit.value, data.differences, data.count, sweep["lam"])
     error = _norm(theta - fit.value, sigma)
     found = {}
     for name in ("R3", "R4"):
-        beta = ON_LIKELIHOOD[name](**_settings(sweep, norm)).beta(data, fit=fit)
+        beta = ON_LIKELIHOOD[name](**_settings(sweep, norm)).parts.beta(data, fit=fit)
         found[f"{name} in H"] = (beta, error / beta)
     return found
 
@@ -203,9 +220,9 @@ def _norm(v: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _laplace_error(
-    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Any]
+    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Array]
 ) -> np.ndarray:
     """Return how much longer the threshold is by Laplace than by importance sampling, nats."""
-    laplace = R4(**_settings(sweep, norm))
+    laplace = MarginalLikelihood(**_settings(sweep, norm))
     exact = replace(laplace, integral="importance")
-    return np.asarray(laplace.threshold(data, fit=fit) - exact.threshold(data, fit=fit))
+    return np.asarray(laplace.parts.threshold(data, fit=fit) - exact.parts.threshold(data, fit=fit))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rlhf_theory import worlds
 from rlhf_theory.arrays import inner, to_numpy
 from rlhf_theory.core import Solution
+from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
 from rlhf_theory.evaluation.gaps import suboptimality
@@ -22,7 +23,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["THEOREM"]
 
@@ -37,7 +38,7 @@ _FAR = 10.0
 # --------------------------------------------------------------------------- measure
 
 
-def _world(sweep: Sweep, norm: float) -> World:
+def _world(sweep: Sweep, norm: float) -> Bandit:
     return worlds.linear(
         contexts=sweep["contexts"],
         actions=sweep["actions"],
@@ -50,7 +51,7 @@ def _world(sweep: Sweep, norm: float) -> World:
 
 
 def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Return gaps per replica: columns norm, penalty, n, replica, gap, constant."""
+    """Return gaps per replica: columns norm, penalty, pairs, replica, gap, constant."""
     frames = []
     for norm in sweep["norms"]:
         world = _world(sweep, norm)
@@ -62,7 +63,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _block(sweep: Sweep, norm: float, world: World, key: Key, first: int) -> pd.DataFrame:
+def _block(sweep: Sweep, norm: float, world: Bandit, key: Key, first: int) -> pd.DataFrame:
     """Fit nested data of increasing size and evaluate the plug-in policy of every penalty."""
     x, weights = world.population
     reward = world.reward
@@ -77,9 +78,10 @@ def _block(sweep: Sweep, norm: float, world: World, key: Key, first: int) -> pd.
         for eta in sweep["penalties"]
     }
     rows = []
-    data, drawn = world.problem.empty_data(), 0
+    data: PreferenceData = world.problem.empty_data()
+    drawn = 0
     fit: Solution[Any] | None = None
-    for n in sweep["n"]:
+    for n in sweep["pairs"]:
         data = world.offline_data(key.child("pairs", n), n - drawn, onto=data)
         drawn = n
         fit = bradley_terry_mle(data, ridge=sweep["ridge"], start=fit)
@@ -91,7 +93,7 @@ def _block(sweep: Sweep, norm: float, world: World, key: Key, first: int) -> pd.
                 {
                     "norm": norm,
                     "penalty": eta,
-                    "n": n,
+                    "pairs": n,
                     "replica": np.arange(first, first + gap.shape[0]),
                     "gap": gap,
                     "constant": constant[eta],
@@ -138,8 +140,8 @@ class _Curves:
 
 
 def _curves(frame: pd.DataFrame, penalty: float) -> _Curves:
-    part = frame[frame["penalty"] == penalty].sort_values(["replica", "norm", "n"])
-    n, norms = np.unique(part["n"]), np.unique(part["norm"])
+    part = frame[frame["penalty"] == penalty].sort_values(["replica", "norm", "pairs"])
+    n, norms = np.unique(part["pairs"]), np.unique(part["norm"])
     gaps = part["gap"].to_numpy(dtype=float).reshape(-1, norms.size, n.size)
     limits = part.groupby("norm")["constant"].first().to_numpy(dtype=float)
     return _Curves(n.astype(float), gaps, limits, penalty)
@@ -166,7 +168,7 @@ def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     curve = _curves(frame, min(sweep["penalties"]))
     turn = curve.crossover
     for words, target, low, high in (
-        ("before", -0.5, sweep["n_from"], turn / _FAR),
+        ("before", -0.5, sweep["slope_from"], turn / _FAR),
         ("after", -1.0, _FAR * turn, np.inf),
     ):
         fit = curve.slope(low, high)
@@ -225,8 +227,8 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     curves.level(right, 1.0, color="muted", axis="x")
     left.set_ylim(0.0, 2.0)
     right.set(xlim=(2e-3, 2e3), ylim=(-1.3, -0.2))
-    left.set(title="One world", xlabel="comparisons n", ylabel="n × gap / limit")
-    middle.set(title="Worst case", xlabel="comparisons n", ylabel="largest gap over norms of θ*")
+    left.set(title="One world", xlabel="pairs n", ylabel="n × gap / limit")
+    middle.set(title="Worst case", xlabel="pairs n", ylabel="largest gap over norms of θ*")
     right.set(
         title="The crossover", xlabel="n η² / tr(F⁻¹C*)", ylabel="local slope of the worst case"
     )
@@ -279,13 +281,14 @@ _FULL = {
     "dim": 5,
     "norms": [0.003, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0],
     "penalties": [1.0, 0.3, 0.1, 0.03],
-    "n": [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
-    "n_from": 30,
+    "pairs": [10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
+    "slope_from": 30,
     "ridge": 0.01,
 }
 
 THEOREM = Theorem(
     name="fast-rates",
+    order=7,
     title="With a fixed KL penalty the gap falls like 1/n, not 1/√n",
     claim=(
         "For the plug-in policy π̂ = O(θ̂_MLE, η, π0) from n pairs, n · E[J(π*) − J(π̂)] → "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
@@ -25,6 +25,7 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.hard_instances import (
     greedy_failure,
     greedy_failure_data,
@@ -32,7 +33,6 @@ from rlhf_theory.worlds.hard_instances import (
     greedy_failure_outcomes,
     greedy_failure_switch,
 )
-from rlhf_theory.worlds.world import World
 
 __all__ = ["THEOREM"]
 
@@ -89,7 +89,7 @@ def _models(data: PreferenceData, sweep: Sweep) -> dict[str, RewardModel]:
 # --------------------------------------------------------------------------- measure
 
 
-def _shares(model: RewardModel, world: World, mass: np.ndarray) -> np.ndarray:
+def _shares(model: RewardModel, world: Bandit, mass: np.ndarray) -> np.ndarray:
     """Return how often each action is played, shape ``(A,)``, if replicas count by ``mass``."""
     x, _ = world.population
     log_pi = argmax_log_probs(model.rewards(x), x.log_pi0, tie=_TIE)
@@ -97,7 +97,7 @@ def _shares(model: RewardModel, world: World, mass: np.ndarray) -> np.ndarray:
 
 
 def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Return how often each action is played: columns ``kind, learner, n, action, share``.
+    """Return how often each action is played: columns ``kind, learner, pairs, action, share``.
 
     ``kind`` is "exact", over all outcomes of the labels, or "sample", over replicas with drawn
     labels.
@@ -105,7 +105,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     rows = []
     replicas = sweep["replicas"]
     world = greedy_failure(replicas=replicas)
-    for n in sweep["n"]:
+    for n in sweep["pairs"]:
         drawn = greedy_failure_data(world, key.child("data", n), n)
         for kind, (where, data, mass) in (
             ("exact", greedy_failure_outcomes(n)),
@@ -115,7 +115,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
                 shares = _shares(model, where, mass)
                 rows += [(kind, learner, n, a + 1, share) for a, share in enumerate(shares)]
         progress.advance(f"n = {n:,}")
-    return pd.DataFrame(rows, columns=["kind", "learner", "n", "action", "share"])
+    return pd.DataFrame(rows, columns=["kind", "learner", "pairs", "action", "share"])
 
 
 # --------------------------------------------------------------------------- judge
@@ -124,7 +124,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 def _table(frame: pd.DataFrame, kind: str, learner: str) -> tuple[np.ndarray, np.ndarray]:
     """Return sample sizes ``(T,)`` and shares of the actions ``(T, A)``."""
     part = frame[(frame["kind"] == kind) & (frame["learner"] == learner)]
-    wide = part.pivot_table(index="n", columns="action", values="share")
+    wide = part.pivot_table(index="pairs", columns="action", values="share")
     return wide.index.to_numpy(dtype=float), wide.to_numpy(dtype=float)
 
 
@@ -145,7 +145,7 @@ def _crossing(n: np.ndarray, best: np.ndarray) -> float:
 
 def _worst_p_value(frame: pd.DataFrame, replicas: int) -> tuple[float, int]:
     """Return the smallest binomial p-value of samples against exact shares, and how many."""
-    wide = frame.pivot_table(index=["learner", "n", "action"], columns="kind", values="share")
+    wide = frame.pivot_table(index=["learner", "pairs", "action"], columns="kind", values="share")
     values = [
         binomtest(round(sample * replicas), replicas, min(1.0, exact)).pvalue
         for exact, sample in zip(wide["exact"], wide["sample"], strict=True)
@@ -217,9 +217,9 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
         axes.log_axes(ax, "x")
     _curve(left, frame, sweep, "greedy", "greedy", style.series(1))
     curves.level(left, _LIMIT, "limit σ(−1)", color="muted")
-    curves.bound(left, [sweep["n"][0], sweep["n"][-1]], [0.1, 0.1], "bound 0.1")
+    curves.bound(left, [sweep["pairs"][0], sweep["pairs"][-1]], [0.1, 0.1], "bound 0.1")
     left.set_ylim(0.0, 0.42)
-    left.set(title="Greedy", xlabel="comparisons n", ylabel="expected loss")
+    left.set(title="Greedy", xlabel="pairs n", ylabel="expected loss")
     for index, c in enumerate(sweep["multipliers"]):
         look = style.series((0, 2, 3, 4, 5)[index % 5])
         _curve(right, frame, sweep, _name(c), f"pessimist, c = {c:g}", look)
@@ -227,12 +227,14 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
             at = _switch(c, sweep)
             right.axvline(at, color=look.color, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=0)
     right.set_ylim(-0.012, 0.42)
-    right.set(title="Pessimistic", xlabel="comparisons n", ylabel="expected loss")
+    right.set(title="Pessimistic", xlabel="pairs n", ylabel="expected loss")
     axes.legend(fig)
     return fig
 
 
-def _curve(ax: Any, frame: pd.DataFrame, sweep: Sweep, learner: str, label: str, look: Any) -> None:
+def _curve(
+    ax: Axes, frame: pd.DataFrame, sweep: Sweep, learner: str, label: str, look: style.SeriesStyle
+) -> None:
     n, shares = _table(frame, "exact", learner)
     curves.curve(ax, n, _losses(shares), label=label, color=look.color, style=look.line)
     n, shares = _table(frame, "sample", learner)
@@ -281,7 +283,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
 
 _FULL = {
     "replicas": 4000,
-    "n": [
+    "pairs": [
         2,
         3,
         5,
@@ -313,6 +315,7 @@ _FULL = {
 
 THEOREM = Theorem(
     name="greedy-fails",
+    order=2,
     title="The greedy policy of the MLE fails at every n; pessimism does not",
     claim=(
         "There is a problem with four actions and |θ*| ≤ B = 2 on which the greedy policy of the "

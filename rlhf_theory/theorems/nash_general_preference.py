@@ -29,7 +29,7 @@ from rlhf_theory.theorems.nash_general_preference_study import (
     world_of,
 )
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.worlds.world import Game
+from rlhf_theory.worlds.bandit import Game
 
 __all__ = ["THEOREM"]
 
@@ -315,7 +315,7 @@ _FULL = {
     "batch_size": 320,
     "multipliers": [1.0, 0.5, 0.3, 0.2, 0.1],
     "shown": [1.0, 0.3, 0.1],
-    "n": [30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000],
+    "pairs": [30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000],
     "offline_multipliers": [1.0, 0.3, 0.1, 0.0],
     "cycles": [0.0, 0.1, 0.2, 0.3, 0.45, 0.6],
     "dial_pairs": 5000,
@@ -325,6 +325,7 @@ _FULL = {
 
 THEOREM = Theorem(
     name="nash-general-preference",
+    order=5,
     title="Where no reward explains the labels, learn the game: its equilibrium is found",
     claim=(
         "Online learning of a general preference R, with the equilibrium π̂ of the estimate as main "
@@ -360,7 +361,7 @@ THEOREM = Theorem(
         "rounds": 20,
         "batch_size": 512,
         "multipliers": [1.0, 0.3, 0.1],
-        "n": [30, 300, 3000, 30_000],
+        "pairs": [30, 300, 3000, 30_000],
         "dial_points": 13,
     },
     full=_FULL,

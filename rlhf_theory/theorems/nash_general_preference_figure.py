@@ -21,7 +21,7 @@ from rlhf_theory.theorems.nash_general_preference_study import (
     rows,
     table,
 )
-from rlhf_theory.worlds.world import Game
+from rlhf_theory.worlds.bandit import Game
 
 __all__ = ["draw"]
 
@@ -53,13 +53,6 @@ def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     return fig
 
 
-def _mean_curve(
-    ax: Axes, x: np.ndarray, values: np.ndarray, label: str, look: style.SeriesStyle
-) -> None:
-    mean = mean_interval(values)
-    curves.curve(ax, x, mean.value, mean.lower, mean.upper, label, look.color, look.line)
-
-
 def _draw_learners(ax: Axes, frame: pd.DataFrame, game: Game) -> None:
     axes.log_axes(ax)
     for name, look in _LOOKS.items():
@@ -67,7 +60,7 @@ def _draw_learners(ax: Axes, frame: pd.DataFrame, game: Game) -> None:
         _, gap = table(part)
         labels = table(part, "labels")[1].mean(axis=0)
         # The first policy has no label, and no place on this axis: it is pi0.
-        _mean_curve(ax, labels[1:], gap[:, 1:], name, look)
+        curves.mean_curve(ax, labels[1:], gap[:, 1:], name, look)
     limit = exact(frame, "floor", game)
     curves.level(ax, limit, "Bradley–Terry, n = ∞", _LOOKS[BRADLEY_TERRY].color)
     curves.level(ax, exact(frame, "start", game), "π0", "muted")
@@ -98,7 +91,7 @@ def _draw_bound(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         part = rows(frame, "rounds", NASH[0], multiplier=c)
         labels, bound = table(part, "labels")[1].mean(axis=0), table(part, "bound")[1]
         if index == 0:
-            _mean_curve(ax, labels[1:], table(part)[1][:, 1:], "exploitability", look)
+            curves.mean_curve(ax, labels[1:], table(part)[1][:, 1:], "exploitability", look)
         if c in sweep["shown"]:
             line = style.series(sweep["shown"].index(c)).line
             words = "bound" if c == 1.0 else f"bound, β × {c:g}"
@@ -138,7 +131,7 @@ def _draw_offline(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     for index, c in enumerate(sweep["offline_multipliers"]):
         part = rows(frame, "offline", PESSIMISTIC, multiplier=c)
         n, left = table(part)
-        _mean_curve(ax, n, left, f"β × {c:g}", style.series(index))
+        curves.mean_curve(ax, n, left, f"β × {c:g}", style.series(index))
     n, bound = table(rows(frame, "offline", PESSIMISTIC), "bound")
     curves.bound(ax, n, bound.mean(axis=0), "bound, β × 1")
     _room_below(ax, 2.6)

@@ -17,7 +17,8 @@ from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import Array, inner, to_numpy
 from rlhf_theory.core import ConfidenceSet, Enhancer, OfflineAlgorithm, Policy, Solution
-from rlhf_theory.estimators.confidence import Ellipsoid, R2Prime, Scaled
+from rlhf_theory.data import PreferenceData
+from rlhf_theory.estimators.confidence import Adaptive, Ellipsoid, Scaled
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.gaps import mean_kl, over_contexts
 from rlhf_theory.evaluation.misspecified import expected_comparisons, self_consistent_fit
@@ -27,7 +28,8 @@ from rlhf_theory.policies import ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Progress, Sweep
-from rlhf_theory.worlds.world import Game, World
+from rlhf_theory.theorems.frames import by_replica
+from rlhf_theory.worlds.bandit import Bandit, Game
 
 __all__ = [
     "BRADLEY_TERRY",
@@ -64,20 +66,20 @@ _ENHANCERS: dict[str, Enhancer] = {
 }
 
 
-def world_of(sweep: Sweep, game: Game, **changes: Any) -> World:
+def world_of(sweep: Sweep, game: Game, **changes: Any) -> Bandit:
     """Return the world of a payoff, with all replicas."""
     settings = {**sweep["worlds"][game], "replicas": sweep["replicas"], **changes}
     return worlds.intransitive(**settings, game=game)
 
 
-def _rule(sweep: Sweep, world: World) -> R2Prime:
+def _rule(sweep: Sweep, world: Bandit) -> Adaptive:
     """Return the anytime radius for a learner that knows ``|theta*|`` up to a factor."""
     norm = float(np.max(np.linalg.norm(to_numpy(world.theta_star), axis=-1)))
     bound = sweep["norm_slack"] * norm
-    return R2Prime(theta_bound=bound, delta=sweep["delta"], lam=sweep["lam"])
+    return Adaptive(theta_bound=bound, delta=sweep["delta"], lam=sweep["lam"])
 
 
-def _learner(name: str, sweep: Sweep, world: World, batch_size: int) -> Any:
+def _learner(name: str, sweep: Sweep, world: Bandit, batch_size: int) -> Any:
     rule = _rule(sweep, world)
     if name == BRADLEY_TERRY:
         return OnlineIterative(enhancer=FromReference(), radius=rule, batch_size=batch_size)
@@ -135,19 +137,19 @@ def _frame(
     return pd.DataFrame({**named, **host, "replica": np.arange(value.shape[0])})
 
 
-def _play(learner: Any, world: World, key: Key, n_rounds: int) -> Iterator[tuple[int, Any]]:
+def _play(learner: Any, world: Bandit, key: Key, rounds: int) -> Iterator[tuple[int, Any]]:
     """Yield the round and the state after it, from before the first round on."""
     feedback = feedback_from(world.oracle)
     state = learner.init(world.problem, world.problem.empty_data(), key.child("init"))
     yield 0, state
-    for t in range(n_rounds):
+    for t in range(rounds):
         state, _ = learner.step(state, world.problem, feedback, key.child("round", t))
         # A fit or an equilibrium that is not solved would make every number here meaningless.
         state.plan.given(state.fit).require()
         yield t + 1, state
 
 
-def _rounds(sweep: Sweep, world: World, name: str, key: Key) -> Iterator[pd.DataFrame]:
+def _rounds(sweep: Sweep, world: Bandit, name: str, key: Key) -> Iterator[pd.DataFrame]:
     """Play all rounds: exploitability of every main agent, and its bounds where there are some."""
     learner = _learner(name, sweep, world, sweep["batch_size"])
     multipliers = sweep["multipliers"] if name == NASH[0] else [1.0]
@@ -173,16 +175,17 @@ def _rounds(sweep: Sweep, world: World, name: str, key: Key) -> Iterator[pd.Data
             yield _frame("rounds", *here, bound=last[c].value, distance=distance, multiplier=c)
 
 
-def _distance(ball: Ellipsoid, world: World) -> np.ndarray:
+def _distance(ball: Ellipsoid, world: Bandit) -> np.ndarray:
     """Return how far the truth is from the estimate, in radii."""
     with np.errstate(divide="ignore"):
         return np.asarray(to_numpy(ball.distance(world.theta_star)) / to_numpy(ball.beta))
 
 
-def _offline(sweep: Sweep, world: World, key: Key) -> Iterator[pd.DataFrame]:
+def _offline(sweep: Sweep, world: Bandit, key: Key) -> Iterator[pd.DataFrame]:
     """Fit nested data from pi0; both sides of the offline theorem."""
-    data, drawn = world.problem.empty_data(), 0
-    for n in sweep["n"]:
+    data: PreferenceData = world.problem.empty_data()
+    drawn = 0
+    for n in sweep["pairs"]:
         data = world.offline_data(key.child("pairs", n), n - drawn, onto=data)
         drawn = n
         for c in sweep["offline_multipliers"]:
@@ -206,7 +209,7 @@ def _offline(sweep: Sweep, world: World, key: Key) -> Iterator[pd.DataFrame]:
 
 
 def _offline_sides(
-    world: World, plan: Solution[Policy], ball: ConfidenceSet
+    world: Bandit, plan: Solution[Policy], ball: ConfidenceSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ``gap + eta KL(pi* || pi1)`` and ``2 E b`` under pi* and the computed min player."""
     x, weights = world.population
@@ -219,7 +222,7 @@ def _offline_sides(
     return to_numpy(left), 2.0 * to_numpy(over_contexts(mean, to_numpy(weights)))
 
 
-def _dial(sweep: Sweep, world: World, c: float, key: Key) -> Iterator[pd.DataFrame]:
+def _dial(sweep: Sweep, world: Bandit, c: float, key: Key) -> Iterator[pd.DataFrame]:
     """Fit both models to the same pairs from pi0, at one setting of the dial; no pessimism."""
     data = world.offline_data(key, sweep["dial_pairs"])
     rule = _rule(sweep, world)
@@ -261,14 +264,14 @@ def _population(sweep: Sweep) -> Iterator[pd.DataFrame]:
         yield _frame("cycle", game, EQUILIBRIUM, 0.0, np.max(distance, axis=(1, 2)))
 
 
-def _finite(world: World) -> FiniteProblem:
+def _finite(world: Bandit) -> FiniteProblem:
     if not isinstance(world.problem, FiniteProblem):
         message = "The study needs finitely many contexts."
         raise TypeError(message)
     return world.problem
 
 
-def _gibbs_gap(world: World, fit: Solution[Array]) -> Array:
+def _gibbs_gap(world: Bandit, fit: Solution[Array]) -> Array:
     """Return the exploitability of the Gibbs policy of a fitted reward."""
     x, _ = world.population
     log_pi = gibbs_log_probs(inner(x.phi, fit.require()), x.log_pi0, world.problem.eta)
@@ -288,8 +291,7 @@ def rows(
 
 def table(part: pd.DataFrame, column: str = "value") -> tuple[np.ndarray, np.ndarray]:
     """Return ``x`` ``(T,)`` and a column per replica ``(R, T)``."""
-    wide = part.pivot_table(index="replica", columns="x", values=column)
-    return wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+    return by_replica(part, "x", column)
 
 
 def exact(frame: pd.DataFrame, study: str, game: Game) -> float:

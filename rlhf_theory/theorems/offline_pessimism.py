@@ -58,7 +58,7 @@ def _growth(frame: pd.DataFrame, learner: str) -> Interval:
 def _held(frame: pd.DataFrame, name: str, learner: str, sweep: Sweep) -> Check:
     """Return whether the bound held often enough, in the worst of all cells of its rule."""
     part = frame[(frame["learner"] == learner) & (frame["study"] != "rules")]
-    cell = part.groupby(["study", "setting", "n"])["excess"]
+    cell = part.groupby(["study", "setting", "pairs"])["excess"]
     hits = cell.agg(lambda e: int((e <= _ROUNDING).sum()))
     share = clopper_pearson(hits.to_numpy(), cell.size().to_numpy())
     worst = int(np.argmin(share.lower))
@@ -131,7 +131,7 @@ def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
         checks.append(
             Check(
                 name=f"{learner}: power of C* in the left side over worlds, "
-                f"n = {sweep['n_fixed']:,}",
+                f"n = {sweep['pairs_fixed']:,}",
                 measured=power.value,
                 interval=power.ends,
                 required="above 0: worse coverage costs more",
@@ -169,12 +169,12 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     }
     for learner in _BOTH:
         part = select(frame, "learners", learner)
-        part = part[part["n"] == part["n"].max()]
+        part = part[part["pairs"] == part["pairs"].max()]
         ratio = float((part["right"] / part["left"]).median())
         numbers[f"{learner}: bound over left side at the largest n (median)"] = ratio
     part = select(frame, "learners", "Option I")
     numbers["C* (Option I, largest n)"] = float(
-        part.loc[part["n"] == part["n"].max(), "coverage"].mean()
+        part.loc[part["pairs"] == part["pairs"].max(), "coverage"].mean()
     )
     for learner in LOOKS:
         slope = _slope(frame, learner, sweep)
@@ -203,22 +203,23 @@ _FULL = {
         "reference": "uniform",
         "seed": 0,
     },
-    "n": [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
-    "n_few": [100, 1000, 10_000, 100_000, 1_000_000],
+    "pairs": [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
+    "pairs_few": [100, 1000, 10_000, 100_000, 1_000_000],
     "slope_from": 100_000,
     "dims": [2, 5, 10, 20],
     "coverages": [0.0, 0.1, 0.3, 0.9],
     "peak": 2.0,
     "peaks": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0],
-    "n_fixed": 100_000,
+    "pairs_fixed": 100_000,
     "rules": ["R1'", "R2'", "R4", "R5"],
-    "n_rules": [100, 1000, 10_000, 100_000, 1_000_000],
+    "pairs_rules": [100, 1000, 10_000, 100_000, 1_000_000],
     "small": {"contexts": 3, "actions": 4, "dim": 3},
-    "n_likelihood": [100, 10_000],
+    "pairs_likelihood": [100, 10_000],
 }
 
 THEOREM = Theorem(
     name="offline-pessimism",
+    order=1,
     title="Pessimism offline: the loss against any comparator is bounded by its coverage",
     claim=(
         "With probability at least 1 − δ, for every comparator π: for Option II (pointwise bonus) "
@@ -242,12 +243,12 @@ THEOREM = Theorem(
     quick={
         **_FULL,
         "replicas": 128,
-        "n": [100, 1000, 10_000, 100_000, 1_000_000],
-        "n_few": [100, 10_000, 1_000_000],
+        "pairs": [100, 1000, 10_000, 100_000, 1_000_000],
+        "pairs_few": [100, 10_000, 1_000_000],
         "dims": [2, 5, 20],
         "coverages": [0.0, 0.1, 0.9],
         "peaks": [0.0, 1.0, 2.0, 3.0],
-        "n_rules": [100, 10_000, 1_000_000],
+        "pairs_rules": [100, 10_000, 1_000_000],
     },
     full=_FULL,
     cost=3.0,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 
 from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.plots.style import SeriesStyle
 from rlhf_theory.theorems.card import Sweep
 from rlhf_theory.theorems.offline_pessimism_study import (
     against_coverage,
@@ -35,10 +34,8 @@ LOOKS = {
 _BOTH = ("Option I", "Option II")
 
 
-def _mean_curve(ax: Axes, part: pd.DataFrame, column: str, label: str, look: Any) -> None:
-    n, values = table(part, column)
-    mean = mean_interval(values)
-    curves.curve(ax, n, mean.value, mean.lower, mean.upper, label, look.color, look.line)
+def _mean_curve(ax: Axes, part: pd.DataFrame, column: str, label: str, look: SeriesStyle) -> None:
+    curves.mean_curve(ax, *table(part, column), label, look)
 
 
 def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
@@ -56,7 +53,7 @@ def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     panels[2].set_title("Tightness")
     panels[3].set_title("Dimension")
     panels[4].set_title("Coverage")
-    panels[5].set_title(f"Coefficient, n = {axes.number(sweep['n_fixed'])}")
+    panels[5].set_title(f"Coefficient, n = {axes.number(sweep['pairs_fixed'])}")
     axes.legend(fig, panels[:2])
     return fig
 
@@ -66,7 +63,7 @@ def _draw_learners(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     limit = limit_constant(sweep)
     for learner, index in LOOKS.items():
         part = select(frame, "learners", learner)
-        scaled = part.assign(ratio=part["gap"] * part["n"] / limit)
+        scaled = part.assign(ratio=part["gap"] * part["pairs"] / limit)
         _mean_curve(ax, scaled, "ratio", learner, style.series(index))
     curves.level(ax, 1.0, "tr(F⁻¹C*)/(2ηn)", color="ink")
     ax.set(xlabel="pairs n", ylabel="gap / [tr(F⁻¹C*)/(2ηn)]")
@@ -82,7 +79,7 @@ def _draw_bounds(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         curves.bound(ax, n, right.mean(axis=0), f"bound, {learner}", look.color)
     _mean_curve(ax, select(frame, "learners", "greedy"), "left", "greedy", style.series(1))
     # Near the optimum both Kullback-Leibler terms are equal: the left side is twice the gap.
-    n = np.array([sweep["n"][0], sweep["n"][-1]], dtype=float)
+    n = np.array([sweep["pairs"][0], sweep["pairs"][-1]], dtype=float)
     limit = 2.0 * limit_constant(sweep) / n
     curves.curve(ax, n, limit, color="ink", style=(0, (1, 1.5)), width=1.1)
     ax.set(xlabel="pairs n", ylabel="gap + η KL(π*‖π̂)")

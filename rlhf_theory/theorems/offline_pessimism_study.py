@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,14 @@ from rlhf_theory.arrays import Array, expand_rows, inner, to_numpy
 from rlhf_theory.core import ConfidenceSet, OfflineAlgorithm, Policy, Problem, Solution
 from rlhf_theory.data import Design, PreferenceData
 from rlhf_theory.estimators.confidence import (
-    R4,
-    R5,
+    Adaptive,
     ConfidenceRule,
     Ellipsoid,
-    R1Prime,
-    R2Prime,
+    FixedDesign,
+    MarginalLikelihood,
     Scalable,
     Scaled,
+    Wald,
 )
 from rlhf_theory.evaluation.coverage import (
     coverage_coefficient,
@@ -40,7 +40,8 @@ from rlhf_theory.evaluation.pessimism import (
 from rlhf_theory.features import centred
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Progress, Sweep
-from rlhf_theory.worlds.world import World
+from rlhf_theory.theorems.frames import by_replica
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = [
     "COLUMNS",
@@ -58,7 +59,7 @@ __all__ = [
     "world_of",
 ]
 
-COLUMNS = ["study", "setting", "learner", "n", "replica", "gap", "left", "right", "excess"]
+COLUMNS = ["study", "setting", "learner", "pairs", "replica", "gap", "left", "right", "excess"]
 COLUMNS += ["event", "coverage"]
 """``left`` and ``right`` are the two sides of the theorem for the comparator pi*, ``excess`` the
 largest difference over the comparators that are checked, ``event`` whether the confidence set
@@ -72,7 +73,7 @@ class Cell:
     study: str
     setting: str
     world: dict[str, Any]
-    n: list[int]
+    pairs: list[int]
     learners: tuple[str, ...]
     behaviour: float = 0.0
     rules: tuple[str, ...] = field(default=("R1'",))
@@ -80,10 +81,10 @@ class Cell:
 
 def cells(sweep: Sweep) -> Iterator[Cell]:
     """Return all cells of a sweep."""
-    base, few = dict(sweep["world"]), sweep["n_few"]
+    base, few = dict(sweep["world"]), sweep["pairs_few"]
     both = ("Option I", "Option II")
     every = ("greedy", *both, "Option I, β/10", "Option II, β/10", "ensemble minimum", "UWO")
-    yield Cell("learners", "", base, sweep["n"], every)
+    yield Cell("learners", "", base, sweep["pairs"], every)
     for dim in sweep["dims"]:
         yield Cell("dimension", f"{dim}", {**base, "dim": dim}, few, ("greedy", *both))
     away = {**base, "reference": "peaked"}
@@ -92,22 +93,22 @@ def cells(sweep: Sweep) -> Iterator[Cell]:
         yield Cell("coverage", f"{k:g}", world, few, ("greedy", *both), behaviour=k)
     for peak in sweep["peaks"]:
         world = {**away, "peak": peak}
-        yield Cell("coefficient", f"{peak:g}", world, [sweep["n_fixed"]], ("greedy", *both))
+        yield Cell("coefficient", f"{peak:g}", world, [sweep["pairs_fixed"]], ("greedy", *both))
     for name in sweep["rules"]:
-        yield Cell("rules", name, base, sweep["n_rules"], both, rules=(name,))
+        yield Cell("rules", name, base, sweep["pairs_rules"], both, rules=(name,))
     small = {**base, **sweep["small"]}
-    yield Cell("likelihood", "R4", small, sweep["n_likelihood"], ("likelihood set",))
+    yield Cell("likelihood", "R4", small, sweep["pairs_likelihood"], ("likelihood set",))
 
 
 def rule(name: str, sweep: Sweep) -> ConfidenceRule:
     """Return a rule of the theory sheet by its name."""
     bound, delta = sweep["theta_bound"], sweep["delta"]
     known: dict[str, ConfidenceRule] = {
-        "R1'": R1Prime(theta_bound=bound, delta=delta),
-        "R2'": R2Prime(theta_bound=bound, delta=delta),
-        "R4": R4(theta_bound=bound, delta=delta),
-        "R5": R5(theta_bound=bound, delta=delta),
-        "R4 set": R4(theta_bound=bound, delta=delta, form="likelihood"),
+        "R1'": FixedDesign(theta_bound=bound, delta=delta),
+        "R2'": Adaptive(theta_bound=bound, delta=delta),
+        "R4": MarginalLikelihood(theta_bound=bound, delta=delta),
+        "R5": Wald(theta_bound=bound, delta=delta),
+        "R4 set": MarginalLikelihood(theta_bound=bound, delta=delta, form="likelihood"),
     }
     return known[name]
 
@@ -140,7 +141,7 @@ class _Fitted:
         return self.rule.confidence_set(fit, data, problem, design)
 
 
-def world_of(cell: Cell, sweep: Sweep) -> World:
+def world_of(cell: Cell, sweep: Sweep) -> Bandit:
     """Return the world of a cell with all replicas."""
     return worlds.linear(**cell.world, replicas=sweep["replicas"])
 
@@ -159,7 +160,7 @@ def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 
 
 def measure_cell(
-    cell: Cell, world: World, sweep: Sweep, key: Key, first: int = 0
+    cell: Cell, world: Bandit, sweep: Sweep, key: Key, first: int = 0
 ) -> list[pd.DataFrame]:
     """Fit nested data of increasing size with every learner of a cell; see `COLUMNS`.
 
@@ -177,10 +178,11 @@ def measure_cell(
         Number of the block's first replica.
     """
     frames = []
-    behaviour = world.behaviour(cell.behaviour)
-    data, drawn = world.problem.empty_data(), 0
-    for n in cell.n:
-        data = world.offline_data(key.child("pairs", n), n - drawn, behaviour, onto=data)
+    world = replace(world, behaviour=cell.behaviour)
+    data: PreferenceData = world.problem.empty_data()
+    drawn = 0
+    for n in cell.pairs:
+        data = world.offline_data(key.child("pairs", n), n - drawn, onto=data)
         drawn = n
         fit = rule(cell.rules[0], sweep).fit(data)
         for name in cell.learners:
@@ -192,7 +194,9 @@ def measure_cell(
                 values |= _sides(name, world, confidence, plan, n)
             frame = pd.DataFrame({k: to_numpy(v) for k, v in values.items()})
             frame["replica"] = np.arange(first, first + len(frame))
-            frames.append(frame.assign(study=cell.study, setting=cell.setting, learner=name, n=n))
+            frames.append(
+                frame.assign(study=cell.study, setting=cell.setting, learner=name, pairs=n)
+            )
     return frames
 
 
@@ -215,7 +219,7 @@ def _learner(
     return OfflinePessimistic(radius=radius, option=option), radius
 
 
-def _outcome(world: World, plan: Solution[Policy]) -> dict[str, Array]:
+def _outcome(world: Bandit, plan: Solution[Policy]) -> dict[str, Array]:
     """Return the columns that every learner has, each of shape ``(R,)``."""
     metrics = world.evaluate(plan.value)
     nothing = np.full(world.n_replicas, np.nan)
@@ -224,7 +228,7 @@ def _outcome(world: World, plan: Solution[Policy]) -> dict[str, Array]:
 
 
 def _sides(
-    name: str, world: World, confidence: ConfidenceSet, plan: Solution[Policy], n: int
+    name: str, world: Bandit, confidence: ConfidenceSet, plan: Solution[Policy], n: int
 ) -> dict[str, Array]:
     """Return bound, excess, event and coverage of a pessimistic policy."""
     x, weights = world.population
@@ -260,8 +264,7 @@ def select(frame: pd.DataFrame, study: str, learner: str, setting: str = "") -> 
 
 def table(part: pd.DataFrame, column: str = "gap") -> tuple[np.ndarray, np.ndarray]:
     """Return sample sizes ``(T,)`` and a column per replica ``(R, T)``."""
-    wide = part.pivot_table(index="replica", columns="n", values=column)
-    return wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
+    return by_replica(part, "pairs", column)
 
 
 def base_cell(sweep: Sweep) -> Cell:
@@ -274,7 +277,7 @@ def limit_constant(sweep: Sweep) -> float:
     return limit_of(world_of(base_cell(sweep), {**sweep, "replicas": 1}))
 
 
-def limit_of(world: World) -> float:
+def limit_of(world: Bandit) -> float:
     """Return ``tr(F^-1 C*) / (2 eta)`` of a world, of its first replica, for pairs from pi0."""
     x, weights = world.population
     fisher = fisher_of_sampling(x, weights, x.log_pi0, x.log_pi0, world.theta_star)
@@ -283,7 +286,7 @@ def limit_of(world: World) -> float:
 
 
 def against_coverage(frame: pd.DataFrame, learner: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients C* and left sides ``(R, worlds)`` at the fixed n, one world per peak."""
+    """Return coefficients C* and left sides ``(R, worlds)`` at fixed pairs, one world per peak."""
     part = frame[(frame["study"] == "coefficient") & (frame["learner"] == learner)]
     bounded = frame[(frame["study"] == "coefficient") & (frame["learner"] == "Option II")]
     at = bounded.groupby("setting")["coverage"].mean().sort_values()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_theory import worlds
@@ -24,7 +25,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["THEOREM"]
 
@@ -47,7 +48,7 @@ _WORLDS = {
 # --------------------------------------------------------------------------- measure
 
 
-def _world(sweep: Sweep, kind: str, replicas: int) -> World:
+def _world(sweep: Sweep, kind: str, replicas: int) -> Bandit:
     more: dict[str, Any] = {"reference": "uniform"}
     if kind == "poor":
         more = {"reference": "peaked", "peak": sweep["peak"]}
@@ -79,7 +80,7 @@ class _Prediction:
     share: float
 
 
-def _predict(world: World) -> dict[str, _Prediction]:
+def _predict(world: Bandit) -> dict[str, _Prediction]:
     """Return the prediction for every arm.
 
     The main agent of a greedy learner tends to pi*, so an online learner ends up sampling from
@@ -117,11 +118,11 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
         offline = run(
             OfflineGreedy(lam=sweep["ridge"]),
             world,
-            n=_drawn(sweep, predictions[OFFLINE].share),
+            pairs=_drawn(sweep, predictions[OFFLINE].share),
             seed=key.child(kind).seed_int(),
             block=sweep["block"],
         )
-        frames.append(_frame(sweep, kind, OFFLINE, offline["n_labels"], offline["gap"]))
+        frames.append(_frame(sweep, kind, OFFLINE, offline["labels"], offline["gap"]))
         progress.advance(f"{kind}: offline")
         for arm, enhancer in _ARMS.items():
             learner = OnlineIterative(
@@ -145,7 +146,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 
 
 def _iterate(
-    learner: OnlineIterative, world: World, drawn: Sequence[int], key: Key
+    learner: OnlineIterative, world: Bandit, drawn: Sequence[int], key: Key
 ) -> tuple[np.ndarray, np.ndarray]:
     """Play one round per entry of ``drawn``, up to so many pairs; return labels and gaps."""
     problem = world.problem
@@ -160,7 +161,7 @@ def _iterate(
         pi1 = learner.policy(state)
         pi2 = learner.enhancer(problem, pi1, state.confidence, here.child("enhancer"))
         batch = world.offline_data(
-            here.child("labels"), total - have, pi1, second=pi2, onto=state.data
+            here.child("labels"), total - have, behaviour=pi1, second=pi2, onto=state.data
         )
         state = learner.init(problem, batch, here)
         have = total
@@ -268,7 +269,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     return fig
 
 
-def _draw_ratios(panel: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
+def _draw_ratios(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     """Draw measured against predicted ratios, on the diagonal if the prediction is right."""
     axes.log_axes(panel, "xy")
     wants = []
@@ -346,7 +347,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     return numbers
 
 
-_FULL: dict[str, Any] = {
+_FULL: Sweep = {
     "replicas": 2048,
     "block": 128,
     "instance": 0,
@@ -362,6 +363,7 @@ _FULL: dict[str, Any] = {
 
 THEOREM = Theorem(
     name="online-against-offline",
+    order=9,
     title="Whether online labels beat offline ones can be computed in advance",
     claim=(
         "From equally many labels, the gaps of the greedy plug-in policies trained on pairs from "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from rlhf_theory.theorems.online_runs import (
     table,
 )
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["THEOREM"]
 
@@ -47,7 +48,7 @@ _COVERAGE = {"poor": "from π0", "good": "half from π*"}
 # --------------------------------------------------------------------------- measure
 
 
-def _world(sweep: Sweep, replicas: int) -> World:
+def _world(sweep: Sweep, replicas: int) -> Bandit:
     return worlds.linear(
         contexts=sweep["contexts"],
         actions=sweep["actions"],
@@ -86,12 +87,11 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     for name, coverage, offline in _runs(sweep):
         frame = curves_of(
             Watched(learner=exploring_learners(sweep)[name], watches=watches),
-            world,
+            replace(world, behaviour=_dial(sweep, coverage)),
             sweep,
             key.child("rounds"),
             progress.advance,
-            n_offline=offline,
-            behaviour=sweep["good"] if coverage == "good" else 0.0,
+            offline_pairs=offline,
         )
         frame = frame.rename(columns={"coverage": "coverage_term"})
         frames.append(frame.assign(learner=name, coverage=coverage, offline=offline))
@@ -107,6 +107,10 @@ def _part(frame: pd.DataFrame, learner: str, coverage: str, offline: int) -> pd.
     return frame[(frame["learner"] == learner) & same & (frame["offline"] == offline)]
 
 
+def _dial(sweep: Sweep, coverage: str) -> float:
+    return float(sweep["good"]) if coverage == "good" else 0.0
+
+
 def _sizes(sweep: Sweep) -> list[int]:
     return [0, *sweep["offline"]]
 
@@ -115,7 +119,7 @@ def _predicted(sweep: Sweep, coverage: str, offline: float) -> float:
     """Return the gap that the Fisher information of all pairs implies, pi* for the main agent."""
     world = _world(sweep, 1)
     x, weights = world.population
-    law = world.behaviour(sweep["good"] if coverage == "good" else 0.0).log_probs(x)
+    law = world.covering(_dial(sweep, coverage)).log_probs(x)
     off = fisher_of_sampling(x, weights, law, law, world.theta_star)
     on = fisher_of_sampling(x, weights, world.log_pi_star, x.log_pi0, world.theta_star)
     total = offline * off + float(sweep["batch"] * sweep["rounds"]) * on
@@ -194,7 +198,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     _draw_bounds(bounds, frame, sweep)
     enhancers.set(
         title=f"Enhancers after {sweep['shown']} offline pairs",
-        xlabel="round t",
+        xlabel="round",
         ylabel="J(π*) − J(π¹)",
     )
     axes.legend(fig)
@@ -325,6 +329,7 @@ _FULL: dict[str, Any] = {
 
 THEOREM = Theorem(
     name="online-hybrid",
+    order=4,
     title="Offline data first, then π0 explores: the hybrid algorithm",
     claim=(
         "With π0 as the enhancer and offline data in Σ_t, on the event ‖θ̂_t − θ*‖_{Σ_t} ≤ β_t for "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,7 @@ from rlhf_theory.theorems.online_runs import (
 )
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.uncertain_rounds import PopulationCovariance
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["THEOREM"]
 
@@ -41,7 +40,7 @@ _MAIN = "constrained, β"
 # --------------------------------------------------------------------------- measure
 
 
-def _world(sweep: Sweep, dim: int, replicas: int, prefix: str = "") -> World:
+def _world(sweep: Sweep, dim: int, replicas: int, prefix: str = "") -> Bandit:
     return worlds.linear(
         contexts=sweep[f"{prefix}contexts"],
         actions=sweep[f"{prefix}actions"],
@@ -199,7 +198,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     }
     draw_bounds(bounds, table(part, "left")[:, :-1], lines)
     _draw_counts(count, frame, sweep)
-    rounds.set(title="Gap against rounds", xlabel="round t", ylabel="J(π*) − J(π¹)")
+    rounds.set(title="Gap against rounds", xlabel="round", ylabel="J(π*) − J(π¹)")
     labels.set(title="Gap against labels", xlabel="labels", ylabel="J(π*) − J(π¹)")
     bounds.set(title=f"Bound (a), {_MAIN}")
     count.set(title="Uncertain rounds", xlabel="dimension d", ylabel="rounds with |v| > 1")
@@ -277,7 +276,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     return numbers | label_spread(_world(sweep, sweep["dim"], 1))
 
 
-_FULL: dict[str, Any] = {
+_FULL: Sweep = {
     "replicas": 1024,
     "block": 128,
     "instance": 0,
@@ -303,6 +302,7 @@ _FULL: dict[str, Any] = {
 
 THEOREM = Theorem(
     name="online-optimism",
+    order=3,
     title="Online learning with an optimistic enhancer, and a bound that the learner can compute",
     claim=(
         "On the event ‖θ̂_t − θ*‖_{Σ_t} ≤ β_t for all t, every main agent π¹_t = O(r̂_t, η, π0) has "

@@ -20,16 +20,16 @@ from rlhf_theory.algorithms.enhancers import (
 )
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.arrays import Array, expand_rows, namespace, solve, to_numpy
-from rlhf_theory.core import Enhancer, Feedback, OnlineAlgorithm, Policy, Problem
+from rlhf_theory.core import Enhancer, OnlineAlgorithm, PairFeedback, Policy, Problem
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.estimators.confidence import R4, ConfidenceRule, R2Prime, Scaled
+from rlhf_theory.estimators.confidence import Adaptive, ConfidenceRule, MarginalLikelihood, Scaled
 from rlhf_theory.evaluation.statistics import Interval, clopper_pearson
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.features import mean_feature
 from rlhf_theory.plots import curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Sweep
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = [
     "Certificate",
@@ -46,12 +46,12 @@ __all__ = [
     "table",
 ]
 
-Watch = Callable[[OnlineState, Problem, Any, Key], tuple[Mapping[str, Array], Any]]
+Watch = Callable[[OnlineState, Problem, object, Key], tuple[Mapping[str, Array], object]]
 """From state, problem, its own memory (None at first) and key to a report and the new memory."""
 
 
 # What a run records and the curves have under another name, or not at all.
-_DROPPED = ("gap", "jeffreys", "labels", "used", "kl", "residual", "converged")
+_DROPPED = ("gap", "jeffreys", "labels", "kl", "residual", "converged")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +80,10 @@ class Watched:
         return _Memory(self.learner.init(problem, data, key), (None,) * len(self.watches))
 
     def step(
-        self, state: _Memory, problem: Problem, feedback: Feedback, key: Key
+        self, state: _Memory, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[_Memory, Mapping[str, Array]]:
-        """Look, then play one round; ``used`` are the labels before it."""
-        report: dict[str, Array] = {"used": state.state.data.n_labels}
+        """Look, then play one round."""
+        report: dict[str, Array] = {}
         parts = []
         for index, watch in enumerate(self.watches):
             seen, memory = watch(
@@ -116,8 +116,8 @@ class Certificate:
     rule: ConfidenceRule
 
     def __call__(
-        self, state: OnlineState, problem: Problem, memory: Any, key: Key
-    ) -> tuple[Mapping[str, Array], Any]:
+        self, state: OnlineState, problem: Problem, memory: object, key: Key
+    ) -> tuple[Mapping[str, Array], object]:
         """Return the bound; the memory is the direction of the last search."""
         confidence = self.rule.confidence_set(state.fit, state.data, problem)
         found = online_bound(problem, state.plan.value, confidence, key, start=memory, n_random=2)
@@ -142,8 +142,8 @@ class TwoTerms:
     optimum: Policy
 
     def __call__(
-        self, state: OnlineState, problem: Problem, memory: Any, key: Key
-    ) -> tuple[Mapping[str, Array], Any]:
+        self, state: OnlineState, problem: Problem, memory: object, key: Key
+    ) -> tuple[Mapping[str, Array], object]:
         """Return both terms; there is nothing to remember."""
         confidence = self.rule.confidence_set(state.fit, state.data, problem)
         ball = require_ellipsoid(confidence)
@@ -163,7 +163,7 @@ class TwoTerms:
 def certificates(sweep: Sweep) -> dict[str, ConfidenceRule]:
     """Return the radius rules that hold at all times, by name."""
     more = {"theta_bound": sweep["theta_bound"], "delta": sweep["delta"], "lam": sweep["lam"]}
-    return {"R2′": R2Prime(**more), "R4": R4(**more)}
+    return {"R2′": Adaptive(**more), "R4": MarginalLikelihood(**more)}
 
 
 def exploring_learners(sweep: Sweep) -> dict[str, OnlineAlgorithm[Any]]:
@@ -189,7 +189,7 @@ def exploring_learners(sweep: Sweep) -> dict[str, OnlineAlgorithm[Any]]:
 
 def curves_of(
     learner: OnlineAlgorithm[Any],
-    world: World,
+    world: Bandit,
     sweep: Sweep,
     key: Key,
     advance: Callable[[str], None],
@@ -197,25 +197,21 @@ def curves_of(
 ) -> pd.DataFrame:
     """Return every round of a run per replica: ``round, replica, labels`` and what was recorded.
 
-    ``labels`` are those that the policy of the round was trained on; ``left`` is the left side of
+    ``labels`` are those that the policy of the round has used; ``left`` is the left side of
     the theorems, the gap with the KL term. What only a played round reports is NaN in the last.
     """
     trace = run(
         learner,
         world,
-        n_rounds=sweep["rounds"],
+        rounds=sweep["rounds"],
         seed=key.seed_int(),
         block=sweep["block"],
         advance=advance,
         **more,
     )
     r, t = trace["gap"].shape
-    # A round reports the labels after it, a watched one also those before; the last policy is
-    # trained on what the last round left.
-    labels = trace.arrays.get("used", np.full((r, t), np.nan)).copy()
-    labels[:, -1] = trace["labels"][:, -2]
     named = {
-        "labels": labels,
+        "labels": trace["labels"],
         "gap": trace["gap"],
         "left": trace["jeffreys"],
         **{n: v for n, v in trace.arrays.items() if n not in _DROPPED},
@@ -288,4 +284,4 @@ def draw_bounds(panel: Axes, left: np.ndarray, lines: Mapping[str, tuple[np.ndar
             color=style.INK,
             fontsize=7.0,
         )
-    panel.set(xlabel="round t", ylabel="gap + η KL(π* ‖ π¹)")
+    panel.set(xlabel="round", ylabel="gap + η KL(π* ‖ π¹)")

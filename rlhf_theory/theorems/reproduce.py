@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rlhf_theory.arrays import library
 from rlhf_theory.errors import check_choice
-from rlhf_theory.experiments.store import claim_folder, write_json
+from rlhf_theory.store import claim_folder, write_json
 from rlhf_theory.studies.backends.pool import ONE_THREAD
 from rlhf_theory.theorems.card import Bar, Mode, Theorem, Verdict
 from rlhf_theory.theorems.stored import Task, carry_out, stored_verdict
@@ -111,23 +111,23 @@ def reproduce(
     claim_folder(out, {**study, **elsewhere})
 
     found: dict[str, Verdict] = {}
-    desk = _Desk(found, len(tasks), say or (lambda _line: None))
+    log = _VerdictLog(found, len(tasks), say or (lambda _line: None))
     for task in tasks:
         stored = stored_verdict(task)
         if stored is not None:
-            desk.take(stored, "stored already")
+            log.take(stored, "stored already")
     left = [task for task in tasks if task.theorem.name not in found]
     # The longest first, so that none of them is still running alone at the end.
     left.sort(key=lambda task: -task.theorem.cost)
     workers = min(jobs or loky.cpu_count(), len(left))
     if workers > 1:
-        _run_side_by_side(left, workers, desk)
+        _run_side_by_side(left, workers, log)
     else:
-        _run_here(left, desk)
+        _run_here(left, log)
     return [found[t.name] for t in theorems]
 
 
-class _Desk:
+class _VerdictLog:
     """Takes in verdicts and says so."""
 
     def __init__(self, found: dict[str, Verdict], total: int, say: Say) -> None:
@@ -140,7 +140,7 @@ class _Desk:
         self.say(f"[{len(self.found)}/{self.total}] {verdict.name}: {result} ({time})")
 
 
-def _run_here(tasks: Sequence[Task], desk: _Desk) -> None:
+def _run_here(tasks: Sequence[Task], log: _VerdictLog) -> None:
     for task in tasks:
         bar = Bar(task.theorem.name)
         try:
@@ -149,23 +149,23 @@ def _run_here(tasks: Sequence[Task], desk: _Desk) -> None:
             verdict = task.verdict({"error": traceback.format_exc()})
         finally:
             bar.close()
-        desk.take(verdict)
+        log.take(verdict)
 
 
-def _run_side_by_side(tasks: Sequence[Task], workers: int, desk: _Desk) -> None:
-    lost = _run_pool(tasks, workers, desk)
+def _run_side_by_side(tasks: Sequence[Task], workers: int, log: _VerdictLog) -> None:
+    lost = _run_pool(tasks, workers, log)
     # A worker that dies takes the whole pool with it. Whoever had no verdict runs again, alone, so
     # that a study which kills its worker (by using up the memory, say) is found and the others end.
     for task in lost:
-        if _run_pool([task], 1, desk):
+        if _run_pool([task], 1, log):
             reason = "The worker process died twice: it was killed, or used up the memory."
             verdict = task.verdict({"error": reason})
             task.folder.mkdir(parents=True, exist_ok=True)
             write_json(task.folder / "verdict.json", verdict.to_json())
-            desk.take(verdict)
+            log.take(verdict)
 
 
-def _run_pool(tasks: Sequence[Task], workers: int, desk: _Desk) -> list[Task]:
+def _run_pool(tasks: Sequence[Task], workers: int, log: _VerdictLog) -> list[Task]:
     """Run tasks in a fresh pool; return those that were lost because a worker died."""
     lost = []
     with _pool(workers) as pool, _bar(len(tasks)) as bar:
@@ -184,7 +184,7 @@ def _run_pool(tasks: Sequence[Task], workers: int, desk: _Desk) -> list[Task]:
                     verdict = running[future].verdict({"error": traceback.format_exc()})
                 bar.update()
                 with tqdm.external_write_mode():
-                    desk.take(verdict)
+                    log.take(verdict)
             if not bar.disable:
                 bar.set_postfix_str(_doing([running[future] for future in pending]))
     return lost

@@ -33,7 +33,7 @@ from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["THEOREM"]
 
@@ -45,7 +45,7 @@ _KEYS = ["replica", "labels", "method", "multiplier", "path", "step"]
 # --------------------------------------------------------------------------- measure
 
 
-def _world(sweep: Sweep, replicas: int) -> World:
+def _world(sweep: Sweep, replicas: int) -> Bandit:
     # A negative peak leans pi0 towards good actions, as fine-tuning on demonstrations does.
     return worlds.linear(
         contexts=sweep["contexts"],
@@ -66,7 +66,8 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     for first in range(0, sweep["replicas"], sweep["block"]):
         stop = min(first + sweep["block"], sweep["replicas"])
         part, own = world.block(first, stop), key.block(first)
-        data, drawn = part.problem.empty_data(), 0
+        data: PreferenceData = part.problem.empty_data()
+        drawn = 0
         for labels in sweep["labels"]:
             data = part.offline_data(own.child("pairs", labels), labels - drawn, onto=data)
             drawn = labels
@@ -81,7 +82,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 
 
 def _proxies(
-    sweep: Sweep, world: World, data: PreferenceData, key: Key
+    sweep: Sweep, world: Bandit, data: PreferenceData, key: Key
 ) -> Iterator[tuple[str, float, Array]]:
     """Yield method, multiplier and the reward it optimises, measured from pi0: ``(R, X, A)``."""
     x, _ = world.population
@@ -102,7 +103,7 @@ def _proxies(
         yield "UWO", w, members.uncertainty_weighted(w).rewards(x)
 
 
-def _paths(sweep: Sweep, world: World, rewards: Array) -> pd.DataFrame:
+def _paths(sweep: Sweep, world: Bandit, rewards: Array) -> pd.DataFrame:
     """Return KL, gold reward and own reward along both paths, measured from pi0."""
     x, weights = world.population
     gold = inner(centred(x), world.theta_star)
@@ -345,6 +346,7 @@ _FULL = {
 
 THEOREM = Theorem(
     name="reward-hacking",
+    order=8,
     title="Optimise a learned reward too far and the true one falls; pessimism flattens the fall",
     claim=(
         "With a reward learned from few comparisons, the gold reward rises and then falls as the "

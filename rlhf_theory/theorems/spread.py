@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["label_spread"]
 
 
-def label_spread(world: World, where: str = "") -> dict[str, float | str]:
+def label_spread(world: Bandit, where: str = "") -> dict[str, float | str]:
     """Return the 5 %, 50 % and 95 % quantiles of the win probabilities, and a warning if need be.
 
     The warning says that labels are nearly deterministic; ``where`` tells worlds of one card apart.

@@ -12,12 +12,12 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from rlhf_theory.experiments.store import write_atomic, write_json
 from rlhf_theory.experiments.trace import versions
 from rlhf_theory.plots.figures import save
 from rlhf_theory.plots.style import theme
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Mode, Note, Progress, Theorem, Verdict, sweep_data
+from rlhf_theory.store import write_atomic, write_json
+from rlhf_theory.theorems.card import Mode, Note, Progress, Sweep, Theorem, Verdict, sweep_data
 
 __all__ = ["FILES", "Task", "carry_out", "read_verdict", "stored_verdict"]
 
@@ -30,6 +30,10 @@ FILES = (
     "caption.txt",
 )
 """What a study that ran to its end leaves in its folder."""
+
+
+Found = dict[str, Any]
+"""What a study has found so far: checks, constants, caption, seconds, or an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class Task:
 
     theorem: Theorem
     folder: Path
-    sweep: dict[str, Any]
+    sweep: Sweep
     mode: Mode
     seed: int
 
@@ -61,7 +65,7 @@ class Task:
         """The file in which a worker says how far it is."""
         return self.folder / ".progress"
 
-    def verdict(self, found: dict[str, Any]) -> Verdict:
+    def verdict(self, found: Found) -> Verdict:
         """Return the verdict with what was found."""
         t = self.theorem
         checks = tuple(found.get("checks", ()))
@@ -127,7 +131,7 @@ def carry_out(task: Task, progress: Progress | None = None) -> Verdict:
     # The verdict goes first: a folder without it is known to be incomplete.
     for stale in (*(task.folder / name for name in FILES), *task.folder.glob(".*.tmp")):
         stale.unlink(missing_ok=True)
-    found: dict[str, Any] = {}
+    found: Found = {}
     start = time.perf_counter()
     # One thread on every path: the last bits of a matrix product depend on the number of threads,
     # and results must not depend on the number of workers.
@@ -144,7 +148,7 @@ def carry_out(task: Task, progress: Progress | None = None) -> Verdict:
     return verdict
 
 
-def _study(task: Task, progress: Progress, found: dict[str, Any]) -> None:
+def _study(task: Task, progress: Progress, found: Found) -> None:
     t, sweep = task.theorem, task.sweep
     curves = t.measure(sweep, Key(seed=task.seed).child(t.name), progress)
     stream = io.BytesIO()

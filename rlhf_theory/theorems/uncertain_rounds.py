@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.arrays import Array, eye_like, full_like, namespace, solve
-from rlhf_theory.core import Feedback, Policy, Problem
+from rlhf_theory.core import PairFeedback, Policy, Problem
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.ellipsoid import Ellipsoid
 from rlhf_theory.evaluation.coverage import policy_covariance
@@ -34,7 +33,7 @@ class _Given:
         self,
         problem: Problem,  # noqa: ARG002
         pi1: Policy,  # noqa: ARG002
-        confidence: Any,  # noqa: ARG002
+        confidence: object,  # noqa: ARG002
         key: Key,  # noqa: ARG002
     ) -> Policy:
         return self.policy
@@ -66,7 +65,7 @@ class PopulationCovariance:
         return Explored(self.learner.init(problem, data, key), sigma)
 
     def step(
-        self, state: Explored, problem: Problem, feedback: Feedback, key: Key
+        self, state: Explored, problem: Problem, feedback: PairFeedback, key: Key
     ) -> tuple[Explored, Mapping[str, Array]]:
         """Play one round; reports what the learner does, and ``uncertainty``."""
         inner = state.state

@@ -1,7 +1,7 @@
 """Worlds: a problem, the law of its labels, and the truth."""
 
 from rlhf_theory.worlds.annotators import annotators, disagreement
-from rlhf_theory.worlds.catalogue import CATALOGUE
+from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.hard_instances import (
     chi_squared,
     greedy_failure,
@@ -10,11 +10,9 @@ from rlhf_theory.worlds.hard_instances import (
 from rlhf_theory.worlds.intransitive import annotator_cycle, intransitive, tie_cycle
 from rlhf_theory.worlds.linear import linear
 from rlhf_theory.worlds.misspecified import misspecification, misspecified
-from rlhf_theory.worlds.world import World
 
 __all__ = [
-    "CATALOGUE",
-    "World",
+    "Bandit",
     "annotator_cycle",
     "annotators",
     "chi_squared",

@@ -15,9 +15,10 @@ from rlhf_theory.evaluation.gaps import over_contexts
 from rlhf_theory.evaluation.win_rates import borda_scores, winners
 from rlhf_theory.oracles import AnnotatorMixture, BradleyTerry
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.worlds.bandit import Bandit, Game
 from rlhf_theory.worlds.linear import Reference, linear
-from rlhf_theory.worlds.world import Game, World
 
 __all__ = ["annotators", "disagreement", "draw_deviations"]
 
@@ -65,6 +66,7 @@ def _weights_of(types: int, weights: Sequence[float] | None, heterogeneity: floa
     return w
 
 
+@register("world", "annotators", {"contexts": 4, "actions": 4, "dim": 3})
 def annotators(
     *,
     heterogeneity: float = 5.0,
@@ -85,7 +87,7 @@ def annotators(
     game: Game = "logit",
     instances: Literal["shared", "own"] = "shared",
     name: str = "annotators",
-) -> World:
+) -> Bandit:
     r"""Return a world whose labels come from annotators with different rewards.
 
     Type ``k`` answers by Bradley-Terry in its own :math:`\langle\theta_k, \varphi\rangle`, with
@@ -132,7 +134,7 @@ def annotators(
     Examples
     --------
     >>> world = annotators(contexts=5, actions=3, dim=2, replicas=4)
-    >>> sorted(world.evaluate(world.behaviour()))
+    >>> sorted(world.evaluate(world.covering(0.0)))
     ['exploitability', 'gap', 'jeffreys', 'kl']
 
     Source: theory sheet 9.3; [2312.08358] for the inconsistency.
@@ -158,7 +160,7 @@ def annotators(
     return replace(base, oracle=oracle, game=game, theta_star=None, settings=settings)
 
 
-def disagreement(world: World) -> dict[str, float]:
+def disagreement(world: Bandit) -> dict[str, float]:
     """Return how much the majority of a world contradicts itself, and its reward.
 
     Each is a share, in the mean over contexts (by their probabilities) and replicas.

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import binom
 
 from rlhf_theory.arrays import as_like, to_numpy
 from rlhf_theory.data import PreferenceData
@@ -16,8 +14,9 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = [
     "GREEDY_FAILURE_PAIRS",
@@ -34,7 +33,7 @@ _PHI = ((1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _THETA_STAR = (-1.0, 0.1, 0.9)
 
 # Outcomes of smaller probability than this in both tails are left out of an enumeration; and the
-# logarithm of the largest n that is looked at.
+# logarithm of the largest number of pairs that is looked at.
 _TAIL = 1e-14
 _LARGEST = 30.0
 
@@ -48,7 +47,8 @@ def _projected(v: Sequence[Any]) -> np.ndarray:
     return np.asarray(np.asarray(v) @ basis)
 
 
-def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-failure") -> World:
+@register("world", "greedy-failure")
+def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-failure") -> Bandit:
     """Return the instance on which the greedy policy of the MLE fails at every ``n``.
 
     One context and four actions with rewards (-0.9, -1, 0, 0.1). Parameters live on
@@ -69,7 +69,7 @@ def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-
     """
     phi, theta = _projected(_PHI)[None, None], _projected(_THETA_STAR)[None]
     reward = LinearReward(theta)
-    return World(
+    return Bandit(
         name=name,
         problem=FiniteProblem(
             phi, np.full((1, 1, 4), -math.log(4.0)), np.ones((1, 1)), eta, replicas
@@ -81,8 +81,8 @@ def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-
     )
 
 
-def greedy_failure_data(world: World, key: Key, n: int) -> PreferenceData:
-    """Return ``n`` comparisons per replica: ``n - 1`` of actions (1, 2) and one of (2, 3).
+def greedy_failure_data(world: Bandit, key: Key, pairs: int) -> PreferenceData:
+    """Return comparisons per replica: all but one of actions (1, 2), and one of (2, 3).
 
     Parameters
     ----------
@@ -90,64 +90,67 @@ def greedy_failure_data(world: World, key: Key, n: int) -> PreferenceData:
         From `greedy_failure`.
     key
         Address of the labels.
-    n
+    pairs
         Number of comparisons, at least 1; the cost does not grow with it.
     """
-    check_positive("n", n)
+    check_positive("pairs", pairs)
     data = world.problem.empty_data()
     prob = to_numpy(world.preferences)[0, 0]
     often, once = GREEDY_FAILURE_PAIRS
     count, wins = np.zeros(data.count.shape), np.zeros(data.count.shape)
-    count[:, often], count[:, once] = n - 1, 1
+    count[:, often], count[:, once] = pairs - 1, 1
     for r in range(world.n_replicas):
         draw = key.child("labels").generator(r)
-        wins[r, often] = draw.binomial(n - 1, prob[0, 1])
+        wins[r, often] = draw.binomial(pairs - 1, prob[0, 1])
         wins[r, once] = draw.binomial(1, prob[1, 2])
     return data.reweighted(as_like(count, data.count), as_like(wins, data.wins))
 
 
-def greedy_failure_outcomes(n: int) -> tuple[World, PreferenceData, np.ndarray]:
+def greedy_failure_outcomes(pairs: int) -> tuple[Bandit, PreferenceData, np.ndarray]:
     """Return all outcomes of the labels, one per replica, with their probabilities.
 
     Parameters
     ----------
-    n
-        Number of comparisons, at least 1; there are about ``min(2 n, 30 sqrt(n))`` outcomes.
+    pairs
+        Number ``n`` of comparisons, at least 1; there are about ``min(2 n, 30 sqrt(n))`` outcomes.
 
     Returns
     -------
     The world, data and probabilities ``(R,)``, which miss at most 1e-13 of the mass.
     """
+    from scipy.stats import binom  # noqa: PLC0415  (half a second that no other world needs)
+
     prob = to_numpy(greedy_failure(replicas=1).preferences)[0, 0]
-    low, high = (float(binom.ppf(q, n - 1, prob[0, 1])) for q in (_TAIL, 1.0 - _TAIL))
-    wins = np.arange(max(low - 1, 0), min(high + 1, n - 1) + 1)
-    mass = binom.pmf(wins, n - 1, prob[0, 1])
+    low, high = (float(binom.ppf(q, pairs - 1, prob[0, 1])) for q in (_TAIL, 1.0 - _TAIL))
+    wins = np.arange(max(low - 1, 0), min(high + 1, pairs - 1) + 1)
+    mass = binom.pmf(wins, pairs - 1, prob[0, 1])
     world = greedy_failure(replicas=2 * wins.size)
     data = world.problem.empty_data()
     often, once = GREEDY_FAILURE_PAIRS
     count, won = np.zeros(data.count.shape), np.zeros(data.count.shape)
-    count[:, often], count[:, once] = n - 1, 1
+    count[:, often], count[:, once] = pairs - 1, 1
     won[:, often] = np.tile(wins, 2)
     won[:, once] = np.repeat([0.0, 1.0], wins.size)
     data = data.reweighted(as_like(count, data.count), as_like(won, data.wins))
     return world, data, np.concatenate([mass * (1.0 - prob[1, 2]), mass * prob[1, 2]])
 
 
-def _width(n: float, lam: float) -> float:
-    """Return ``|phi_4 - phi_3|_{Sigma^-1}`` after ``n`` comparisons."""
+def _width(pairs: float, lam: float) -> float:
+    """Return ``|phi_4 - phi_3|_{Sigma^-1}`` after so many comparisons."""
     phi = _projected(_PHI)
     often, once = phi[0] - phi[1], phi[1] - phi[2]
-    sigma = lam * np.eye(2) + (n - 1) * np.outer(often, often) + np.outer(once, once)
+    sigma = lam * np.eye(2) + (pairs - 1) * np.outer(often, often) + np.outer(once, once)
     v = phi[3] - phi[2]
     return float(np.sqrt(v @ np.linalg.solve(sigma, v)))
 
 
 def greedy_failure_switch(beta: float, lam: float) -> float:
-    """Return the ``n`` at which the bonus of the best action falls to its reward, 0.1.
+    """Return the number of pairs at which the bonus of the best action falls to its reward, 0.1.
 
     Before, a pessimist of radius ``beta`` in ``lambda I + sum z z^T`` that measures from action 3
     plays that action, whose bonus is 0; infinite where the switch never comes.
     """
+    from scipy.optimize import brentq  # noqa: PLC0415  (a quarter of a second, only for this)
 
     def excess(log_n: float) -> float:
         return beta * _width(math.exp(log_n), lam) - _THETA_STAR[1]
@@ -170,9 +173,10 @@ def greedy_failure_escape(lam: float, theta_bound: float) -> float:
     return t * math.sqrt(1.0 + 2.0 * lam)
 
 
+@register("world", "chi-squared")
 def chi_squared(
-    *, n: int = 10_000, eta: float = 0.1, replicas: int = 64, name: str = "chi-squared"
-) -> World:
+    *, pairs: int = 10_000, eta: float = 0.1, replicas: int = 64, name: str = "chi-squared"
+) -> Bandit:
     """Return the instance on which KL regularisation cannot do better than ``1 / log n``.
 
     One context, three actions with rewards ``(1/2, 1/2 - 1 / log n, 0)`` and one-hot features;
@@ -180,8 +184,8 @@ def chi_squared(
 
     Parameters
     ----------
-    n
-        Number of pairs for which the instance is hard, at least 3.
+    pairs
+        Number ``n`` of pairs for which the instance is hard, at least 3.
     eta
         Weight of the regulariser, whichever it is.
     replicas
@@ -191,13 +195,13 @@ def chi_squared(
 
     Source: [2407.13399], section 2.3 for the failure of KL; theory sheet 6.1 for the instance.
     """
-    if n < 3:
-        message = f"n must be at least 3, so that pi0 is a distribution; got {n}."
+    if pairs < 3:
+        message = f"pairs must be at least 3, so that pi0 is a distribution; got {pairs}."
         raise ValueError(message)
-    pi0 = np.array([0.5, 0.5 - 1.0 / n, 1.0 / n])
-    theta = np.array([[0.5, 0.5 - 1.0 / math.log(n), 0.0]])
+    pi0 = np.array([0.5, 0.5 - 1.0 / pairs, 1.0 / pairs])
+    theta = np.array([[0.5, 0.5 - 1.0 / math.log(pairs), 0.0]])
     reward = LinearReward(theta)
-    return World(
+    return Bandit(
         name=name,
         problem=FiniteProblem(
             np.eye(3)[None, None], np.log(pi0)[None, None], np.ones((1, 1)), eta, replicas
@@ -205,5 +209,5 @@ def chi_squared(
         oracle=BradleyTerry(reward),
         reward=reward,
         theta_star=theta,
-        settings={"n": n, "eta": eta, "reward_range": 1.0},
+        settings={"pairs": pairs, "eta": eta, "reward_range": 1.0},
     )

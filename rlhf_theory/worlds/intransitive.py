@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -11,13 +11,15 @@ from rlhf_theory.errors import check_choice, check_nonnegative
 from rlhf_theory.oracles import AnnotatorMixture, BradleyTerry, GeneralPreference
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward, SkewBilinear, TablePreference, TableReward
+from rlhf_theory.worlds.bandit import Bandit, Game
 from rlhf_theory.worlds.linear import Reference, draw_features, draw_reference, draw_theta
-from rlhf_theory.worlds.world import Game, World
 
 __all__ = ["annotator_cycle", "intransitive", "tie_cycle"]
 
 
+@register("world", "intransitive", {"contexts": 4, "actions": 4, "dim": 3})
 def intransitive(
     *,
     cycle: float = 1.0,
@@ -34,7 +36,7 @@ def intransitive(
     game: Game = "logit",
     instances: Literal["shared", "own"] = "shared",
     name: str = "intransitive",
-) -> World:
+) -> Bandit:
     """Return a world with ``logit P = r(a) - r(b) + c phi(a)^T W phi(b)``.
 
     ``W`` is a random skew matrix of Frobenius norm ``sqrt(2) d``. Inside the bilinear model that
@@ -60,7 +62,7 @@ def intransitive(
     check_choice("game", game, ("logit", "probability"))
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         k: v
         for k, v in locals().items()
         if k in (intransitive.__kwdefaults__ or {}) and k != "replicas"
@@ -78,7 +80,7 @@ def intransitive(
     parameters = np.concatenate([-theta, w], axis=-1)
     model = SkewBilinear(parameters)
     weights = np.full((1, contexts), 1.0 / contexts)
-    return World(
+    return Bandit(
         name=name,
         problem=FiniteProblem(phi, log_pi0, weights, eta, replicas),
         oracle=GeneralPreference(model),
@@ -97,6 +99,7 @@ def _one_context(
     return FiniteProblem(np.eye(n)[None, None], lp, np.ones((1, 1)), eta, replicas)
 
 
+@register("world", "annotator-cycle")
 def annotator_cycle(
     *,
     scale: float = 2.0,
@@ -104,7 +107,7 @@ def annotator_cycle(
     replicas: int = 64,
     game: Game = "logit",
     name: str = "annotator-cycle",
-) -> World:
+) -> Bandit:
     """Return three Bradley-Terry annotators whose mixture has a Condorcet cycle.
 
     Utilities ``s (2, 1, 0)`` of three actions, rotated; the first beats the second, the second the
@@ -116,7 +119,7 @@ def annotator_cycle(
     check_nonnegative("scale", scale)
     rows = [np.roll(scale * np.array([2.0, 1.0, 0.0]), shift)[None, None] for shift in range(3)]
     oracle = AnnotatorMixture([BradleyTerry(TableReward(row)) for row in rows], [1.0 / 3.0] * 3)
-    return World(
+    return Bandit(
         name=name,
         problem=_one_context(3, eta, replicas),
         oracle=oracle,
@@ -125,6 +128,7 @@ def annotator_cycle(
     )
 
 
+@register("world", "tie-cycle")
 def tie_cycle(
     *,
     shift: float = 0.0,
@@ -132,7 +136,7 @@ def tie_cycle(
     replicas: int = 64,
     game: Game = "probability",
     name: str = "tie-cycle",
-) -> World:
+) -> Bandit:
     """Return three annotator types that each decide one pair and tie on the others.
 
     Weights ``(1/3 - e, 1/3 + e/2, 1/3 + e/2)``; type 1 always says 2 beats 1, type 2 says 1 beats
@@ -153,7 +157,7 @@ def tie_cycle(
     table = np.zeros((3, 3))
     for winner, loser, weight in ((1, 0, first), (0, 2, other), (2, 1, other)):
         table[winner, loser], table[loser, winner] = 0.5 * weight, -0.5 * weight
-    return World(
+    return Bandit(
         name=name,
         problem=_one_context(3, eta, replicas),
         oracle=GeneralPreference(TablePreference(table[None, None]), "probability"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import gammaincinv
@@ -14,8 +14,9 @@ from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 __all__ = ["draw_features", "draw_reference", "draw_theta", "linear"]
 
@@ -84,6 +85,7 @@ class _FreshLinear:
         return phi, draw_reference(key, self.reference, rewards, self.peak, self.concentration)
 
 
+@register("world", "linear", {"contexts": 4, "actions": 4, "dim": 3})
 def linear(
     *,
     contexts: int | None = 20,
@@ -100,7 +102,7 @@ def linear(
     scale: float = 1.0,
     instances: Literal["shared", "own"] = "shared",
     name: str = "linear",
-) -> World:
+) -> Bandit:
     """Return a world with rewards ``<theta*, phi(x, a)>`` and Bradley-Terry labels.
 
     Parameters
@@ -153,7 +155,7 @@ def linear(
         raise ValueError(message)
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         k: v for k, v in locals().items() if k in (linear.__kwdefaults__ or {}) and k != "replicas"
     }
     rows = 1 if instances == "shared" else replicas
@@ -177,7 +179,7 @@ def linear(
         weights = np.full((1, contexts), 1.0 / contexts)
         problem = FiniteProblem(phi, log_pi0, weights, eta, replicas)
     reward = LinearReward(theta)
-    return World(
+    return Bandit(
         name=name,
         problem=problem,
         oracle=BradleyTerry(reward, scale),

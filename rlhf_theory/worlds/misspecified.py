@@ -19,9 +19,10 @@ from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward, TableReward
+from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.linear import Reference, draw_reference, linear
-from rlhf_theory.worlds.world import World
 
 __all__ = ["Misspecification", "TanhReward", "misspecification", "misspecified"]
 
@@ -129,6 +130,7 @@ class _FreshPeaked:
         return phi, draw_reference(key, "peaked", rewards, self.peak)
 
 
+@register("world", "misspecified", {"contexts": 4, "actions": 4, "dim": 3})
 def misspecified(
     *,
     gain: float = 2.0,
@@ -147,7 +149,7 @@ def misspecified(
     scale: float = 1.0,
     instances: Literal["shared", "own"] = "shared",
     name: str = "misspecified",
-) -> World:
+) -> Bandit:
     """Return a world whose reward is a random tanh network of the features.
 
     Labels are Bradley-Terry in that reward, the truth is exact, and a learner of linear rewards is
@@ -201,20 +203,20 @@ def misspecified(
     else:
         phi = problem.phi
     reward = _draw_network(key, phi, to_numpy(base.theta_star), width, gain)
-    told: RewardModel = reward
+    labelled: RewardModel = reward
     if isinstance(problem, FreshProblem):
         if reference == "peaked":
             problem = replace(problem, draw=_FreshPeaked(problem.draw, reward, peak))
     else:
         values = reward.rewards(problem.table)
         # Labels look rewards up: the network need not run again in every round.
-        told = TableReward(values)
+        labelled = TableReward(values)
         if reference == "peaked":
             problem = replace(problem, log_pi0=draw_reference(key, reference, values, peak))
     return replace(
         base,
         problem=problem,
-        oracle=BradleyTerry(told, scale),
+        oracle=BradleyTerry(labelled, scale),
         reward=reward,
         theta_star=None,
         settings=settings,
@@ -247,7 +249,7 @@ class Misspecification:
     floor: Array
 
 
-def misspecification(world: World, behaviour: Policy | None = None) -> Misspecification:
+def misspecification(world: Bandit, behaviour: Policy | None = None) -> Misspecification:
     """Return how far off linear rewards are, with pairs drawn independently from one policy.
 
     Both fits are of the population: no labels are drawn. The first knows the reward, the second
@@ -301,7 +303,7 @@ def misspecification(world: World, behaviour: Policy | None = None) -> Misspecif
     )
 
 
-def _pseudo_true(world: World, log_pi: Array) -> Array:
+def _pseudo_true(world: Bandit, log_pi: Array) -> Array:
     """Return the Bradley-Terry fit of infinitely many labels of ``pi x pi``, ``(R|1, d)``."""
     x, weights = world.population
     prob = world.preferences

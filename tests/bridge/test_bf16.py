@@ -33,6 +33,7 @@ from rlhf_theory.arrays import int_like
 from rlhf_theory.losses import DPO, KTO
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward, ProbabilityPreference, SkewBilinear
+from tests.helpers.assembled import compared as record_of
 from tests.helpers.examples import examples, tokens
 from tests.helpers.language import gpt2
 from tests.helpers.prompts import TokenFeatures
@@ -144,38 +145,38 @@ def compared(problem: PromptProblem) -> Any:
     x, _ = problem.population(Key(0), 1)
     first = int_like(np.zeros((1, 3), dtype=int), x.like)
     one = torch.ones((1, 3), dtype=torch.float64)
-    return problem.empty_data().add(x, first, first + 1, one)
+    return problem.empty_data().add(record_of(x, first, first + 1, one))
 
 
 @dataclass(frozen=True)
 class _FirstWins:
-    def __call__(self, contexts: Any, a1: Any, a2: Any, key: Key) -> Any:
-        return torch.ones(tuple(a1.shape), dtype=torch.float64)
+    def __call__(self, query: Any, key: Key) -> Any:
+        return query.answered(torch.ones(tuple(query.a1.shape), dtype=torch.float64))
 
 
 def _direct(loss: Any) -> Any:
     def run(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
-        learner = DirectPreference(problem.policy, loss=loss, settings=settings, folder=folder)
+        learner = DirectPreference(loss=loss, settings=settings, folder=folder)
         learner(problem, compared(problem), KEY)
 
     return run
 
 
 def _iterative(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
-    learner = IterativeDirect(problem.policy, settings=settings, folder=folder, batch_size=8)
+    learner = IterativeDirect(settings=settings, folder=folder, batch_size=8)
     state = learner.init(problem, problem.empty_data(), KEY)
     learner.step(state, problem, _FirstWins(), KEY)
 
 
 def _planner(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
     theta = torch.tensor([[1.0, -1.0, 0.5]], dtype=torch.float64)
-    DPOPlanner(problem.policy, settings=settings, folder=folder)(LinearReward(theta), problem, KEY)
+    DPOPlanner(settings=settings, folder=folder)(LinearReward(theta), problem, KEY)
 
 
 def _self_play(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
     theta = torch.tensor([[1.0, -2.0, 0.5, 3.0, -2.0, 2.5]], dtype=torch.float64)
     model = ProbabilityPreference(SkewBilinear(theta))
-    play = SelfPlay(problem.policy, rounds=1, settings=settings, folder=folder)
+    play = SelfPlay(rounds=1, settings=settings, folder=folder)
     play(model, problem, KEY)
 
 

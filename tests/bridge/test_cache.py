@@ -79,7 +79,7 @@ def test_first_of_equal_keys_counts(tmp_path: Path) -> None:
     assert cache.lookup([key])[1].tolist() == [[1, 2, 3]]
 
 
-def test_half_precision_rounds_once_and_halves_the_file(tmp_path: Path) -> None:
+def test_half_precisiorounds_once_and_halves_the_file(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, dtype="float16")
     add(cache, np.arange(5))
     assert (cache.folder / "rows.bin").stat().st_size == 5 * (8 + 2 * WIDTH)

@@ -75,8 +75,9 @@ def untouched(home):
 TRAIN = ("train", "pairs.jsonl", "--model", "model", "--set", "beta=0.5", "--lr", "1e-3")
 LOOP = (
     *("--model", "model", "--pool-size", 3, "--max-new-tokens", 6, "--eta", 0.5),
-    *("--rounds", 2, "--labels-per-round", 6),
+    *("--rounds", 2, "--set", "batch_size=6"),
 )
+LEARNER = ("--learner",)
 TRAINING = ("--samples", 2, "--steps", 2, "--lr", "1e-3")
 
 
@@ -150,7 +151,7 @@ def test_fit_trains_a_trunk(lm, home):
 def test_select_asks_and_then_writes_preferences(lm, home, fitted, rule):
     out = f"s-{rule}"
     command = ("select", "prompts.txt", "--model", "model", "--reward", "f", "--rule", rule)
-    command = (*command, "--n", 4, "--pool-size", 3, "--max-new-tokens", 6, "--eta", 5)
+    command = (*command, "--pairs", 4, "--pool-size", 3, "--max-new-tokens", 6, "--eta", 5)
     code, said = lm(*command, "--out", out)
     assert code == guard.PENDING == 3
     assert f"{out}/labels/pending.jsonl" in said
@@ -167,7 +168,7 @@ def test_select_asks_and_then_writes_preferences(lm, home, fitted, rule):
 
 
 def test_select_without_a_reward_takes_features_of_the_model(lm, home):
-    command = ("select", "prompts.txt", "--model", "model", "--n", 3, "--dim", 4)
+    command = ("select", "prompts.txt", "--model", "model", "--pairs", 3, "--dim", 4)
     code, said = lm(*command, "--pool-size", 3, "--max-new-tokens", 6, "--out", "s0")
     assert code == 3, said
     assert (home / "s0" / "transform.safetensors").is_file()
@@ -242,9 +243,15 @@ def test_evaluate_judges_by_a_preference(lm):
     ("name", "options"),
     [
         ("online", ("--labels", GOLD)),
-        ("direct", ("--labels", GOLD, "--learner", "direct", "--pairs", "best-worst")),
-        ("nash", ("--preference", PREFERENCE, "--learner", "nash", "--self-play-rounds", "1")),
-        ("pools", ("--labels", GOLD, "--planner", "pools", "--enhancer", "reference")),
+        (
+            "direct",
+            ("--labels", GOLD, *LEARNER, "iterative-direct", "--set", "pairs=best-worst"),
+        ),
+        (
+            "nash",
+            ("--preference", PREFERENCE, *LEARNER, "nash-game", "--set", "planner.rounds=1"),
+        ),
+        ("pools", ("--labels", GOLD, "--set", "planner=gibbs", "--set", "enhancer=from-reference")),
     ],
 )
 def test_iterate_plays_rounds_and_reports(lm, home, name, options, request):
@@ -294,7 +301,7 @@ def test_iterate_waits_for_people_and_replays(lm, home):
         (("embed", "pairs.jsonl", "--model", "model"), "32 texts to read with model"),
         (("fit", "pairs.jsonl", "--model", "model"), "16 comparisons"),
         (("fit", "pairs.jsonl", "--model", "model", "--trunk"), "Trunk and linear head"),
-        (("select", "prompts.txt", "--model", "model", "--n", "5"), "5 pairs by the rule"),
+        (("select", "prompts.txt", "--model", "model", "--pairs", "5"), "5 pairs by the rule"),
         (TRAIN, "DPO(beta=0.5) on model"),
         (("iterate", "prompts.txt", *LOOP, "--labels", GOLD), "2 rounds of 6 labels"),
         (("evaluate", "prompts.txt", "--reference", "model"), "16 prompts; pools of 16"),
@@ -316,7 +323,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lm, arguments, words
         (("train", "pairs.jsonl", "--model", "model"), "needs the settings beta"),
         (("train", "pairs.jsonl", "--model", "model", "--loss", "dppo"), "Did you mean 'dpo'"),
         ((*TRAIN, "--set", "bta=1"), "no setting 'bta'"),
-        ((*TRAIN, "--set", "beta"), "must be NAME=VALUE"),
+        ((*TRAIN, "--set", "beta"), "must look like KEY=VALUE"),
         ((*TRAIN, "--set", "beta=1"), "given twice"),
         ((*TRAIN, "--test-share", "1.5"), "must lie in [0, 1)"),
         ((*TRAIN, "--sample", "chosen"), "takes no --sample"),
@@ -330,15 +337,17 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lm, arguments, words
         (("select", "prompts.txt", "--model", "model", "--rule", "best"), "rule must be one of"),
         (("select", "pairs.csv", "--model", "model"), "There is no file pairs.csv"),
         (("iterate", "prompts.txt", "--model", "model"), "Say who labels"),
-        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--data", "latest"),
-         "would ignore data"),
+        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--set", "data=latest"),
+         "no learner has a setting 'data'; there are"),
         (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--test-share", "2"),
          "must lie in [0, 1)"),
         (("fit", "pairs.jsonl", "--model", "model", "--test-share", "1"), "must lie in [0, 1)"),
         (("iterate", "prompts.txt", "--model", "model", "--preference", PREFERENCE),
-         "needs the learner 'nash'"),
-        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--enhancer", "opt"),
-         "enhancer must be one of"),
+         "needs a learner of a game, such as 'nash-game'"),
+        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--set", "enhancer=opt"),
+         "unknown enhancer 'opt'; choose from 'from-reference'"),
+        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--learner", "onlin"),
+         "unknown learner 'onlin'; choose from"),
         (("evaluate", "prompts.txt", "--reference", "model", "--model", "a", "--model", "x/a"),
          "Two models are called 'a'"),
     ],
@@ -384,7 +393,7 @@ def test_functions_that_are_not_there_are_answered(lm, tmp_path):
 
 
 def test_labels_out_of_range_are_answered_and_nothing_is_lost(lm, home):
-    command = ("select", "prompts.txt", "--model", "model", "--n", 3, "--dim", 4)
+    command = ("select", "prompts.txt", "--model", "model", "--pairs", 3, "--dim", 4)
     command = (*command, "--pool-size", 3, "--max-new-tokens", 6, "--out", "sb")
     assert lm(*command)[0] == 3
     pending = home / "sb" / "labels" / "pending.jsonl"

@@ -19,6 +19,7 @@ from llm_bridge.training.train import LoRA, TrainingSettings, train, with_mismat
 from rlhf_theory.algorithms.offline_pessimistic import OfflinePessimistic
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import to_numpy
+from rlhf_theory.data import PairQuery
 from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.evaluation.gaps import suboptimality
 from rlhf_theory.experiments import run
@@ -27,6 +28,7 @@ from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.rewards import LinearReward
+from tests.helpers.assembled import Assembled
 from tests.helpers.examples import distance, examples, in_double, tokens
 
 pytestmark = [
@@ -153,9 +155,7 @@ def test_the_online_learner_runs_there_with_the_same_numbers(problems):
         def evaluate(policy):
             return {"gap": suboptimality(policy.log_probs(x), best, w, problem.eta)}
 
-        return run(
-            learner, problem, n_rounds=4, seed=3, feedback=feedback(problem), evaluate=evaluate
-        )
+        return run(learner, Assembled(problem, feedback(problem), evaluate), rounds=4, seed=3)
 
     host, there = problems
     assert there.table.phi.is_cuda
@@ -173,7 +173,7 @@ def test_the_offline_learner_runs_there_with_the_same_numbers(option, problems):
         a1, a2 = (
             categorical(x.log_pi0, key.child(name).uniform(2, 40, like=like)) for name in ("1", "2")
         )
-        data = problem.empty_data().add(x, a1, a2, feedback(problem)(x, a1, a2, key.child("y")))
+        data = problem.empty_data().add(feedback(problem)(PairQuery(x, a1, a2), key.child("y")))
         learner = OfflinePessimistic(radius=Constant(beta=0.5), option=option)
         solution = learner(problem, data, key.child("plan"))
         log_pi = solution.value.log_probs(problem.table)

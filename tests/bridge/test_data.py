@@ -10,6 +10,7 @@ from rlhf_theory.data import PairList, PreferenceData
 from rlhf_theory.estimators.ensembles import bootstrap_weights
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.randomness import Key
+from tests.helpers.assembled import compared
 from tests.helpers.prompts import TokenFeatures, few_prompts, random_strings, string_problem
 
 
@@ -33,7 +34,7 @@ def test_it_is_preference_data_with_the_numbers_of_a_pair_list(problem):
     assert isinstance(data, PreferenceData)
     for k in range(3):
         args = batch(problem, Key(k), 7)
-        data, plain = data.add(*args), plain.add(*args)
+        data, plain = data.add(compared(*args)), plain.add(compared(*args))
     assert torch.equal(data.pairs.phi, plain.pairs.phi)
     assert torch.equal(data.pairs.log_pi0, plain.pairs.log_pi0)
     for name in ("count", "wins", "n_labels"):
@@ -48,7 +49,7 @@ def test_comparisons_are_what_was_compared(problem):
     rows = []
     for k in range(3):
         x, a1, a2, y = batch(problem, Key(k), 7)
-        data = data.add(x, a1, a2, y)
+        data = data.add(compared(x, a1, a2, y))
         rows += [(k, *(int(v[0, j]) for v in (x.ids, a1, a2, y))) for j in range(7)]
     rows = [row for row in rows if row[2] != row[3]]
     assert len(data.comparisons) == len(rows) == int(data.n_labels[0])
@@ -61,10 +62,10 @@ def test_comparisons_are_what_was_compared(problem):
 
 
 def test_it_survives_refreshed_pools(problem):
-    first = problem.empty_data().add(*batch(problem, Key(0), 7))
+    first = problem.empty_data().add(compared(*batch(problem, Key(0), 7)))
     before, said = first.pairs.phi.clone(), first.comparisons
     other = problem.refresh(random_strings(6, 7, seed=3), Key(1))
-    both = first.add(*batch(other, Key(2), 5))
+    both = first.add(compared(*batch(other, Key(2), 5)))
     assert torch.equal(both.pairs.phi[:, :7], before)
     assert both.comparisons[: len(said)] == said
     features = TokenFeatures(3)
@@ -77,20 +78,20 @@ def test_the_latest_batch_alone(problem):
     data = problem.empty_data()
     assert data.latest is data
     for k in range(3):
-        data = data.add(*batch(problem, Key(k), 4 + k))
-    alone = problem.empty_data().add(*batch(problem, Key(2), 6))
+        data = data.add(compared(*batch(problem, Key(k), 4 + k)))
+    alone = problem.empty_data().add(compared(*batch(problem, Key(2), 6)))
     for name in ("count", "wins"):
         assert torch.equal(getattr(data.latest, name), getattr(alone, name))
     assert torch.equal(data.latest.pairs.phi, alone.pairs.phi)
     assert data.latest.comparisons == [c for c in data.comparisons if c.round == 2]
     # Data that go on from the latest keep count of the rounds.
-    more = data.latest.add(*batch(problem, Key(3), 4))
+    more = data.latest.add(compared(*batch(problem, Key(3), 4)))
     assert {c.round for c in more.comparisons} == {2, 3}
     assert more.latest.latest.comparisons == more.latest.comparisons
 
 
 def test_reweighted_data_are_those_of_a_bootstrap(problem):
-    data = problem.empty_data().add(*batch(problem, Key(0), 30))
+    data = problem.empty_data().add(compared(*batch(problem, Key(0), 30)))
     new = bootstrap_weights(data, Key(1))
     assert isinstance(new, PromptData)
     assert torch.equal(new.pairs.phi, data.pairs.phi)
@@ -113,7 +114,7 @@ def test_reweighted_data_are_those_of_a_bootstrap(problem):
 def test_replicas_have_comparisons_of_their_own():
     problem = string_problem(n_replicas=3)
     x, a1, a2, y = batch(problem, Key(0), 8)
-    data = problem.empty_data().add(x, a1, a2, y)
+    data = problem.empty_data().add(compared(x, a1, a2, y))
     with pytest.raises(ValueError, match=r"3 replicas.*comparisons_of"):
         _ = data.comparisons
     for r in range(3):
@@ -123,7 +124,7 @@ def test_replicas_have_comparisons_of_their_own():
         assert [c.label for c in got] == [float(y[r, j]) for j in kept]
     # Contexts and actions that all replicas share.
     shared = problem.empty_data().add(
-        Contexts.rows(problem.table, x.ids[:1]), a1[:1], a2[:1], y[:1].expand(3, 8)
+        compared(Contexts.rows(problem.table, x.ids[:1]), a1[:1], a2[:1], y[:1].expand(3, 8))
     )
     assert shared.comparisons_of(0) == shared.comparisons_of(2)
 
@@ -133,17 +134,17 @@ def test_foreign_contexts_and_bad_labels_are_refused(problem):
     data = problem.empty_data()
     for foreign in (Contexts(x.phi, x.log_pi0), Contexts(x.phi, x.log_pi0, x.ids, "text")):
         with pytest.raises(ValueError, match="PromptProblem gave out"):
-            data.add(foreign, a1, a2, y)
+            data.add(compared(foreign, a1, a2, y))
     with pytest.raises(ValueError, match=r"Labels y must lie in \[0, 1\]"):
-        data.add(x, a1, a2, y + 2)
+        data.add(compared(x, a1, a2, y + 2))
     narrow = torch.argmin((problem.table.log_pi0[0] > -np.inf).sum(dim=-1))
     last = torch.full((1, 4), problem.pools.size - 1)
     with pytest.raises(ValueError, match="pi0 can play"):
-        data.add(Contexts.rows(problem.table, narrow.expand(1, 4)), last, a2 * 0, y)
+        data.add(compared(Contexts.rows(problem.table, narrow.expand(1, 4)), last, a2 * 0, y))
 
 
 def test_comparisons_from_elsewhere_join(problem):
-    data = problem.empty_data().add(*batch(problem, Key(0), 12))
+    data = problem.empty_data().add(compared(*batch(problem, Key(0), 12)))
     again = problem.data_of(data.comparisons)
     seen = data.count[0] > 0
     assert torch.equal(again.pairs.phi[0], data.pairs.phi[0][seen])
@@ -184,7 +185,7 @@ def test_joined_comparisons_are_those_of_all_replicas():
 
 def test_general_preferences_need_few_features():
     wide = string_problem(dim=MAX_GAME_DIM + 1)
-    data = wide.empty_data().add(*batch(wide, Key(0), 4))
+    data = wide.empty_data().add(compared(*batch(wide, Key(0), 4)))
     with pytest.raises(ValueError, match=r"d=33 .*for_preferences\(dim=32\)"):
         _ = data.skew
     assert data.differences.n_params == 33
@@ -196,7 +197,7 @@ def test_pools_of_comparisons_are_kept_once(problem):
     # A batch refers to its pools: what grows with the labels is three integers per label.
     data = problem.empty_data()
     for k in range(3):
-        data = data.add(*batch(problem, Key(k), 5))
+        data = data.add(compared(*batch(problem, Key(k), 5)))
     assert {id(b.pools) for b in data.batches} == {id(problem.pools)}
     new = refreshed_pools(problem.pools, problem.policy, problem.policy, 4, Key(0))
     assert new.content != problem.pools.content

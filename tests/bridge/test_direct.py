@@ -12,13 +12,14 @@ import torch
 
 import rlhf_theory as rt
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.planning import label_training
 from llm_bridge.planning.direct import DirectPreference, IterativeDirect
-from llm_bridge.planning.label_training import penalties
+from llm_bridge.planning.examples import label_training
+from llm_bridge.planning.examples.label_training import penalties
 from llm_bridge.planning.planners import plan_quality
 from llm_bridge.pools.data import PromptData
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.pools.world import PromptWorld
 from llm_bridge.training.train import TrainingSettings, train
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.core import OfflineAlgorithm, OnlineAlgorithm
@@ -28,8 +29,8 @@ from rlhf_theory.losses import DPO, IPO, KTO, VPO, XPO
 from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from tests.helpers.language import llama
-from tests.helpers.prompts import TokenFeatures
+from tests.helpers.assembled import Judged, compared
+from tests.helpers.prompts import TokenFeatures, string_problem
 from tests.helpers.rewarded import (
     ETA,
     REWARD,
@@ -80,7 +81,7 @@ def test_probabilities_as_labels_lead_to_the_gibbs_policy(policy, problem):
     """Labels without noise: DPO's minimiser is the Gibbs policy of the reward (identity I6)."""
     data = labelled(problem, 300, soft=True)
     settings = TrainingSettings(steps=60, batch_size=32, learning_rate=3e-3)
-    plan = DirectPreference(policy, settings=settings)(problem, data, KEY)
+    plan = DirectPreference(settings=settings)(problem, data, KEY)
     before, after = (
         float(plan_quality(pi, REWARD, problem, KEY).gap[0]) for pi in (policy, plan.value)
     )
@@ -90,12 +91,12 @@ def test_probabilities_as_labels_lead_to_the_gibbs_policy(policy, problem):
     assert plan.n_iter == 60
 
 
-def test_margins_lead_to_the_gibbs_policy_of_the_lower_bound(policy, problem):
+def test_margins_lead_to_the_gibbs_policy_of_the_lower_bound(problem):
     """The direct version of pessimism plans for ``r - Gamma``, as the pessimistic learner does."""
     data = labelled(problem, 300, soft=True)
     rule = Constant(beta=10.0, lam=1.0)
     settings = TrainingSettings(steps=80, batch_size=32, learning_rate=3e-3)
-    plan = DirectPreference(policy, settings=settings, radius=rule)(problem, data, KEY)
+    plan = DirectPreference(settings=settings, radius=rule)(problem, data, KEY)
     confidence = rule.confidence_set(rule.fit(data), data, problem)
 
     class Pessimistic:
@@ -163,7 +164,7 @@ def test_a_prompt_with_several_pools_is_measured_from_all_of_them(policy):
 
 def test_examples_are_the_comparisons(policy, problem, recorder):
     data = labelled(problem, 40)
-    DirectPreference(policy, settings=QUICK)(problem, data, KEY)
+    DirectPreference(settings=QUICK)(problem, data, KEY)
     base, examples, loss, _ = recorder.calls[0]
     assert base is policy.model
     assert loss == DPO(ETA)
@@ -177,56 +178,52 @@ def test_examples_are_the_comparisons(policy, problem, recorder):
 
 
 def test_without_data_the_result_is_the_reference(policy, problem, recorder):
-    plan = DirectPreference(policy)(problem, problem.empty_data(), KEY)
+    plan = DirectPreference()(problem, problem.empty_data(), KEY)
     assert plan.value is policy
     assert float(plan.residual[0]) == 0.0
     # A response against itself is no comparison.
     x = problem.sample_contexts(KEY, 3)
     zero = torch.zeros((1, 3), dtype=torch.int64)
-    data = problem.empty_data().add(x, zero, zero, torch.ones((1, 3), dtype=torch.float64))
-    assert DirectPreference(policy)(problem, data, KEY).value is policy
+    data = problem.empty_data().add(
+        compared(x, zero, zero, torch.ones((1, 3), dtype=torch.float64))
+    )
+    assert DirectPreference()(problem, data, KEY).value is policy
     assert recorder.calls == []
 
 
 @pytest.mark.parametrize("loss", ["exponential", "robust-dpo", KTO(ETA), VPO(ETA, 0.1, "offline")])
-def test_losses_get_what_they_need(policy, problem, loss):
+def test_losses_get_what_they_need(problem, loss):
     sample = 1 if isinstance(loss, VPO) else None
-    learner = DirectPreference(policy, loss=loss, settings=QUICK, sample=sample)
+    learner = DirectPreference(loss=loss, settings=QUICK, sample=sample)
     plan = learner(problem, labelled(problem, 20), KEY)
     assert isinstance(plan.value, LanguageModelPolicy)
     assert plan.n_iter == 4
 
 
-def test_the_residual_is_what_the_loss_still_fell(policy, problem, recorder):
+def test_the_residual_is_what_the_loss_still_fell(problem, recorder):
     settings = replace(QUICK, steps=10, learning_rate=3e-3)
-    plan = DirectPreference(policy, settings=settings)(problem, labelled(problem, 60), KEY)
+    plan = DirectPreference(settings=settings)(problem, labelled(problem, 60), KEY)
     assert float(plan.residual[0]) >= 0.0
     assert bool(plan.converged[0])
-    one = DirectPreference(policy, settings=replace(QUICK, steps=1))
+    one = DirectPreference(settings=replace(QUICK, steps=1))
     assert math.isinf(float(one(problem, labelled(problem, 10), KEY).residual[0]))
 
 
 # ---------------------------------------------------------------- rounds
 
 
-@pytest.mark.parametrize("pairs", ["on-policy", "reference", "optimistic", "best-worst"])
-def test_every_rule_runs_and_pools_follow(policy, problem, pairs):
-    learner = IterativeDirect(policy, settings=QUICK, batch_size=12, pairs=pairs)
+@pytest.mark.parametrize("pairs", ["on-policy", "from-reference", "optimistic", "best-worst"])
+def test_every_rule_runs_and_pools_follow(problem, pairs):
+    learner = IterativeDirect(settings=QUICK, batch_size=12, pairs=pairs)
 
     def evaluate(pi: Any) -> Any:
         return {"suboptimality": plan_quality(pi, REWARD, problem, KEY).gap}
 
-    trace = rt.run(
-        learner,
-        problem,
-        n_rounds=2,
-        seed=1,
-        feedback=feedback,
-        evaluate=evaluate,
-        between=PromptProblem.refresh,
-    )
-    labels = trace["labels"][0, :2]
-    assert 0 < labels[0] < labels[1] <= 24
+    judge = Judged(evaluate, ("suboptimality",))
+    world = PromptWorld(problem=problem, feedback=feedback, judge=judge, refresh=True)
+    trace = rt.run(learner, world, rounds=2, seed=1)
+    labels = trace["labels"][0]
+    assert 0 == labels[0] < labels[1] < labels[2] <= 24
     assert np.isfinite(trace["suboptimality"]).all()
     assert {"residual", "converged", "labels"} <= set(trace.arrays)
     assert f"pairs='{pairs}'" in trace.settings["learner"]
@@ -238,7 +235,6 @@ def test_every_rule_runs_and_pools_follow(policy, problem, pairs):
 @pytest.mark.parametrize("start", ["reference", "last"])
 def test_named_settings_mean_what_they_say(policy, problem, recorder, reference, start, data):
     learner = IterativeDirect(
-        policy,
         settings=replace(QUICK, steps=2, learning_rate=1e-2),
         batch_size=8,
         data=data,
@@ -248,7 +244,7 @@ def test_named_settings_mean_what_they_say(policy, problem, recorder, reference,
     state = learner.init(problem, problem.empty_data(), KEY)
     assert state.plan.value is policy
     first, _ = learner.step(state, problem, feedback, KEY.child("round", 0))
-    second, report = learner.step(first, problem, feedback, KEY.child("round", 1))
+    second, _ = learner.step(first, problem, feedback, KEY.child("round", 1))
     assert state.plan.value is policy  # states are left as they are
     (base0, _, _, model0), (base1, examples, _, _) = recorder.calls
     assert base0 is policy.model
@@ -260,13 +256,12 @@ def test_named_settings_mean_what_they_say(policy, problem, recorder, reference,
     for e in examples:
         scores = measured.sequence_log_probs([e.prompt] * 2, e.responses)
         np.testing.assert_allclose(e.log_ref, scores, atol=1e-4)
-    assert float(report["labels"][0]) == n1
 
 
 def test_offline_data_are_trained_on_first(policy, problem, recorder):
-    learner = IterativeDirect(policy, settings=QUICK, batch_size=8, data="latest")
+    learner = IterativeDirect(settings=QUICK, batch_size=8, data="latest")
     data = labelled(problem, 10)
-    data = data.add(*_batch(problem, 6))
+    data = data.add(compared(*_batch(problem, 6)))
     state = learner.init(problem, data, KEY)
     assert isinstance(state.plan.value, LanguageModelPolicy)
     assert state.plan.value is not policy
@@ -280,19 +275,19 @@ def _batch(problem: Any, n: int) -> Any:
     return x, a1, a2, win_probability(x, a1, a2)
 
 
-def test_optimistic_losses_sample_the_reference(policy, problem, recorder):
+def test_optimistic_losses_sample_the_reference(problem, recorder):
     loss = XPO(ETA, 0.01)
-    learner = IterativeDirect(policy, loss=loss, settings=QUICK, batch_size=8, pairs="reference")
+    learner = IterativeDirect(loss=loss, settings=QUICK, batch_size=8, pairs="from-reference")
     state = learner.init(problem, problem.empty_data(), KEY)
     learner.step(state, problem, feedback, KEY)
     assert {e.sample for e in recorder.calls[0][1]} == {1}
     for pairs in ("on-policy", "optimistic", "best-worst"):
-        with pytest.raises(ValueError, match="pairs='reference'"):
-            IterativeDirect(policy, loss=loss, pairs=pairs)
+        with pytest.raises(ValueError, match="pairs='from-reference'"):
+            IterativeDirect(loss=loss, pairs=pairs)
 
 
-def test_runs_with_one_key_are_equal(policy, problem):
-    learner = IterativeDirect(policy, settings=QUICK, batch_size=8)
+def test_runs_with_one_key_are_equal(problem):
+    learner = IterativeDirect(settings=QUICK, batch_size=8)
     ends = []
     for _ in range(2):
         state = learner.init(problem, problem.empty_data(), KEY)
@@ -301,9 +296,9 @@ def test_runs_with_one_key_are_equal(policy, problem):
     assert torch.equal(one, other)
 
 
-def test_learners_follow_their_protocols(policy):
-    assert isinstance(DirectPreference(policy), OfflineAlgorithm)
-    assert isinstance(IterativeDirect(policy), OnlineAlgorithm)
+def test_learners_follow_their_protocols():
+    assert isinstance(DirectPreference(), OfflineAlgorithm)
+    assert isinstance(IterativeDirect(), OnlineAlgorithm)
 
 
 # ---------------------------------------------------------------- what goes wrong
@@ -322,29 +317,34 @@ def test_learners_follow_their_protocols(policy):
         ({"batch_size": 0}, "batch_size"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(policy, change, says):
+def test_settings_that_cannot_work_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
-        IterativeDirect(policy, **change)
+        IterativeDirect(**change)
 
 
-def test_bad_input_is_refused(policy, problem, tiny_model):
-    learner = DirectPreference(policy, settings=QUICK)
+def test_bad_input_is_refused(policy, problem):
+    learner = DirectPreference(settings=QUICK)
     data = labelled(problem, 10)
     with pytest.raises(ValueError, match="PromptData"):
         learner(problem, PairList.empty(1, 3, data.count), KEY)
-    with pytest.raises(ValueError, match="must be a LanguageModelPolicy"):
-        DirectPreference("policy")  # type: ignore[arg-type]
+    strings = string_problem(2, 5)
+    for refused in (
+        lambda: learner(strings, strings.empty_data(), KEY),
+        lambda: IterativeDirect().init(strings, strings.empty_data(), KEY),
+    ):
+        with pytest.raises(ValueError, match="must be a LanguageModelPolicy"):
+            refused()
+    finite = problem.finite()
+    with pytest.raises(ValueError, match="got FiniteProblem, which has no policy"):
+        learner(finite, finite.empty_data(), KEY)
     many = PromptProblem(TEXTS, policy, features=TokenFeatures(3), n_replicas=2)
     with pytest.raises(ValueError, match="n_replicas=1"):
         learner(many, many.empty_data(), KEY)
-    other = LanguageModelPolicy(llama(tiny_model.tokenizer, seed=9), policy.sampler)
-    with pytest.raises(ValueError, match="must be the problem's reference"):
-        DirectPreference(other)(problem, data, KEY)
     with pytest.raises(ValueError, match="does not take a margin"):
-        DirectPreference(policy, loss=IPO(0.3), settings=QUICK, radius=Constant(beta=1.0))(
+        DirectPreference(loss=IPO(0.3), settings=QUICK, radius=Constant(beta=1.0))(
             problem, data, KEY
         )
     elsewhere = problem.held_out(["is elm good"])
     with pytest.raises(ValueError, match="pools for every compared prompt"):
-        DirectPreference(policy, settings=QUICK, radius=Constant(beta=1.0))(elsewhere, data, KEY)
+        DirectPreference(settings=QUICK, radius=Constant(beta=1.0))(elsewhere, data, KEY)
     assert isinstance(data, PromptData)

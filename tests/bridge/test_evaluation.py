@@ -22,6 +22,7 @@ from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.planners.nash import nash_policy
 from rlhf_theory.policies import ReferencePolicy, TablePolicy
 from rlhf_theory.rewards import LinearReward
+from tests.helpers.assembled import Assembled
 from tests.helpers.language import llama, word_tokenizer
 
 # Five tokens and at most three of them: 4 + 16 + 64 + ... = every response can be listed.
@@ -337,14 +338,34 @@ def test_without_a_judge_there_are_no_rewards_and_no_winners(problem, other):
     assert found["fresh_kl_k1"][0] > 0.0
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n_samples": 0},
+        {"n_samples": 2},
+        {"n_samples": 2, "proxied": True},
+        {"n_samples": 0, "judged": False},
+        {"n_samples": 2, "judged": False, "text_metrics": {"words": lambda p, r: 1.0}},
+        {"n_samples": 2, "game": "probability"},
+    ],
+)
+def test_a_judge_names_what_it_measures(problem, gold, more):
+    given = dict(more)
+    truth = gold if given.pop("judged", True) else None
+    given |= {"proxy": gold} if given.pop("proxied", False) else {}
+    given |= {"preference": RewardModelOracle(gold)} if "game" in given else {}
+    judge = HeldOut(problem, truth, **given)
+    assert set(judge.metrics) == set(judge(ReferencePolicy()))
+    assert len(set(judge.metrics)) == len(judge.metrics)
+    assert judge.metrics[0] == ("pool_kl" if truth is None else "pool_gap")
+
+
 def test_it_runs_as_the_evaluation_of_a_learner(problem, gold):
     held_out = HeldOut(problem.held_out(["b b", "a b b"]), gold, n_samples=0)
     trace = rt.run(
         rt.OnlineIterative(batch_size=4),
-        problem,
-        feedback=rt.feedback_from(RewardModelOracle(gold)),
-        evaluate=held_out,
-        n_rounds=1,
+        Assembled(problem, rt.feedback_from(RewardModelOracle(gold)), held_out),
+        rounds=1,
         seed=1,
     )
     assert trace["pool_gap"].shape == (1, 2)

@@ -235,7 +235,7 @@ def test_evaluate_takes_versions(lm, home, fitted, version):
 
 
 def test_select_takes_versions_for_rules_that_draw(lm, home, fitted):
-    command = ("select", "prompts.txt", "--model", "model", "--n", 3, "--eta", 5)
+    command = ("select", "prompts.txt", "--model", "model", "--pairs", 3, "--eta", 5)
     command = (*command, "--pool-size", 3, "--max-new-tokens", 6, "--rule")
     code, said = lm(*command, "best-worst", "--reward", "f#min", "--out", "s-min")
     assert code == 3, said
@@ -249,7 +249,7 @@ def test_select_asks_by_the_version(lm, home, fitted):
     asked = {}
     for version in ("estimate", "uncertainty=1000"):
         out = f"s-{version[:3]}"
-        command = ("select", "prompts.txt", "--model", "model", "--n", 8, "--eta", 0.5)
+        command = ("select", "prompts.txt", "--model", "model", "--pairs", 8, "--eta", 0.5)
         command = (*command, "--pool-size", 6, "--max-new-tokens", 6, "--rule", "best-worst")
         code, said = lm(*command, "--reward", f"f#{version}", "--out", out)
         assert code == 3, said

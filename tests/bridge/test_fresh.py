@@ -9,8 +9,7 @@ from llm_bridge.evaluation.held_out import HeldOut
 from llm_bridge.labels.oracles import RewardModelOracle, TextReward
 from llm_bridge.labels.preferences import TextPreference
 from llm_bridge.language.sampler import Response
-from llm_bridge.planning.rejection import drawn_rewards
-from llm_bridge.pools.beside import beside
+from llm_bridge.pools.beside import beside, drawn_rewards
 from llm_bridge.rewards.models import ModelEnsemble, OnFeatures
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.estimators.ellipsoid import Ellipsoid

@@ -5,30 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from llm_bridge.jobs.job import carry_out, flat, table
-from llm_bridge.jobs.sources import content_hash, parse_settings, read_prompts, split_held_out
-
-
-def test_settings_become_numbers_booleans_and_words():
-    given = [
-        "beta=.1",
-        "n=3",
-        "on=true",
-        "off=False",
-        "nothing=none",
-        "kind=reverse-kl",
-        "t=(1, 2)",
-    ]
-    assert parse_settings(given) == {
-        "beta": 0.1,
-        "n": 3,
-        "on": True,
-        "off": False,
-        "nothing": None,
-        "kind": "reverse-kl",
-        "t": (1, 2),
-    }
-    assert parse_settings(None) == {}
+from llm_bridge.jobs.job import carry_out, flat
+from llm_bridge.jobs.sources import content_hash, read_prompts, split_held_out
 
 
 def test_prompts_are_read_from_every_kind_of_file(tmp_path):
@@ -119,6 +97,5 @@ def test_a_job_that_fails_at_once_gives_its_folder_back(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["part", "study.json"]
 
 
-def test_nested_settings_have_dotted_names_and_tables_are_aligned():
+def test_nested_settings_have_dotted_names():
     assert flat({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
-    assert table([["x", "long"], ["1", "2"]]) == "x  long\n-  ----\n1  2"

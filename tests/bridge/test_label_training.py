@@ -11,14 +11,15 @@ import torch
 
 from llm_bridge.labels.people import LabelFile
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.planning import label_training
 from llm_bridge.planning.direct import DirectPreference, IterativeDirect
-from llm_bridge.planning.label_training import labelled_examples, trained_on
+from llm_bridge.planning.examples import label_training
+from llm_bridge.planning.examples.label_training import labelled_examples, trained_on
 from llm_bridge.pools.data import Comparison
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.training.train import TrainingSettings, train
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
+from rlhf_theory.data import PairQuery
 from rlhf_theory.estimators.confidence import Constant, Scaled
 from rlhf_theory.losses import BCO, DPO, VPO, XPO, Comparisons, planning, soft
 from rlhf_theory.planners.gibbs import gibbs_log_probs
@@ -176,16 +177,14 @@ def test_a_round_of_equal_pairs_trains_by_its_samples_and_asks_nobody(
 
         def __call__(self, problem, data, policy, feedback, batch_size, key):
             x, a1, a2 = only_equal(problem, batch_size)
-            return data.add(x, a1, a2, feedback(x, a1, a2, key))
+            return data.add(feedback(PairQuery(x, a1, a2), key))
 
     people = LabelFile(tmp_path / "labels")
     for loss, trains in ((XPO(ETA, 0.1), True), (DPO(ETA), False)):
-        learner = IterativeDirect(
-            policy, loss=loss, settings=QUICK, batch_size=6, pairs=Repeating()
-        )
+        learner = IterativeDirect(loss=loss, settings=QUICK, batch_size=6, pairs=Repeating())
         state = learner.init(problem, problem.empty_data(), KEY)
-        new, report = learner.step(state, problem, people, KEY)
-        assert float(report["labels"][0]) == 0.0
+        new, _ = learner.step(state, problem, people, KEY)
+        assert float(new.data.n_labels[0]) == 0.0
         assert new.data.comparisons == []
         assert (new.plan.value is not policy) == trains
     assert not people.questions.exists()
@@ -196,13 +195,13 @@ def test_a_round_of_equal_pairs_trains_by_its_samples_and_asks_nobody(
         assert (e.sample, e.weight) == (1, 1.0)
 
 
-def test_equal_pairs_count_beside_the_others(policy, problem, calls):
+def test_equal_pairs_count_beside_the_others(problem, calls):
     data = labelled(problem, 40)
     labels = int(data.n_labels[0])
     assert labels < 40
     for loss, n in ((XPO(ETA, 0.1), 40), (BCO(ETA), 40), ("ipo", labels), (DPO(ETA), labels)):
         sample = 1 if isinstance(loss, XPO) else None
-        DirectPreference(policy, loss=loss, settings=QUICK, sample=sample)(problem, data, KEY)
+        DirectPreference(loss=loss, settings=QUICK, sample=sample)(problem, data, KEY)
         assert len(calls[-1][0]) == n
     # In the order of the draws; comparisons that were weighted away do not come back.
     everything = data.comparisons_of(0, equal=True)
@@ -239,7 +238,7 @@ def test_labels_of_another_scale_lead_to_the_same_optimum(policy, calls, scale, 
     problem = PromptProblem(texts, policy, features=TokenFeatures(3), pool_size=6, eta=ETA)
     data = all_pairs(problem, scale)
     radius = rule(beta=1.0, lam=1e-6, scale=scale)
-    DirectPreference(policy, settings=QUICK, radius=radius)(problem, data, KEY)
+    DirectPreference(settings=QUICK, radius=radius)(problem, data, KEY)
     ((examples, loss),) = calls
     pools, x = problem.pools, problem.table
     confidence = radius.confidence_set(radius.fit(data), data, problem)
@@ -262,21 +261,19 @@ def test_labels_of_another_scale_lead_to_the_same_optimum(policy, calls, scale, 
     assert apart > 0.01  # the penalty shows
 
 
-def test_a_name_stands_for_the_loss_at_the_scale_of_the_labels(policy, problem, calls):
+def test_a_name_stands_for_the_loss_at_the_scale_of_the_labels(problem, calls):
     data = labelled(problem, 10)
-    DirectPreference(policy, settings=QUICK, scale=3.0)(problem, data, KEY)
+    DirectPreference(settings=QUICK, scale=3.0)(problem, data, KEY)
     assert calls[-1][1] == DPO(3.0 * ETA)
-    DirectPreference(policy, loss="ipo", settings=QUICK, scale=3.0)(problem, data, KEY)
+    DirectPreference(loss="ipo", settings=QUICK, scale=3.0)(problem, data, KEY)
     assert calls[-1][1] == planning("ipo", 3.0 * ETA)
-    learner = IterativeDirect(policy, settings=QUICK, scale=3.0)
+    learner = IterativeDirect(settings=QUICK, scale=3.0)
     learner.init(problem, data, KEY)
     assert calls[-1][1] == DPO(3.0 * ETA)
     # An object is taken as it is, the margin still scaled.
     radius, gamma = Constant(beta=1.0, scale=3.0), []
     for loss, scale in ((DPO(0.7), 3.0), ("dpo", None)):
-        DirectPreference(policy, loss=loss, settings=QUICK, scale=scale, radius=radius)(
-            problem, data, KEY
-        )
+        DirectPreference(loss=loss, settings=QUICK, scale=scale, radius=radius)(problem, data, KEY)
         gamma.append([e.gamma for e in calls[-1][0]])
     assert calls[-2][1] == DPO(0.7)
     assert gamma[0] == gamma[1]
@@ -292,9 +289,9 @@ def test_a_name_stands_for_the_loss_at_the_scale_of_the_labels(policy, problem, 
         ({"scale": 0.0}, "scale must be positive"),
     ],
 )
-def test_scales_that_contradict_are_refused(policy, settings, says):
+def test_scales_that_contradict_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
-        DirectPreference(policy, **settings)
+        DirectPreference(**settings)
     if "radius" not in settings:
         with pytest.raises(ValueError, match=says):
-            IterativeDirect(policy, **settings)
+            IterativeDirect(**settings)

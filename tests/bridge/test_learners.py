@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.pools.world import PromptWorld
 from rlhf_theory.algorithms.enhancers import FromReference
 from rlhf_theory.algorithms.nash_game import NashGame
 from rlhf_theory.algorithms.offline_nash import OfflinePessimisticNash
@@ -14,7 +15,7 @@ from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePes
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import closed_form
-from rlhf_theory.data import PairList
+from rlhf_theory.data import PairList, PairQuery
 from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
 from rlhf_theory.experiments import run
@@ -29,13 +30,14 @@ from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.rewards import LinearReward, RewardDifference, SkewBilinear
+from tests.helpers.assembled import Assembled, Judged, compared
 from tests.helpers.factories import OFFLINE, ONLINE
 from tests.helpers.prompts import FewStrings, TokenFeatures, few_prompts, string_problem
 
 THETA = torch.tensor([[1.0, -1.5, 0.8]], dtype=torch.float64)
 REWARD = LinearReward(THETA)
 PROMPTS, STRINGS = 6, 7
-GAMES = ("nash-information-ratio", "nash-self-play", "nash-probability", "pessimistic-nash")
+GAMES = ("offline-pessimistic-nash",)
 
 
 def labels(problem):
@@ -65,8 +67,8 @@ def offline_data(problem, key, n, onto=None):
     x = problem.sample_contexts(key.child("x"), n)
     r = problem.n_replicas
     a1, a2 = (categorical(x.log_pi0, key.child(k).uniform(r, n, like=x.like)) for k in ("a1", "a2"))
-    y = labels(problem)(x, a1, a2, key.child("y"))
-    return (problem.empty_data() if onto is None else onto).add(x, a1, a2, y)
+    y = labels(problem)(PairQuery(x, a1, a2), key.child("y")).y
+    return (problem.empty_data() if onto is None else onto).add(compared(x, a1, a2, y))
 
 
 def by_hand(problem):
@@ -116,7 +118,7 @@ def test_offline_learners_run_and_agree_with_a_finite_problem(name, problem):
 def test_online_learners_run_and_agree_with_a_finite_problem(name, problem):
     learner = ONLINE[name]()
     runs = [
-        run(learner, p, n_rounds=4, seed=3, feedback=labels(p), evaluate=measured(p))
+        run(learner, Assembled(p, labels(p), measured(p)), rounds=4, seed=3)
         for p in (problem, problem.finite(), by_hand(problem))
     ]
     here = runs[0]
@@ -128,13 +130,15 @@ def test_online_learners_run_and_agree_with_a_finite_problem(name, problem):
             np.testing.assert_allclose(there[metric], here[metric], atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["online-reference", "online-optimistic", "nash-self-play"])
+@pytest.mark.parametrize(
+    "name", ["online-iterative-from-reference", "online-iterative", "nash-game-on-policy"]
+)
 def test_replicas_run_together(name):
     # Three replicas, labels of their own: the same as in the finite problem.
     problem = string_problem(PROMPTS, STRINGS, n_replicas=3)
     learner = ONLINE[name]()
     runs = [
-        run(learner, p, n_rounds=3, seed=3, feedback=labels(p), evaluate=measured(p))
+        run(learner, Assembled(p, labels(p), measured(p)), rounds=3, seed=3)
         for p in (problem, problem.finite(3))
     ]
     for metric in ("gap", "kl", "labels"):
@@ -147,13 +151,11 @@ def test_the_hybrid_starts_from_offline_data(problem):
     runs = []
     for p in (problem, problem.finite()):
         data = offline_data(p, Key(1), 300)
-        parts = {"feedback": labels(p), "evaluate": measured(p), "data": data}
-        runs.append(run(learner, p, n_rounds=3, seed=3, **parts))
+        hybrid = Assembled(p, labels(p), measured(p), data=data)
+        runs.append(run(learner, hybrid, rounds=3, seed=3))
     for metric in ("gap", "kl", "labels"):
         np.testing.assert_allclose(runs[0][metric], runs[1][metric], atol=1e-8, rtol=0)
-    cold = run(
-        learner, problem, n_rounds=3, seed=3, feedback=labels(problem), evaluate=measured(problem)
-    )
+    cold = run(learner, Assembled(problem, labels(problem), measured(problem)), rounds=3, seed=3)
     assert runs[0]["gap"][0, 0] < 0.5 * cold["gap"][0, 0]
     # Without data both start at pi0.
     assert cold["kl"][0, 0] < 1e-12
@@ -212,12 +214,7 @@ def test_a_policy_over_all_strings_is_gibbs_on_the_pools(problem):
         more = {} if planner is None else {"planner": planner}
         learner = OnlineIterative(radius=Constant(beta=0.5), batch_size=6, **more)
         kinds[name] = run(
-            learner,
-            problem,
-            n_rounds=4,
-            seed=3,
-            feedback=labels(problem),
-            evaluate=measured(problem),
+            learner, Assembled(problem, labels(problem), measured(problem)), rounds=4, seed=3
         )
     for metric in ("gap", "kl", "labels"):
         np.testing.assert_allclose(
@@ -243,12 +240,9 @@ def test_online_learners_run_with_refreshed_pools(name):
     )
     trace = run(
         learner,
-        problem,
-        n_rounds=5,
+        Assembled(problem, labels(problem), true_gap(problem), change=between),
+        rounds=5,
         seed=3,
-        feedback=labels(problem),
-        evaluate=true_gap(problem),
-        between=between,
     )
     assert len({p.pools.content for p in seen}) == 5
     assert trace["converged"][:, :-1].all()
@@ -260,15 +254,9 @@ def test_nash_runs_with_refreshed_pools():
     learner = NashGame(
         radius=Constant(beta=0.5, lam=0.1), batch_size=64, planner=OverStrings(problem.policy)
     )
-    trace = run(
-        learner,
-        problem,
-        n_rounds=5,
-        seed=3,
-        feedback=labels(problem),
-        evaluate=true_gap(problem),
-        between=PromptProblem.refresh,
-    )
+    judge = Judged(true_gap(problem), ("gap",))
+    world = PromptWorld(problem=problem, feedback=labels(problem), judge=judge, refresh=True)
+    trace = run(learner, world, rounds=5, seed=3)
     # The equilibrium of a Bradley-Terry game with logits 2 r is the Gibbs policy of 2 r: compare
     # with what that policy loses, not with 0.
     x = whole(problem)
@@ -281,9 +269,10 @@ def test_nash_runs_with_refreshed_pools():
 
 @pytest.mark.parametrize("learner", [OnlineIterative(batch_size=4), NashGame(batch_size=4)])
 def test_policies_over_pools_do_not_refresh(learner, problem):
-    parts = {"feedback": labels(problem), "evaluate": measured(problem)}
+    judge = Judged(measured(problem), ("gap", "kl"))
+    world = PromptWorld(problem=problem, feedback=labels(problem), judge=judge, refresh=True)
     with pytest.raises(ValueError, match="Only a policy that can generate refreshes pools"):
-        run(learner, problem, n_rounds=1, between=PromptProblem.refresh, **parts)
+        run(learner, world, rounds=1)
 
 
 PLANNERS = {
@@ -350,10 +339,12 @@ def test_games_need_few_features_and_the_projection_is_named():
         x, w = p.population(Key(0), 0)
         return run(
             NashGame(batch_size=4),
-            p,
-            n_rounds=1,
-            feedback=feedback_from(BradleyTerry(LinearReward(theta[:, : p.dim]))),
-            evaluate=lambda policy: {"kl": mean_kl(policy.log_probs(x), x.log_pi0, w)},
+            Assembled(
+                p,
+                feedback_from(BradleyTerry(LinearReward(theta[:, : p.dim]))),
+                lambda policy: {"kl": mean_kl(policy.log_probs(x), x.log_pi0, w)},
+            ),
+            rounds=1,
         )
 
     with pytest.raises(ValueError, match=r"d=40 .*for_preferences\(dim=32\)"):
@@ -372,15 +363,11 @@ def test_single_precision_runs(problem):
         return {"gap": suboptimality(policy.log_probs(x), best, w, single.eta)}
 
     learner = OnlineIterative(radius=Constant(beta=0.5), batch_size=32)
-    parts = {"n_rounds": 3, "seed": 3}
+    parts = {"rounds": 3, "seed": 3}
     ours = run(
-        learner,
-        single,
-        feedback=feedback_from(BradleyTerry(reward, 2.0)),
-        evaluate=evaluate,
-        **parts,
+        learner, Assembled(single, feedback_from(BradleyTerry(reward, 2.0)), evaluate), **parts
     )
-    exact = run(learner, problem, feedback=labels(problem), evaluate=measured(problem), **parts)
+    exact = run(learner, Assembled(problem, labels(problem), measured(problem)), **parts)
     assert np.isfinite(ours["gap"]).all()
     # The first batches are of the same pairs and labels; a rounded draw may differ later.
     np.testing.assert_allclose(ours["gap"][:, 1], exact["gap"][:, 1], atol=1e-4)
@@ -388,7 +375,7 @@ def test_single_precision_runs(problem):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["online-optimistic", "online-uniform", "nash-information-ratio"])
+@pytest.mark.parametrize("name", ["online-iterative", "online-iterative-uniform", "nash-game"])
 def test_everything_stays_on_the_device_of_the_features(name, problem):
     learner = ONLINE[name]()
     there = string_problem(PROMPTS, STRINGS, features=TokenFeatures(3, device="cuda"))
@@ -404,10 +391,10 @@ def test_everything_stays_on_the_device_of_the_features(name, problem):
             "kl": mean_kl(log_pi, x.log_pi0, w),
         }
 
-    parts = {"n_rounds": 4, "seed": 3}
+    parts = {"rounds": 4, "seed": 3}
     labelled = feedback_from(BradleyTerry(theta, 2.0))
-    ours = run(learner, there, feedback=labelled, evaluate=evaluate, **parts)
-    host = run(learner, problem, feedback=labels(problem), evaluate=measured(problem), **parts)
+    ours = run(learner, Assembled(there, labelled, evaluate), **parts)
+    host = run(learner, Assembled(problem, labels(problem), measured(problem)), **parts)
     for metric in ("gap", "kl", "labels"):
         np.testing.assert_allclose(ours[metric], host[metric], atol=1e-8, rtol=0)
     state = learner.init(there, there.empty_data(), Key(0))

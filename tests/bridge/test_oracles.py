@@ -23,7 +23,7 @@ from llm_bridge.labels.oracles import (
 from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from rlhf_theory.arrays import to_numpy
-from rlhf_theory.data import Contexts
+from rlhf_theory.data import Contexts, PairQuery
 from rlhf_theory.oracles import (
     BradleyTerry,
     GeneralPreference,
@@ -134,7 +134,7 @@ def test_labels_of_many_replicas_share_the_pools(table):
     x = Contexts.rows(table, ids)
     want = BradleyTerry(TextReward(length), 0.5).prob(x, a1, a2)
     np.testing.assert_array_equal(oracle.prob(x, a1, a2), want)
-    y = feedback_from(oracle)(x, a1, a2, Key(1))
+    y = feedback_from(oracle)(PairQuery(x, a1, a2), Key(1)).y
     assert y.shape == (3, 2)
     assert set(np.unique(y)) <= {0.0, 1.0}
 
@@ -484,7 +484,9 @@ def test_a_judge_is_symmetric_over_both_orders(judge):
     np.testing.assert_array_equal(payoff, -np.swapaxes(payoff, -1, -2))
     prompt, (a, b, _) = x.source.prompts[0], x.source.responses[0]
     forth, back = judge.first_shown_wins([prompt] * 2, [a, b], [b, a])
-    assert payoff[0, 0, 0, 1] == pytest.approx(0.5 * (forth - back), rel=1e-6)
+    # Probabilities in single precision, here from batches of other widths: their differences are
+    # good to some units in the last place of 1/2, whatever the processor.
+    assert payoff[0, 0, 0, 1] == pytest.approx(0.5 * (forth - back), abs=1e-6)
     prob = judge.prob(x, np.array([[0, 1]]), np.array([[1, 0]]))
     np.testing.assert_allclose(prob[0], 0.5 + payoff[0, [0, 1], [0, 1], [1, 0]], rtol=1e-12)
     np.testing.assert_allclose(judge.logits(x), logit(0.5 + payoff), atol=1e-9)

@@ -21,7 +21,7 @@ from tests.helpers.rewarded import REWARD, feedback, rewarded_problem
 
 KEY = Key(3)
 QUICK = TrainingSettings(steps=4, batch_size=8, learning_rate=1e-3)
-RULES = ["on-policy", "reference", "optimistic", "best-worst"]
+RULES = ["on-policy", "from-reference", "optimistic", "best-worst"]
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,19 @@ def problem(policy):
     return rewarded_problem(policy)
 
 
-def test_rules_meet_the_same_prompts_and_the_same_noise(policy, problem):
+def test_rules_meet_the_same_prompts_and_the_same_noise(problem):
     """Runs that differ in their rule alone are paired."""
     seen = {}
 
     def asked(name: str) -> Any:
-        def ask(contexts: Any, a1: Any, a2: Any, key: Key) -> Any:
-            seen[name] = (contexts.ids.numpy().copy(), key)
-            return feedback(contexts, a1, a2, key)
+        def ask(query: Any, key: Key) -> Any:
+            seen[name] = (query.contexts.ids.numpy().copy(), key)
+            return feedback(query, key)
 
         return ask
 
     for pairs in RULES:
-        learner = IterativeDirect(policy, settings=QUICK, batch_size=12, pairs=pairs)
+        learner = IterativeDirect(settings=QUICK, batch_size=12, pairs=pairs)
         state = learner.init(problem, problem.empty_data(), KEY)
         learner.step(state, problem, asked(pairs), KEY.child("round", 0))
     online = rt.OnlineIterative(batch_size=12)
@@ -62,9 +62,9 @@ def test_best_and_worst_are_extremes_of_the_draws(problem):
     pi = GibbsPolicy(REWARD, 1.0)
     pairs = []
 
-    def ask(contexts: Any, a1: Any, a2: Any, key: Key) -> Any:
-        pairs.append((contexts, a1.numpy(), a2.numpy()))
-        return feedback(contexts, a1, a2, key)
+    def ask(query: Any, key: Key) -> Any:
+        pairs.append((query.contexts, query.a1.numpy(), query.a2.numpy()))
+        return feedback(query, key)
 
     BestWorst(n=64)(problem, problem.empty_data(), pi, ask, 30, KEY)
     BestWorst(n=64, proxy=LinearReward(-REWARD.theta))(
@@ -89,7 +89,7 @@ def test_draws_of_equal_reward_are_still_two(policy, problem):
 
 def test_names_stand_for_rules():
     assert pair_rule("on-policy") == AgainstEnhancer(enhancer=OnPolicy())
-    assert pair_rule("reference") == AgainstEnhancer(enhancer=FromReference())
+    assert pair_rule("from-reference") == AgainstEnhancer(enhancer=FromReference())
     assert pair_rule("optimistic") == AgainstEnhancer(enhancer=Optimistic())
     assert pair_rule("best-worst") == BestWorst(n=4)
     rule = BestWorst(n=8)

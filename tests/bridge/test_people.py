@@ -14,9 +14,10 @@ from llm_bridge.language.models import Prompt
 from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import to_numpy
-from rlhf_theory.data import Contexts
+from rlhf_theory.data import Contexts, PairQuery
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.randomness import Key
+from tests.helpers.assembled import Assembled
 from tests.helpers.prompts import TokenFeatures, few_prompts, random_strings
 from tests.helpers.text_pools import text_contexts
 
@@ -35,7 +36,7 @@ def file(tmp_path) -> LabelFile:
 
 def ask(file, table, ids, a1, a2):
     x = Contexts.rows(table, np.array([ids]))
-    return file(x, np.array([a1]), np.array([a2]), Key(0))[0]
+    return file(PairQuery(x, np.array([a1]), np.array([a2])), Key(0)).y[0]
 
 
 def lines(path):
@@ -122,9 +123,9 @@ def test_many_replicas_are_asked_together(file, table):
     x = Contexts.rows(table, np.array([[0, 1], [0, 0]]))
     a1, a2 = np.array([[0, 0], [1, 2]]), np.array([[1, 1], [0, 0]])
     with pytest.raises(LabelsPending, match="3 questions"):
-        file(x, a1, a2, Key(0))
+        file(PairQuery(x, a1, a2), Key(0))
     fill(file.pending, shorter)
-    got = file(x, a1, a2, Key(0))
+    got = file(PairQuery(x, a1, a2), Key(0)).y
     np.testing.assert_array_equal(got, [[0.0, 1.0], [1.0, 1.0]])
 
 
@@ -276,8 +277,9 @@ def test_a_foreign_folder_is_refused(tmp_path):
 
 
 def test_contexts_without_texts_are_refused(table, file):
+    x = Contexts(table.phi, table.log_pi0)
     with pytest.raises(ValueError, match="PromptProblem"):
-        file(Contexts(table.phi, table.log_pi0), np.array([[0]]), np.array([[1]]), Key(0))
+        file(PairQuery(x, np.array([[0]]), np.array([[1]])), Key(0))
 
 
 def test_a_run_that_is_killed_while_it_writes_loses_no_answer(file, table, monkeypatch):
@@ -307,13 +309,13 @@ def test_a_run_stops_at_each_round_and_replays_the_earlier_ones(tmp_path):
     truth = RewardModelOracle(TextReward(lambda p, a: float(hash_of(p, a))))
     file = LabelFile(tmp_path / "people")
 
-    def play(n_rounds):
+    def play(rounds):
         x, _ = problem.population(Key(0), 0)
 
         def evaluate(p):
             return {"first": np.exp(to_numpy(p.log_probs(x))[:, 0, 0])}
 
-        return run(learner, problem, n_rounds=n_rounds, seed=3, feedback=file, evaluate=evaluate)
+        return run(learner, Assembled(problem, file, evaluate), rounds=rounds, seed=3)
 
     def answer(row):
         better = truth.reward.f(row["prompt"], row["response_a"]) > truth.reward.f(

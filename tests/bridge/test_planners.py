@@ -14,7 +14,6 @@ import torch
 import rlhf_theory as rt
 from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.sampler import BatchedSampler, Response
-from llm_bridge.planning import planners
 from llm_bridge.planning.planners import DPOPlanner, plan_quality
 from llm_bridge.pools.candidates import Pools
 from llm_bridge.pools.policy import LanguageModelPolicy
@@ -27,8 +26,9 @@ from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from tests.helpers.assembled import Assembled
 from tests.helpers.language import llama, word_tokenizer
-from tests.helpers.prompts import TokenFeatures
+from tests.helpers.prompts import TokenFeatures, string_problem
 from tests.helpers.rewarded import ETA, REWARD, feedback, rewarded_problem
 
 QUICK = TrainingSettings(steps=40, batch_size=8, learning_rate=3e-3)
@@ -75,7 +75,7 @@ def test_training_approaches_the_gibbs_policy_over_all_strings(strings):
     settings = TrainingSettings(
         steps=200, batch_size=2, learning_rate=3e-3, schedule="cosine", warmup=10
     )
-    plan = DPOPlanner(pi0, settings=settings)(REWARD, strings, KEY, None)
+    plan = DPOPlanner(settings=settings)(REWARD, strings, KEY, None)
     assert before > 0.2
     assert float(plan.residual[0]) < before / 100
     # A second way, without the pools' arithmetic: probabilities of the strings themselves.
@@ -95,8 +95,8 @@ def test_training_approaches_the_gibbs_policy_over_all_strings(strings):
 # ---------------------------------------------------------------- the planning gap
 
 
-def test_residual_is_the_gap_of_the_objective(policy, problem):
-    plan = DPOPlanner(policy, settings=replace(QUICK, steps=5))(REWARD, problem, KEY, None)
+def test_residual_is_the_gap_of_the_objective(problem):
+    plan = DPOPlanner(settings=replace(QUICK, steps=5))(REWARD, problem, KEY, None)
     quality = plan_quality(plan.value, REWARD, problem, KEY)
     assert float(plan.residual[0]) == pytest.approx(float(quality.gap[0]), rel=1e-9)
     # Identity I1: the divergence from the Gibbs policy is what is lacking in the objective.
@@ -111,7 +111,7 @@ def test_residual_is_the_gap_of_the_objective(policy, problem):
 @pytest.mark.parametrize("loss", [None, "exponential", "savage", "infonca"])
 def test_exact_losses_plan_exactly(policy, problem, loss):
     before = _gap(policy, problem)
-    plan = DPOPlanner(policy, loss=loss, settings=QUICK)(REWARD, problem, KEY, None)
+    plan = DPOPlanner(loss=loss, settings=QUICK)(REWARD, problem, KEY, None)
     assert before > 0.2
     assert float(plan.residual[0]) < 0.02 * before
     assert bool(plan.converged[0])
@@ -121,21 +121,21 @@ def test_exact_losses_plan_exactly(policy, problem, loss):
     "loss", ["ipo", "nca", "bco", "sppo", planning("f-dpo", ETA, divergence="forward-kl"), "hinge"]
 )
 def test_other_losses_plan_better_than_nothing(policy, problem, loss):
-    plan = DPOPlanner(policy, loss=loss, settings=QUICK)(REWARD, problem, KEY, None)
+    plan = DPOPlanner(loss=loss, settings=QUICK)(REWARD, problem, KEY, None)
     assert float(plan.residual[0]) < 0.4 * _gap(policy, problem)
 
 
-def test_a_plan_that_is_far_off_has_not_converged(policy, problem):
+def test_a_plan_that_is_far_off_has_not_converged(problem):
     settings = replace(QUICK, steps=1, learning_rate=1e-6)
-    plan = DPOPlanner(policy, settings=settings)(REWARD, problem, KEY, None)
+    plan = DPOPlanner(settings=settings)(REWARD, problem, KEY, None)
     assert not bool(plan.converged[0])
     assert "More steps" in plan.message
-    content = DPOPlanner(policy, settings=settings, tol=100.0)(REWARD, problem, KEY, None)
+    content = DPOPlanner(settings=settings, tol=100.0)(REWARD, problem, KEY, None)
     assert bool(content.converged[0])
 
 
 def test_sampled_pairs_plan_too(policy, problem):
-    plan = DPOPlanner(policy, pairs=10, settings=QUICK)(REWARD, problem, KEY, None)
+    plan = DPOPlanner(pairs=10, settings=QUICK)(REWARD, problem, KEY, None)
     assert float(plan.residual[0]) < 0.1 * _gap(policy, problem)
 
 
@@ -154,8 +154,8 @@ class PerPrompt:
 def test_a_reward_that_says_nothing_gives_the_reference_untrained(
     policy, problem, reward, monkeypatch
 ):
-    monkeypatch.setattr(planners, "train", None)
-    plan = DPOPlanner(policy)(reward, problem, KEY, None)
+    monkeypatch.setattr("llm_bridge.training.train.train", None)
+    plan = DPOPlanner()(reward, problem, KEY, None)
     assert plan.value is policy
     assert float(plan.residual[0]) == 0.0
     assert bool(plan.converged[0])
@@ -176,11 +176,11 @@ class Recorder:
 @pytest.mark.parametrize("start", ["reference", "last"])
 def test_start_and_reference_mean_what_they_say(policy, problem, monkeypatch, reference, start):
     other = LanguageModelPolicy(
-        DPOPlanner(policy, settings=QUICK)(REWARD, problem, KEY, None).value.model, policy.sampler
+        DPOPlanner(settings=QUICK)(REWARD, problem, KEY, None).value.model, policy.sampler
     )
     recorder = Recorder()
-    monkeypatch.setattr(planners, "train", recorder)
-    planner = DPOPlanner(policy, settings=QUICK, reference=reference, start=start)
+    monkeypatch.setattr("llm_bridge.training.train.train", recorder)
+    planner = DPOPlanner(settings=QUICK, reference=reference, start=start)
     plan = planner(REWARD, problem, KEY, other)
     base, examples, loss, _ = recorder.calls[0]
     measured = policy if reference == "fixed" else other
@@ -214,17 +214,15 @@ def test_start_and_reference_mean_what_they_say(policy, problem, monkeypatch, re
         ("ipo", "draws", True),
     ],
 )
-def test_responses_of_next_to_no_mass_are_trained_on(
-    policy, problem, monkeypatch, loss, law, lifted
-):
+def test_responses_of_next_to_no_mass_are_trained_on(problem, monkeypatch, loss, law, lifted):
     """Those of a refreshed pool that the policy wrote, once it is nats away from pi0."""
     pools = problem.pools
     mass = np.exp(pools.log_mass)
     mass[:, 1] *= 1e-6
     far = replace(pools, log_mass=np.log(mass / mass.sum(axis=1, keepdims=True)))
     recorder = Recorder()
-    monkeypatch.setattr(planners, "train", recorder)
-    planner = DPOPlanner(policy, loss=loss, law=law, settings=QUICK)
+    monkeypatch.setattr("llm_bridge.training.train.train", recorder)
+    planner = DPOPlanner(loss=loss, law=law, settings=QUICK)
     planner(REWARD, problem.with_pools(far), KEY, None)
     for e, response in zip(recorder.calls[0][1], [r[1].ids for r in far.responses], strict=True):
         if loss == "infonca":
@@ -236,11 +234,11 @@ def test_responses_of_next_to_no_mass_are_trained_on(
         assert share / math.fsum(e.share) > 0.1 if lifted else share < 1e-5
 
 
-def test_the_law_of_draws_from_pi0_is_that_of_the_pool(policy, problem, monkeypatch):
+def test_the_law_of_draws_from_pi0_is_that_of_the_pool(problem, monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr(planners, "train", recorder)
+    monkeypatch.setattr("llm_bridge.training.train.train", recorder)
     for law in ("pool", "draws"):
-        DPOPlanner(policy, law=law, settings=QUICK)(REWARD, problem, KEY, None)
+        DPOPlanner(law=law, settings=QUICK)(REWARD, problem, KEY, None)
     for one, other in zip(*(call[1] for call in recorder.calls), strict=True):
         assert one.share == pytest.approx(other.share, rel=1e-12)
         assert replace(one, share=()) == replace(other, share=())
@@ -249,8 +247,8 @@ def test_the_law_of_draws_from_pi0_is_that_of_the_pool(policy, problem, monkeypa
 # ---------------------------------------------------------------- in a learner
 
 
-def _run(policy: Any, problem: Any, **settings: Any) -> tuple[Any, list[Any]]:
-    planner = DPOPlanner(policy, settings=replace(QUICK, steps=15))
+def _run(problem: Any, rounds: int, change: Any = None) -> tuple[Any, list[Any]]:
+    planner = DPOPlanner(settings=replace(QUICK, steps=15))
     learner = rt.OnlineIterative(batch_size=400, planner=planner)
     deployed = []
 
@@ -258,12 +256,12 @@ def _run(policy: Any, problem: Any, **settings: Any) -> tuple[Any, list[Any]]:
         deployed.append(pi)
         return {"suboptimality": plan_quality(pi, REWARD, problem, KEY).gap}
 
-    given = {"seed": 1, "feedback": feedback, "evaluate": evaluate} | settings
-    return rt.run(learner, problem, **given), deployed
+    world = Assembled(problem, feedback, evaluate, change=change)
+    return rt.run(learner, world, rounds=rounds, seed=1), deployed
 
 
 def test_the_online_learner_trains_a_model(policy, problem):
-    trace, deployed = _run(policy, problem, n_rounds=1)
+    trace, deployed = _run(problem, rounds=1)
     assert deployed[0] is policy  # before any label
     assert isinstance(deployed[1], LanguageModelPolicy)
     # 400 labels tell three parameters well, and the plan gets near what they say.
@@ -275,18 +273,18 @@ def test_the_online_learner_trains_a_model(policy, problem):
 def test_pools_follow_the_trained_model(policy, problem):
     asked: list[Any] = []
 
-    def between(problem: Any, pi: Any, key: Key) -> Any:
+    def change(problem: Any, pi: Any, key: Key) -> Any:
         asked.append((pi, problem.refresh(pi, key)))
         return asked[-1][1]
 
-    _, deployed = _run(policy, problem, n_rounds=2, between=between)
+    _, deployed = _run(problem, rounds=2, change=change)
     assert [pi for pi, _ in asked] == deployed[:2]
     contents = {fresh.pools.content for _, fresh in asked} | {problem.pools.content}
     assert len(contents) == 3
 
 
-def test_trainings_are_found_again_by_a_second_run(policy, problem, tmp_path):
-    planner = DPOPlanner(policy, settings=QUICK, folder=tmp_path)
+def test_trainings_are_found_again_by_a_second_run(problem, tmp_path):
+    planner = DPOPlanner(settings=QUICK, folder=tmp_path)
     first = planner(REWARD, problem, KEY, None)
     folders = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())
     again = planner(REWARD, problem, KEY, None)
@@ -299,24 +297,28 @@ def test_trainings_are_found_again_by_a_second_run(policy, problem, tmp_path):
 # ---------------------------------------------------------------- what goes wrong
 
 
-def test_what_cannot_be_planned_is_refused(policy, problem, tiny_model):
-    planner = DPOPlanner(policy, settings=QUICK)
+def test_what_cannot_be_planned_is_refused(policy, problem):
+    planner = DPOPlanner(settings=QUICK)
     with pytest.raises(ValueError, match="n_replicas=1"):
         planner(REWARD, rewarded_problem(policy, n_replicas=2), KEY, None)
-    # An equal model is as good; another one is not.
-    same = LanguageModelPolicy(tiny_model.clone(), policy.sampler)
-    assert planner(LinearReward(torch.zeros(1, 3).double()), rewarded_problem(same), KEY, None)
-    other = LanguageModelPolicy(llama(tiny_model.tokenizer, seed=9), policy.sampler)
-    with pytest.raises(ValueError, match="must be the problem's reference"):
-        planner(REWARD, rewarded_problem(other), KEY, None)
+    with pytest.raises(ValueError, match="reference policy pi0 must be a LanguageModelPolicy"):
+        planner(REWARD, string_problem(2, 5), KEY, None)
     with pytest.raises(ValueError, match="must be a LanguageModelPolicy"):
         replace(planner, start="last")(REWARD, problem, KEY, ReferencePolicy())
     with pytest.raises(ValueError, match="finite"):
         planner(LinearReward(torch.full((1, 3), math.nan).double()), problem, KEY, None)
     x, weights = problem.population(KEY, 1)
     finite = FiniteProblem(x.phi, x.log_pi0, weights, ETA, 1)
-    with pytest.raises(ValueError, match="pools of a PromptProblem"):
+    with pytest.raises(ValueError, match="pools of a PromptProblem; got FiniteProblem, which has"):
         planner(REWARD, finite, KEY, None)
+
+    class NoPools:
+        """A problem of somebody's own, with a language model but without pools."""
+
+        policy, n_replicas, eta, population = problem.policy, 1, ETA, finite.population
+
+    with pytest.raises(ValueError, match="got no pools"):
+        planner(REWARD, NoPools(), KEY, None)
 
 
 @pytest.mark.parametrize(
@@ -333,11 +335,11 @@ def test_what_cannot_be_planned_is_refused(policy, problem, tiny_model):
         ({"tol": 0.0}, "tol"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(policy, change, says):
+def test_settings_that_cannot_work_are_refused(change, says):
     with pytest.raises(ValueError, match=says):
-        DPOPlanner(policy, **change)
+        DPOPlanner(**change)
 
 
-def test_losses_that_need_a_sample_are_refused(policy, problem):
+def test_losses_that_need_a_sample_are_refused(problem):
     with pytest.raises(ValueError, match="must have a sample"):
-        DPOPlanner(policy, loss=XPO(ETA, 0.1), settings=QUICK)(REWARD, problem, KEY, None)
+        DPOPlanner(loss=XPO(ETA, 0.1), settings=QUICK)(REWARD, problem, KEY, None)

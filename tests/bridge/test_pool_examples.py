@@ -12,7 +12,7 @@ import torch
 from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
-from llm_bridge.planning.pool_examples import _group, pool_examples
+from llm_bridge.planning.examples.pool_examples import _group, pool_examples
 from llm_bridge.pools.candidates import Pools
 from llm_bridge.training.objective import Objective
 from rlhf_theory.losses import BCO, DPO, SPPO, Comparisons, planning, soft

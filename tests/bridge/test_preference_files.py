@@ -24,6 +24,7 @@ from llm_bridge.language.sampler import Response
 from llm_bridge.pools.data import Comparison
 from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.randomness import Key
+from tests.helpers.assembled import compared
 from tests.helpers.language import CHAT_TEMPLATE, CHAT_WORDS, llama, word_tokenizer
 from tests.helpers.prompts import TokenFeatures
 
@@ -239,7 +240,7 @@ def test_data_of_a_problem_survive_the_file(tmp_path, tiny_policy):
     y = np.array([[1.0, 0.0]])
     like = problem.empty_data().count
     a1, a2 = like.new_zeros((1, 2)).long(), like.new_ones((1, 2)).long()
-    data = problem.empty_data().add(x, a1, a2, like.new_tensor(y))
+    data = problem.empty_data().add(compared(x, a1, a2, like.new_tensor(y)))
     write_preferences(tmp_path / "d.jsonl", Preferences.of(data))
     back = problem.data_of(read_preferences(tmp_path / "d.jsonl").comparisons(tiny_policy.model))
     # A pair with its label, or swapped with the other label: the same evidence.

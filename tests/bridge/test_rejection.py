@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 from scipy.stats import chi2
 
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.planning.rejection import Imitation, chosen_draws, drawn_rewards
+from llm_bridge.planning.rejection import Imitation, chosen_draws
+from llm_bridge.pools.beside import drawn_rewards
 from llm_bridge.pools.candidates import draw_responses
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
@@ -67,7 +68,7 @@ def test_imitation_raises_the_objective(problem, rule, stages):
     # The best rule keeps one draw per prompt, so that an epoch is a single step.
     epochs = 40 if rule == "best" else 6
     settings = TrainingSettings(epochs=epochs, batch_size=8, learning_rate=2e-3, progress=False)
-    planner = Imitation(problem.policy, rule=rule, stages=stages, draws=64, settings=settings)
+    planner = Imitation(rule=rule, stages=stages, draws=64, settings=settings)
     plan = planner(REWARD, problem, Key(5))
     contexts, weights = problem.population(Key(0), 0)
     r = REWARD.rewards(contexts)
@@ -83,6 +84,6 @@ def test_imitation_raises_the_objective(problem, rule, stages):
 def test_refuses_what_cannot_work(problem):
     for bad in ({"rule": "worst"}, {"stages": 0}, {"draws": 1}, {"tol": -1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            Imitation(problem.policy, **bad)
+            Imitation(**bad)
     with pytest.raises(ValueError, match="PromptProblem"):
-        Imitation(problem.policy)(REWARD, problem.finite(1), Key(0))
+        Imitation()(REWARD, problem.finite(1), Key(0))

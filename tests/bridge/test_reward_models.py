@@ -26,14 +26,15 @@ from llm_bridge.rewards.models import (
     with_features,
 )
 from rlhf_theory.arrays import as_like, int_like, sigmoid, to_numpy
-from rlhf_theory.data import Contexts
-from rlhf_theory.estimators.confidence import R4, Constant, R2Prime, Scaled
+from rlhf_theory.data import Contexts, PairQuery
+from rlhf_theory.estimators.confidence import Adaptive, Constant, MarginalLikelihood, Scaled
 from rlhf_theory.estimators.ensembles import RewardEnsemble, bootstrap_ensemble
 from rlhf_theory.estimators.mle import bradley_terry_mle, neg_log_likelihood
 from rlhf_theory.features import centred
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from tests.helpers.assembled import compared
 from tests.helpers.prompts import TokenFeatures, few_prompts, random_strings
 from tests.helpers.text_pools import text_contexts
 
@@ -127,14 +128,14 @@ def labelled_problem(n=80, n_replicas=1, n_prompts=7, dim=3, scale=1.0):
     u = key.child("a").uniform_numpy(2, n_replicas, n)
     a1, a2 = (int_like(np.floor(v * sizes).astype(int), x.like) for v in u)
     truth = LinearReward(as_like(np.array([[1.0, -2.0, 0.5]])[:, :dim], x.like))
-    y = feedback_from(RewardModelOracle(truth, scale))(x, a1, a2, key.child("y"))
-    return problem, problem.empty_data().add(x, a1, a2, y), (x, a1, a2, y)
+    y = feedback_from(RewardModelOracle(truth, scale))(PairQuery(x, a1, a2), key.child("y")).y
+    return problem, problem.empty_data().add(compared(x, a1, a2, y)), (x, a1, a2, y)
 
 
 def test_the_head_is_the_estimate_of_the_core_on_the_counted_problem():
     problem, data, (x, a1, a2, y) = labelled_problem()
     finite = problem.finite()
-    counted = finite.empty_data().add(Contexts.rows(finite.table, x.ids), a1, a2, y)
+    counted = finite.empty_data().add(compared(Contexts.rows(finite.table, x.ids), a1, a2, y))
     got = fit_head(data, rule=Constant(beta=2.0, lam=0.3))
     want = bradley_terry_mle(counted, ridge=0.3)
     np.testing.assert_allclose(got.reward.theta, want.value, rtol=1e-7)
@@ -148,7 +149,10 @@ def test_the_head_is_the_estimate_of_the_core_on_the_counted_problem():
 
 @pytest.mark.parametrize(
     ("rule", "scale"),
-    [(Constant(beta=1.0, scale=2.0), 2.0), (Scaled(R2Prime(theta_bound=3.0, scale=2.0), 0.1), 2.0)],
+    [
+        (Constant(beta=1.0, scale=2.0), 2.0),
+        (Scaled(Adaptive(theta_bound=3.0, scale=2.0), 0.1), 2.0),
+    ],
 )
 def test_labels_are_predicted_by_fits_to_other_prompts(rule, scale):
     _, data, _ = labelled_problem(scale=scale)
@@ -297,7 +301,9 @@ def test_members_are_fitted_by_the_estimator_of_the_rule():
     core = bootstrap_ensemble(data, Key(2), n_members=3, ridge=2.0, scale=0.5)
     np.testing.assert_allclose(ours.value.thetas, core.value.thetas, rtol=1e-8)
     assert np.all(np.asarray(ours.converged))
-    bounded = fit_ensemble(data, rule=R4(theta_bound=0.1, delta=0.1), n_members=3, key=Key(2))
+    bounded = fit_ensemble(
+        data, rule=MarginalLikelihood(theta_bound=0.1, delta=0.1), n_members=3, key=Key(2)
+    )
     assert float(np.linalg.norm(np.asarray(bounded.value.thetas), axis=-1).max()) <= 0.1 + 1e-6
     with pytest.raises(ValueError, match="n_members must be at least 2"):
         fit_ensemble(data, n_members=1, key=Key(2))

@@ -8,7 +8,7 @@ import torch
 
 from llm_bridge.language.models import Prompt
 from llm_bridge.language.responses import Response
-from llm_bridge.planning.selection import distinct_pairs, most_informative
+from llm_bridge.planning.examples.selection import distinct_pairs, most_informative
 from llm_bridge.pools.candidates import merge_draws
 from rlhf_theory.data import Contexts
 
@@ -80,12 +80,12 @@ def test_pools_of_one_response_have_nothing_to_compare(key):
     contexts = _contexts(key, n=2, k=2, absent=[(0, 1), (1, 1)])
     with pytest.raises(ValueError, match="nothing to compare"):
         most_informative(contexts, torch.eye(4, dtype=torch.float64)[None], 1)
-    with pytest.raises(ValueError, match="n must be"):
+    with pytest.raises(ValueError, match="pairs must be"):
         most_informative(contexts, torch.eye(4, dtype=torch.float64)[None], 0)
 
 
 def test_too_many_pairs_are_refused_with_what_to_do(key, monkeypatch):
-    monkeypatch.setattr("llm_bridge.planning.selection._LARGEST", 10)
+    monkeypatch.setattr("llm_bridge.planning.examples.selection._LARGEST", 10)
     with pytest.raises(MemoryError, match="fewer prompts"):
         most_informative(_contexts(key), torch.eye(4, dtype=torch.float64)[None], 1)
 

@@ -9,7 +9,8 @@ import torch
 from numpy.testing import assert_allclose
 
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.planning.self_play import SelfPlay, _examples, decreasing_step
+from llm_bridge.planning.examples.game_examples import game_examples
+from llm_bridge.planning.self_play import SelfPlay, decreasing_step
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.training.settings import TrainingSettings
@@ -22,7 +23,7 @@ from rlhf_theory.planners.nash import nash_policy
 from rlhf_theory.policies import kl
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import ProbabilityPreference, SkewBilinear
-from tests.helpers.prompts import TokenFeatures
+from tests.helpers.prompts import TokenFeatures, string_problem
 
 TAU = 0.25
 
@@ -91,10 +92,10 @@ def test_the_loss_of_a_round_has_its_map_as_minimiser(problem, preference, updat
     move = Key(5).normal_numpy(*pools.log_pi0.shape) * (pools.log_mass > -np.inf)
     log_pi = pools.log_pi0 + move
     log_q = np.stack([normalised(row) for row in pools.log_mass + move])
-    planner = SelfPlay(problem.policy, update=update, step=1.5)
+    planner = SelfPlay(update=update, step=1.5)
     win = to_numpy(preference.payoff(contexts))[0] + 0.5
     loss, log_ref, log_mu = planner._step(TAU, 0, pools.log_mass, pools.log_pi0, log_pi, log_q)
-    examples = _examples(pools, loss, log_ref, np.exp(log_mu), win, to_numpy(weights)[0])
+    examples = game_examples(pools, loss, log_ref, np.exp(log_mu), win, to_numpy(weights)[0])
     for n, example in enumerate(examples):
         k = len(pools.responses[n])
         share = 0.0 if update == "sppo" else 1.5 * TAU
@@ -133,7 +134,7 @@ def test_training_comes_nearer_to_the_equilibrium(problem, preference, update):
         epochs=25, batch_size=2, learning_rate=3e-3, schedule="constant", progress=False
     )
     step = 2.0 if update == "sppo" else None
-    planner = SelfPlay(problem.policy, update=update, rounds=2, step=step, settings=settings)
+    planner = SelfPlay(update=update, rounds=2, step=step, settings=settings)
     plan = planner(preference, problem, Key(1))
     contexts, weights = problem.population(Key(0), 0)
     payoff = preference.payoff(contexts)
@@ -149,14 +150,14 @@ def test_training_comes_nearer_to_the_equilibrium(problem, preference, update):
 
 def test_nothing_learnt_yet_is_answered_by_pi0(problem):
     zero = ProbabilityPreference(SkewBilinear(torch.zeros(1, 6, dtype=torch.float64)))
-    plan = SelfPlay(problem.policy)(zero, problem, Key(0))
+    plan = SelfPlay()(zero, problem, Key(0))
     assert plan.value is problem.policy
     assert float(plan.residual[0]) < 1e-12
 
 
 def test_the_nash_learner_of_the_theory_plans_by_self_play(problem, preference):
     settings = TrainingSettings(epochs=1, batch_size=2, learning_rate=1e-3, progress=False)
-    planner = SelfPlay(problem.policy, rounds=1, settings=settings)
+    planner = SelfPlay(rounds=1, settings=settings)
     learner = NashGame(batch_size=4, game="probability", planner=planner)
     labels = feedback_from(GeneralPreference(preference, "probability"))
     state = learner.init(problem, problem.empty_data(), Key(3))
@@ -170,15 +171,15 @@ def test_the_nash_learner_of_the_theory_plans_by_self_play(problem, preference):
 def test_refuses_what_cannot_work(problem):
     logit = SkewBilinear(torch.full((1, 6), 4.0, dtype=torch.float64))
     with pytest.raises(ValueError, match="game='probability'"):
-        SelfPlay(problem.policy)(logit, problem, Key(0))
+        SelfPlay()(logit, problem, Key(0))
     with pytest.raises(ValueError, match="sppo"):
-        SelfPlay(problem.policy, update="sppo")
+        SelfPlay(update="sppo")
     with pytest.raises(ValueError, match="at most 1"):
-        SelfPlay(problem.policy, step=10.0)(ProbabilityPreference(logit), problem, Key(0))
+        SelfPlay(step=10.0)(ProbabilityPreference(logit), problem, Key(0))
     with pytest.raises(ValueError, match="update"):
-        SelfPlay(problem.policy, update="impo")
+        SelfPlay(update="impo")
     with pytest.raises(ValueError, match="LanguageModelPolicy"):
-        SelfPlay("model")
+        SelfPlay()(ProbabilityPreference(logit), string_problem(2, 5), Key(0))
 
     @dataclass
     class NoPools:
@@ -190,4 +191,4 @@ def test_refuses_what_cannot_work(problem):
             return problem.finite().population(key, n)
 
     with pytest.raises(ValueError, match="no pools"):
-        SelfPlay(problem.policy)(ProbabilityPreference(logit), NoPools(), Key(0))
+        SelfPlay()(ProbabilityPreference(logit), NoPools(), Key(0))

@@ -9,7 +9,7 @@ import pytest
 from llm_bridge.tiny import words
 from llm_bridge.tiny.architecture import CONTEXT, tiny_tokenizer
 from llm_bridge.tiny.grammar import (
-    Habits,
+    AnswerLaw,
     Question,
     questions,
     read_prompt,
@@ -203,7 +203,7 @@ def test_sampled_answers_are_what_extreme_habits_ask_for():
         ("polite", "plain", "rude"), (1, 0, -1), (True, False), (0, 3)
     ):
         law = tuple(float(k == count) for k in range(4))
-        habits = Habits(
+        answer_law = AnswerLaw(
             right=1.0,
             polite=float(tone == "polite"),
             rude=float(tone == "rude"),
@@ -213,7 +213,7 @@ def test_sampled_answers_are_what_extreme_habits_ask_for():
             fillers={"brief": law, "full": law},
         )
         some = prompts[:: 7 + count]
-        for prompt, answer in zip(some, sample_answers(some, Key(1), habits), strict=True):
+        for prompt, answer in zip(some, sample_answers(some, Key(1), answer_law), strict=True):
             asked = read_prompt(prompt)
             want = Answer(asked.topic, asked.question, asked.value, tone, sign, closed, count)
             judged = judge(prompt, answer)
@@ -297,7 +297,7 @@ def test_an_answer_depends_on_its_own_row_only():
 def test_frequencies_are_those_of_the_habits():
     # False alarm 1e-6 per assertion; a probability that is off by 0.03 would be noticed.
     prompts = [q.text for q in questions()] * 20
-    n, habits = len(prompts), Habits()
+    n, answer_law = len(prompts), AnswerLaw()
     judged = [judge(p, a) for p, a in zip(prompts, sample_answers(prompts, Key(11)), strict=True)]
     answers = [j.answer for j in judged]
     assert_frequency(sum(j.fact_right for j in judged), n, 0.55)
@@ -306,8 +306,8 @@ def test_frequencies_are_those_of_the_habits():
     assert_frequencies(
         [sum(a.sentiment == s for a in answers) for s in (1, 0, -1)], [0.25, 0.5, 0.25]
     )
-    assert_frequency(sum(a.closing for a in answers), n, habits.closing)
-    for style, law in habits.fillers.items():
+    assert_frequency(sum(a.closing for a in answers), n, answer_law.closing)
+    for style, law in answer_law.fillers.items():
         counts = [sum(j.style == style and j.answer.fillers == k for j in judged) for k in range(4)]
         assert_frequencies(counts, law)
 
@@ -347,4 +347,4 @@ def test_parts_are_independent():
 )
 def test_habits_must_be_probabilities(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        Habits(**bad)
+        AnswerLaw(**bad)

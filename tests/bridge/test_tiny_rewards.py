@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm_bridge.tiny.gold import ReaderGroups, gold_preference, gold_reward, reward_terms
-from llm_bridge.tiny.grammar import Habits, questions, sample_answers
+from llm_bridge.tiny.grammar import AnswerLaw, questions, sample_answers
 from llm_bridge.tiny.realisable import realisable_reward
 from rlhf_theory.errors import ShapeError
 from rlhf_theory.evaluation.intransitivity import intransitivity_index
@@ -58,9 +58,11 @@ def test_gold_reward_by_hand(prompt, answer, reward):
 def test_the_largest_rewards_are_the_stated_ones():
     # Over all laws of parts that the sampler can draw; a few thousand answers reach every term.
     best = {"brief": -math.inf, "full": -math.inf}
-    habits = Habits(right=1.0, polite=0.8, rude=0.1, pleased=0.8, displeased=0.1, closing=0.8)
+    answer_law = AnswerLaw(
+        right=1.0, polite=0.8, rude=0.1, pleased=0.8, displeased=0.1, closing=0.8
+    )
     prompts = [q.text for q in questions()] * 8
-    for prompt, answer in zip(prompts, sample_answers(prompts, Key(0), habits), strict=True):
+    for prompt, answer in zip(prompts, sample_answers(prompts, Key(0), answer_law), strict=True):
         style = "full" if "full" in prompt or "details" in prompt else "brief"
         best[style] = max(best[style], gold_reward(prompt, answer))
     assert math.isclose(best["brief"], 4.3)

@@ -27,7 +27,11 @@ from llm_bridge.labels.labelled_responses import (
 from llm_bridge.labels.preference_files import Preferences, read_preferences, write_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.planning.label_training import labelled_examples, learns_from_equal, trained_on
+from llm_bridge.planning.examples.label_training import (
+    labelled_examples,
+    learns_from_equal,
+    trained_on,
+)
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.examples import with_mismatched
 from llm_bridge.training.objective import Objective

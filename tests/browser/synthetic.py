@@ -17,7 +17,7 @@ LEARNERS = ("GSHF", "on-policy", "uniform", "XPO", "pessimistic", "greedy")
 METRIC = {"intransitive": "exploitability"}
 
 STUDY = """\
-format = 1
+format = 2
 name = "easy"
 title = "What exploration buys"
 seed = 0
@@ -54,7 +54,7 @@ def frame(replicas: int = 32) -> pd.DataFrame:
                         "learner": learner,
                         "metric": METRIC.get(family, "gap"),
                         "replica": np.repeat(np.arange(replicas), len(t)),
-                        "t": np.tile(t, replicas),
+                        "round": np.tile(t, replicas),
                         "gap": gap.ravel(),
                     }
                 )
@@ -63,7 +63,7 @@ def frame(replicas: int = 32) -> pd.DataFrame:
 
 
 def _band(table: pd.DataFrame) -> pd.DataFrame:
-    return table.groupby("t")["gap"].agg(
+    return table.groupby("round")["gap"].agg(
         mean="mean", lower=lambda v: v.quantile(0.05), upper=lambda v: v.quantile(0.95)
     )
 
@@ -88,8 +88,8 @@ def draw(table: pd.DataFrame, worlds: list[str], folder: Path) -> Path:
                 look.color,
                 look.line,
             )
-        curves.bound(ax, part.index[1:], 4 / np.sqrt(part.index[1:]), "d / √t")
-        ax.set(title=world, xlabel="round t", ylabel="suboptimality", xscale="log", yscale="log")
+        curves.bound(ax, part.index[1:], 4 / np.sqrt(part.index[1:]), "d / √round")
+        ax.set(title=world, xlabel="round", ylabel="suboptimality", xscale="log", yscale="log")
     axes.legend(fig)
     save(fig, folder, "Means; the band is the 5 to 95 % quantiles over replicas.")
     return folder
@@ -100,7 +100,8 @@ def draw_scores(table: pd.DataFrame, folder: Path) -> Path:
     """Draw a bar per learner; return the folder."""
     folder.mkdir(parents=True)
     fig, (ax,) = style.figure(1, 1, width="column")
-    means = 1 - table[table["t"] == table["t"].max()].groupby("learner", sort=False)["gap"].mean()
+    last = table[table["round"] == table["round"].max()]
+    means = 1 - last.groupby("learner", sort=False)["gap"].mean()
     curves.bars(ax, list(LEARNERS), means, means - 0.02, means + 0.02, "score")
     ax.set(title="Score", xlabel="score, 1 is optimal")
     save(fig, folder, "Means; the lines are 95 % intervals.")
@@ -155,7 +156,7 @@ def draw_all(table: pd.DataFrame, folder: Path) -> list[Sheet]:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per world and learner, at the last round."""
-    last = table[table["t"] == table["t"].max()]
+    last = table[table["round"] == table["round"].max()]
     grouped = last.groupby(["world", "family", "learner", "metric"], sort=False)["gap"]
     found = grouped.agg(
         mean="mean",

@@ -2,10 +2,10 @@
 
 import pytest
 
-from rlhf_theory.worlds import world
+from rlhf_theory.worlds import bandit
 
 
 @pytest.fixture(autouse=True)
 def few_evaluation_contexts(monkeypatch):
     """Fresh worlds evaluate on few contexts: contracts are about behaviour, not precision."""
-    monkeypatch.setattr(world, "_EVALUATION_CONTEXTS", 16)
+    monkeypatch.setattr(bandit, "_EVALUATION_CONTEXTS", 16)

@@ -1,4 +1,4 @@
-"""Every offline learner against its protocol; `tests/helpers/factories.py` holds the table."""
+"""Every offline learner against its protocol; as in the register."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from rlhf_theory.policies import kl
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.worlds import intransitive, linear
+from tests.helpers.assembled import compared
 from tests.helpers.factories import OFFLINE, SLACK, Slack
 from tests.helpers.snapshots import assert_unchanged, snapshot
 from tests.helpers.toy import ToyPrompts, toy_data, toy_evaluate
@@ -65,7 +66,7 @@ def test_without_labels_it_plays_the_reference(learner):
 def test_labels_help(learner):
     # Weak on purpose: any learner, with 20 000 pairs, beats pi0.
     world = small(replicas=4)
-    trace = run(learner, world, n=[0, 20_000], seed=1)
+    trace = run(learner, world, pairs=[0, 20_000], seed=1)
     assert (trace["gap"][:, 1] < trace["gap"][:, 0]).all()
 
 
@@ -101,7 +102,7 @@ def test_absent_actions_stay_absent(learner):
     x = problem.sample_contexts(Key(0), 40)
     a = np.argmax(x.log_pi0, axis=-1)
     others = np.where(np.isfinite(x.log_pi0[..., 1]), 1, a)
-    data = data.add(x, a, others, np.ones(a.shape))
+    data = data.add(compared(x, a, others, np.ones(a.shape)))
     plan = learner(problem, data, Key(1))
     assert plan.converged.all(), plan.message
     log_pi = plan.value.log_probs(problem.table)
@@ -121,10 +122,10 @@ def test_it_leaves_its_arguments_unchanged(learner, xp_like):
 @pytest.mark.parametrize("kind", ["finite", "fresh"])
 def test_a_replica_alone_is_the_same_replica(learner, name, kind):
     world = small(kind, instances="own")
-    together = run(learner, world, n=[0, 9, 60], seed=2)
-    alone = run(learner, world, n=[0, 9, 60], seed=2, block=1)
+    together = run(learner, world, pairs=[0, 9, 60], seed=2)
+    alone = run(learner, world, pairs=[0, 9, 60], seed=2, block=1)
     within = SLACK.get(name, Slack("")).alone
-    for metric in ("gap", "kl", "jeffreys", "n_labels", "converged"):
+    for metric in ("gap", "kl", "jeffreys", "labels", "converged"):
         np.testing.assert_allclose(alone[metric], together[metric], atol=within, rtol=0)
 
 
@@ -141,7 +142,7 @@ def test_a_replica_without_labels_does_not_disturb_the_others(learner, name):
 
 def test_two_runs_with_one_key_are_equal_to_the_bit(learner):
     world = small()
-    one, two = (run(learner, world, n=[9, 60], seed=2) for _ in range(2))
+    one, two = (run(learner, world, pairs=[9, 60], seed=2) for _ in range(2))
     for metric, value in one.arrays.items():
         np.testing.assert_array_equal(value, two[metric])
 
@@ -149,8 +150,8 @@ def test_two_runs_with_one_key_are_equal_to_the_bit(learner):
 @pytest.mark.parametrize("kind", ["finite", "fresh"])
 def test_whole_runs_agree_across_libraries(learner, name, xp_like, kind):
     world = small(kind)
-    host = run(learner, world, n=[9, 60], seed=5)
-    there = run(learner, world.to(xp_like), n=[9, 60], seed=5)
+    host = run(learner, world, pairs=[9, 60], seed=5)
+    there = run(learner, world.to(xp_like), pairs=[9, 60], seed=5)
     within = SLACK.get(name, Slack("")).libraries
-    for metric in ("gap", "kl", "jeffreys", "n_labels", "converged"):
+    for metric in ("gap", "kl", "jeffreys", "labels", "converged"):
         np.testing.assert_allclose(there[metric], host[metric], atol=within, rtol=0)

@@ -1,4 +1,4 @@
-"""Every online learner against its protocol; `tests/helpers/factories.py` holds the table."""
+"""Every online learner against its protocol; as in the register."""
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.worlds import intransitive, linear
 from tests.helpers.factories import BATCH, ONLINE, SLACK, Slack
 from tests.helpers.snapshots import assert_unchanged, snapshot
-from tests.helpers.toy import ToyPrompts, toy_data, toy_evaluate, toy_feedback
+from tests.helpers.toy import ToyPrompts, toy_data, toy_world
 
-REPORTED = {"labels", "residual", "converged"}
+REPORTED = {"residual", "converged"}
 
 
 def small(kind="finite", replicas=3, **more):
@@ -45,15 +45,15 @@ def test_the_learner_is_an_online_algorithm(learner):
 @pytest.mark.parametrize("kind", ["finite", "fresh", "game"])
 def test_it_runs_from_empty_data_and_from_offline_data(learner, kind):
     world = small(kind, cycle=1.0) if kind == "game" else small(kind)
-    for n_offline in (0, 12):
-        trace = run(learner, world, n_rounds=3, seed=1, n_offline=n_offline)
+    for offline_pairs in (0, 12):
+        trace = run(learner, world, rounds=3, seed=1, offline_pairs=offline_pairs)
         metric = trace["exploitability" if kind == "game" else "gap"]
         assert metric.shape == (3, 4)
         assert np.isfinite(metric).all()
         assert (metric >= 0).all()
         assert trace["converged"][:, :-1].all()
         # Labels so far never fall, and grow by at most the batch.
-        grown = np.diff(trace["labels"][:, :-1], axis=1)
+        grown = np.diff(trace["labels"], axis=1)
         assert (grown >= 0).all()
         assert (grown <= BATCH).all()
     assert (trace["labels"][:, 0] > 0).all()
@@ -61,23 +61,23 @@ def test_it_runs_from_empty_data_and_from_offline_data(learner, kind):
 
 def test_without_labels_it_plays_the_reference(learner):
     for kind in ("finite", "fresh"):
-        trace = run(learner, small(kind), n_rounds=0)
+        trace = run(learner, small(kind), rounds=0)
         np.testing.assert_allclose(trace["kl"], 0.0, atol=1e-14)
 
 
 def test_one_action_is_valid(learner):
     one = linear(contexts=3, actions=1, dim=2, replicas=2)
-    trace = run(learner, one, n_rounds=2, seed=1, n_offline=3)
+    trace = run(learner, one, rounds=2, seed=1, offline_pairs=3)
     np.testing.assert_allclose(trace["gap"], 0.0, atol=1e-14)
-    assert (trace["labels"][:, :-1] == 0).all()
+    assert (trace["labels"] == 0).all()
 
 
 def test_it_runs_on_a_toy_prompt_problem(learner, xp_like):
     # R = 1, no ids, pools with absent actions: what a bridge to language models provides.
     problem = ToyPrompts(xp_like)
-    parts = {"feedback": toy_feedback(xp_like), "evaluate": toy_evaluate(problem)}
-    empty = run(learner, problem, n_rounds=2, seed=1, **parts)
-    full = run(learner, problem, n_rounds=2, seed=1, data=toy_data(problem, Key(5), 300), **parts)
+    empty = run(learner, toy_world(problem), rounds=2, seed=1)
+    data = toy_data(problem, Key(5), 300)
+    full = run(learner, toy_world(problem, data=data), rounds=2, seed=1)
     for trace in (empty, full):
         assert trace["gap"].shape == (1, 3)
         assert np.isfinite(trace["gap"]).all()
@@ -94,11 +94,12 @@ def test_absent_actions_are_never_played(learner):
     state = learner.init(problem, problem.empty_data(), Key(0))
     seen = []
 
-    def feedback(contexts, a1, a2, key):
-        lp = to_numpy(contexts.log_pi0)
-        for a in (a1, a2):
+    def feedback(query, key):
+        lp = to_numpy(query.contexts.log_pi0)
+        for a in (query.a1, query.a2):
             seen.append(np.take_along_axis(lp, to_numpy(a)[..., None], axis=-1))
-        return as_like(key.uniform_numpy(*a1.shape) < 0.5, contexts.like)
+        y = key.uniform_numpy(*query.a1.shape) < 0.5
+        return query.answered(as_like(y, query.contexts.like))
 
     for t in range(3):
         state, _ = learner.step(state, problem, feedback, Key(0).child("round", t))
@@ -158,28 +159,28 @@ def test_recorded_names_are_the_documented_ones(learner):
 @pytest.mark.parametrize("kind", ["finite", "fresh"])
 def test_a_replica_alone_is_the_same_replica(learner, name, kind):
     world = small(kind, instances="own")
-    together = run(learner, world, n_rounds=4, seed=2, n_offline=4)
-    alone = run(learner, world, n_rounds=4, seed=2, n_offline=4, block=1)
+    together = run(learner, world, rounds=4, seed=2, offline_pairs=4)
+    alone = run(learner, world, rounds=4, seed=2, offline_pairs=4, block=1)
     within = SLACK.get(name, Slack("")).alone
     for metric in ("gap", "kl", "jeffreys"):
         np.testing.assert_allclose(alone[metric], together[metric], atol=within, rtol=0)
     np.testing.assert_array_equal(alone["labels"], together["labels"])
     # More replicas, same replicas.
-    more = run(learner, small(kind, 5, instances="own"), n_rounds=4, seed=2, n_offline=4)
+    more = run(learner, small(kind, 5, instances="own"), rounds=4, seed=2, offline_pairs=4)
     np.testing.assert_allclose(more["gap"][:3], together["gap"], atol=within, rtol=0)
 
 
 def test_two_runs_with_one_key_are_equal_to_the_bit(learner):
     world = small()
-    one, two = (run(learner, world, n_rounds=3, seed=2, n_offline=4) for _ in range(2))
-    other = run(learner, world, n_rounds=3, seed=4, n_offline=4)
+    one, two = (run(learner, world, rounds=3, seed=2, offline_pairs=4) for _ in range(2))
+    other = run(learner, world, rounds=3, seed=4, offline_pairs=4)
     for metric, value in one.arrays.items():
         np.testing.assert_array_equal(value, two[metric])
     assert not np.array_equal(one["gap"], other["gap"])
 
 
 def test_replicas_of_a_shared_world_differ_in_their_data(learner):
-    gap = run(learner, small(), n_rounds=4, seed=2)["gap"][:, -1]
+    gap = run(learner, small(), rounds=4, seed=2)["gap"][:, -1]
     assert len(np.unique(gap)) == 3
 
 
@@ -187,9 +188,9 @@ def test_learners_with_one_key_meet_the_same_contexts_and_label_noise(learner):
     # What makes comparisons of learners paired.
     world, met = small(), []
 
-    def feedback(contexts, a1, a2, key):
-        met.append((to_numpy(contexts.ids), key.uniform_numpy(*a1.shape)))
-        return feedback_from(world.oracle)(contexts, a1, a2, key)
+    def feedback(query, key):
+        met.append((to_numpy(query.contexts.ids), key.uniform_numpy(*query.a1.shape)))
+        return world.feedback(query, key)
 
     first = ONLINE[next(iter(ONLINE))]()
     for each in (learner, first):
@@ -202,8 +203,8 @@ def test_learners_with_one_key_meet_the_same_contexts_and_label_noise(learner):
 @pytest.mark.parametrize("kind", ["finite", "fresh"])
 def test_whole_runs_agree_across_libraries(learner, name, xp_like, kind):
     world = small(kind)
-    host = run(learner, world, n_rounds=3, seed=5, n_offline=4)
-    there = run(learner, world.to(xp_like), n_rounds=3, seed=5, n_offline=4)
+    host = run(learner, world, rounds=3, seed=5, offline_pairs=4)
+    there = run(learner, world.to(xp_like), rounds=3, seed=5, offline_pairs=4)
     assert set(host.arrays) == set(there.arrays)
     within = SLACK.get(name, Slack("")).libraries
     for metric in ("gap", "kl", "jeffreys", "labels", "converged"):

@@ -1,11 +1,14 @@
 """Every oracle against its protocol."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from rlhf_theory.arrays import as_like, int_like, to_numpy
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.core import Feedback, PreferenceOracle
+from rlhf_theory.data import PairQuery
 from rlhf_theory.oracles import (
     AnnotatorMixture,
     BradleyTerry,
@@ -16,7 +19,7 @@ from rlhf_theory.oracles import (
 )
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward, SkewBilinear, TablePreference, TableReward
-from rlhf_theory.worlds.world import cut
+from rlhf_theory.worlds.bandit import cut
 from tests.helpers.small import finite_problem
 
 
@@ -98,16 +101,25 @@ def test_the_matrix_and_the_logits_are_the_law(build, xp_like):
     np.testing.assert_array_equal(logits, -np.swapaxes(logits, -1, -2))
 
 
+def test_probabilities_at_once_are_those_of_pair_after_pair(build, xp_like):
+    # To the bit: they are the truth that learners are measured by.
+    oracle, problem = build(xp_like), finite_problem(xp_like)
+    for x in (problem.table, Contexts.rows(problem.table, int_like([[2, 0]], xp_like))):
+        got = to_numpy(preference_matrix(oracle, x))
+        one_by_one = to_numpy(preference_matrix(SimpleNamespace(prob=oracle.prob), x))
+        np.testing.assert_array_equal(got, one_by_one)
+
+
 def test_feedback_draws_zeros_and_ones_by_the_key(build, xp_like):
     oracle, problem = build(xp_like), finite_problem(xp_like)
     feedback = feedback_from(oracle)
     assert isinstance(feedback, Feedback)
     _, _, _, (ids, a1, a2) = draws(xp_like)
     x = Contexts.rows(problem.table, ids)
-    y = to_numpy(feedback(x, a1, a2, Key(1)))
+    y = to_numpy(feedback(PairQuery(x, a1, a2), Key(1)).y)
     assert y.shape == (3, 40)
     assert np.isin(y, [0.0, 1.0]).all()
-    np.testing.assert_array_equal(y, to_numpy(feedback(x, a1, a2, Key(1))))
+    np.testing.assert_array_equal(y, to_numpy(feedback(PairQuery(x, a1, a2), Key(1)).y))
     want = Key(1).uniform_numpy(3, 40) < to_numpy(oracle.prob(x, a1, a2))
     np.testing.assert_array_equal(y, want)
 

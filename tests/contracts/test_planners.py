@@ -5,26 +5,29 @@ import pytest
 
 from rlhf_theory.arrays import as_like, to_numpy
 from rlhf_theory.core import Policy, Solution
-from rlhf_theory.planners.argmax import Argmax
-from rlhf_theory.planners.best_of_n import BestOfN
-from rlhf_theory.planners.chi_squared import ChiSquared
-from rlhf_theory.planners.gibbs import Gibbs
-from rlhf_theory.planners.nash import Nash
-from rlhf_theory.planners.saddle import PessimisticNash
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import found
 from rlhf_theory.rewards import LinearReward, SkewBilinear
+from rlhf_theory.studies.signatures import settings_of
+from tests.helpers.registered import examples, made
 from tests.helpers.small import finite_problem
 from tests.helpers.snapshots import assert_unchanged, snapshot
 from tests.helpers.toy import ToyPrompts
 
 ABSENT = ((0, 1), (1, 0), (1, 3))
-REWARD = {
-    "gibbs": Gibbs,
-    "argmax": Argmax,
-    "best-of-n": lambda: BestOfN(4),
-    "chi-squared": ChiSquared,
-}
-PREFERENCE = {"nash": Nash, "pessimistic-nash": PessimisticNash}
+
+
+def planners(learner):
+    """Return the examples of the planners that suit a learner."""
+    known = settings_of(found("learner")[learner])["planner"].slot.known()
+    return {name: given for name, given in examples("planner").items() if given["kind"] in known}
+
+
+REWARD, PREFERENCE = planners("online-iterative"), planners("nash-game")
+
+
+WITHOUT_REFERENCE = {"unregularised-nash"}
+"""Planners without the KL, for which pi0 is no answer and prompts that never repeat are refused."""
 
 
 @pytest.fixture(params=[*REWARD, *PREFERENCE])
@@ -36,8 +39,8 @@ def planner_and_model(name, like, rows=3, d=2):
     p = d if name in REWARD else d * (d + 1) // 2
     theta = as_like(np.random.default_rng(0).normal(size=(rows, p)), like)
     if name in REWARD:
-        return REWARD[name](), LinearReward(theta)
-    return PREFERENCE[name](), SkewBilinear(theta)
+        return made("planner", **REWARD[name]), LinearReward(theta)
+    return made("planner", **PREFERENCE[name]), SkewBilinear(theta)
 
 
 def test_a_plan_is_a_converged_solution_with_a_policy(name, xp_like):
@@ -83,6 +86,10 @@ def test_a_replica_alone_is_planned_alike(name):
 def test_toy_prompts_are_planned_for(name, xp_like):
     problem = ToyPrompts(xp_like)
     planner, model = planner_and_model(name, xp_like, rows=1, d=3)
+    if name in WITHOUT_REFERENCE:
+        with pytest.raises(ValueError, match="finitely many contexts"):
+            planner(model, problem, Key(0), None)
+        return
     plan = planner(model, problem, Key(0), None)
     x = problem.sample_contexts(Key(1), 7)
     log_pi = to_numpy(plan.value.log_probs(x))
@@ -91,6 +98,8 @@ def test_toy_prompts_are_planned_for(name, xp_like):
 
 
 def test_a_model_that_knows_nothing_gives_the_reference(name, xp_like):
+    if name in WITHOUT_REFERENCE:
+        pytest.skip("any policy is an equilibrium of the game without payoffs")
     problem = finite_problem(xp_like, absent=ABSENT)
     planner, model = planner_and_model(name, xp_like)
     plan = planner(type(model)(0.0 * model.theta), problem, Key(0), None)

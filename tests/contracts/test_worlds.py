@@ -1,4 +1,4 @@
-"""Every world of the catalogue: what it declares is true."""
+"""Every world of the register: what it declares is true."""
 
 import inspect
 import json
@@ -11,7 +11,8 @@ from rlhf_theory.core import PreferenceOracle, Problem, RewardModel
 from rlhf_theory.features import feature_bound
 from rlhf_theory.policies import ReferencePolicy, TablePolicy, uniform_log_probs
 from rlhf_theory.randomness import Key
-from rlhf_theory.worlds import CATALOGUE, World
+from rlhf_theory.register import found
+from rlhf_theory.worlds import Bandit
 from tests.helpers.small import log
 
 VARIANTS = {
@@ -51,15 +52,13 @@ VARIANTS = {
         {"cycle": 5.0, "instances": "own", "reference": "dirichlet", "game": "probability"},
     ],
 }
-SMALLER = {"contexts": 4, "actions": 4, "dim": 3}
 
 
 def variants():
-    for name, (build, _) in CATALOGUE.items():
-        known = inspect.signature(build).parameters
-        base = {k: v for k, v in SMALLER.items() if k in known}
+    for name, entry in found("world").items():
         for k, settings in enumerate(VARIANTS.get(name, [{}])):
-            yield pytest.param((build, {**base, **settings, "replicas": 4}), id=f"{name}-{k}")
+            given = {**entry.facts.examples[0], **settings, "replicas": 4}
+            yield pytest.param((entry.target, given), id=f"{name}-{k}")
 
 
 @pytest.fixture(params=variants())
@@ -98,7 +97,7 @@ class Given:
 
 
 def test_a_world_is_a_problem_a_law_and_a_truth(world):
-    assert isinstance(world, World)
+    assert isinstance(world, Bandit)
     assert isinstance(world.problem, Problem)
     assert isinstance(world.oracle, PreferenceOracle)
     assert world.reward is None or isinstance(world.reward, RewardModel)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlhf_theory import losses, theorems, worlds
+from rlhf_theory import losses
 from rlhf_theory.algorithms import (
     EnsembleMinimum,
     NashGame,
@@ -29,8 +30,7 @@ from rlhf_theory.algorithms import (
     game_enhancers,
 )
 from rlhf_theory.algorithms.offline_nash import PessimisticPreference
-from rlhf_theory.arrays import to_numpy
-from rlhf_theory.data import Contexts
+from rlhf_theory.data import Contexts, PairQuery
 from rlhf_theory.estimators import confidence
 from rlhf_theory.experiments import run as run_package
 from rlhf_theory.planners.argmax import Argmax
@@ -43,21 +43,22 @@ from rlhf_theory.planners.saddle import PessimisticNash
 from rlhf_theory.policies import FunctionPolicy, ReferencePolicy, uniform_log_probs
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import found, named
 from rlhf_theory.rewards import LinearReward, SkewBilinear
-from rlhf_theory.studies.schema import Study
 from rlhf_theory.studies.tables import read_block
+from rlhf_theory.study import Study
 from rlhf_theory.theorems.card import Silent
 
 RULES = {
     "constant": confidence.Constant,
-    "fixed-design": confidence.R1Prime,
-    "global-fixed-design": confidence.R1,
-    "adaptive": confidence.R2Prime,
-    "global-adaptive": confidence.R2,
-    "adaptive-ridge": confidence.R2Ridge,
-    "likelihood-ratio": confidence.R3,
-    "marginal-likelihood": confidence.R4,
-    "wald": confidence.R5,
+    "fixed-design": confidence.FixedDesign,
+    "global-fixed-design": confidence.GlobalFixedDesign,
+    "adaptive": confidence.Adaptive,
+    "global-adaptive": confidence.GlobalAdaptive,
+    "adaptive-ridge": confidence.AdaptiveRidge,
+    "likelihood-ratio": confidence.LikelihoodRatio,
+    "marginal-likelihood": confidence.MarginalLikelihood,
+    "wald": confidence.Wald,
 }
 
 LEARNERS = {
@@ -88,25 +89,19 @@ REWARD_PLANNERS = {
 GAME_PLANNERS = {"nash": Nash, "pessimistic-nash": PessimisticNash}
 PLANNERS = (*REWARD_PLANNERS, *GAME_PLANNERS, "option-one", "pessimistic-preference")
 
-CARDS = theorems.NAMES
+CARDS = tuple(found("theorem"))
 
 finite_problem = FiniteProblem
 make_loss, planning_loss = losses.make, losses.planning
 comparisons, groups = losses.Comparisons, losses.Groups
 
-PAIR_LOSSES, GROUP_LOSSES = (
-    tuple(name for name, (kind, _) in losses.CATALOGUE.items() if kind.takes == takes)
-    for takes in ("pairs", "groups")
-)
+LOSSES = {name: entry.facts.examples for name, entry in found("loss").items()}
 
 PLANNING_LOSSES = (
     *("dpo", "cdpo", "robust-dpo", "r-dpo", "f-dpo", "chi-po", "xpo", "vpo", "ipo", "hinge"),
     *("squared-hinge", "exponential", "savage", "exo", "nca-pair", "bco", "sppo", "sppo-hard"),
     *("infonca", "nca"),
 )
-
-# The record speaks of pairs and rounds where tables of today speak of n and t.
-_COLUMNS = {"n": "pairs", "t": "round"}
 
 
 def rule(kind: str, *, multiplier: float | None = None, **settings: Any) -> Any:
@@ -124,8 +119,8 @@ def enhancer(kind: str, **settings: Any) -> Any:
 
 
 def bandit(kind: str, *, coverage: float = 0.0, **settings: Any) -> Any:
-    """A world of the catalogue and the dial of its offline pairs."""
-    return worlds.CATALOGUE[kind][0](**settings), coverage
+    """A world of the register with the dial of its offline pairs."""
+    return replace(named("world", kind)(**settings), behaviour=coverage)
 
 
 def run(
@@ -138,43 +133,14 @@ def run(
     block: int = 64,
 ) -> dict[str, np.ndarray]:
     """Return the trace of a run: online for ``rounds`` after ``pairs``, or offline."""
-    bandit, coverage = world
-    if rounds is None:
-        trace = run_package(
-            learner, bandit, n=list(pairs), seed=seed, block=block, behaviour=coverage
-        )
-        found = dict(trace.arrays)
-        found["labels"] = found.pop("n_labels")
-        return {"pairs": np.asarray(trace.index), **found}
-    trace = run_package(
-        learner,
-        bandit,
-        n_rounds=rounds,
-        seed=seed,
-        block=block,
-        n_offline=pairs,
-        behaviour=coverage,
-    )
-    start = []
-    for first in range(0, bandit.n_replicas, block):
-        part = bandit.block(first, min(first + block, bandit.n_replicas))
-        key = Key(seed).block(0).block(first).child("offline")
-        start.append(to_numpy(part.offline_data(key, pairs, part.behaviour(coverage)).n_labels))
-    return online_trace(trace, np.concatenate(start))
-
-
-def online_trace(trace: Any, start: np.ndarray) -> dict[str, np.ndarray]:
-    """Return a trace in which the labels of a row are those behind its policy."""
-    found = dict(trace.arrays)
-    before = np.asarray(start, dtype=float)[:, None]
-    later = found.pop("labels", np.empty((trace.n_replicas, len(trace.index))))[:, :-1]
-    found["labels"] = np.concatenate([before, later], axis=1)
-    return {"round": np.asarray(trace.index), **found}
+    length = {"pairs": pairs} if rounds is None else {"rounds": rounds, "offline_pairs": pairs}
+    trace = run_package(learner, world, seed=seed, block=block, **length)
+    return {trace.index_name: np.asarray(trace.index), **trace.arrays}
 
 
 def card(name: str, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
     """Return the columns of the curves of a theorem card in quick form."""
-    theorem = theorems.load(name)
+    theorem = named("theorem", name)
     sweep = {**theorem.sweep("quick"), **changes}
     return columns(theorem.measure(sweep, Key(seed=seed).child(theorem.name), Silent()))
 
@@ -207,7 +173,8 @@ def plans(name: str, problem: Any, theta: np.ndarray) -> dict[str, np.ndarray]:
     else:
         x = problem.sample_contexts(Key(1), 30)
         a1, a2 = (np.argmax(x.log_pi0 + Key(1).child(k).normal_numpy(3, 30, 5), -1) for k in "ab")
-        data = problem.empty_data().add(x, a1, a2, Key(2).uniform_numpy(3, 30) < 0.7)
+        y = Key(2).uniform_numpy(3, 30) < 0.7
+        data = problem.empty_data().add(PairQuery(x, a1, a2).answered(y))
         radius = confidence.Constant(beta=0.4)
         design = data.skew if name == "pessimistic-preference" else None
         around = radius.confidence_set(radius.fit(data, design), data, problem, design)
@@ -227,7 +194,7 @@ def plans(name: str, problem: Any, theta: np.ndarray) -> dict[str, np.ndarray]:
 
 def about_world(kind: str, settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return what a world says: truth, preferences, values of policies, offline data."""
-    world, _ = bandit(kind, **settings)
+    world = bandit(kind, **settings)
     x, weights = world.population
     found = {
         "phi": x.phi[:, :50],
@@ -245,14 +212,14 @@ def about_world(kind: str, settings: Mapping[str, Any]) -> dict[str, np.ndarray]
         "reference": ReferencePolicy(),
         "uniform": FunctionPolicy(_uniform),
         "optimum": world.optimum,
-        "half way": world.behaviour(0.5),
+        "half way": world.covering(0.5),
     }
     for name, policy in others.items():
         found |= {f"{name} {metric}": v for metric, v in world.evaluate(policy).items()}
     for name, value in world.summary().items():
         found[f"summary {name}"] = np.asarray(value)
     for k, pairs in enumerate((9, 5000)):
-        data = world.offline_data(Key(6).child("offline", k), pairs, world.behaviour(0.3))
+        data = world.offline_data(Key(6).child("offline", k), pairs, behaviour=world.covering(0.3))
         found[f"{pairs} pairs: labels"] = data.n_labels
         found[f"{pairs} pairs: count"], found[f"{pairs} pairs: wins"] = data.count, data.wins
     return found
@@ -263,28 +230,18 @@ def _uniform(contexts: Contexts) -> np.ndarray:
 
 
 def columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return the columns of a frame in the names of the record."""
+    """Return the columns of a frame by name."""
     found = {}
     for name, column in frame.items():
         values = column.to_numpy()
         if values.dtype == object:
             values = np.array(["" if v is None or v != v else str(v) for v in values])
-        found[_COLUMNS.get(str(name), str(name))] = values
+        found[str(name)] = values
     return found
-
-
-# What a study file of the record says, and what it has to say today.
-_STUDY_WORDS = {
-    "format = 2": "format = 1",
-    'kind = "adaptive"': 'kind = "r2-prime"',
-    "\npairs = 20\n": "\nn_offline = 20\n",
-}
 
 
 def study(toml: str) -> dict[str, np.ndarray]:
     """Return the block tables of a study, ``cell/block/column``."""
-    for word, today in _STUDY_WORDS.items():
-        toml = toml.replace(word, today)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "golden.toml"
         path.write_text(toml, encoding="utf-8")

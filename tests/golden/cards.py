@@ -72,7 +72,7 @@ enhancer = { kind = "optimistic", form = "constrained" }
 kind = "online-iterative"
 label = "hybrid"
 batch_size = 8
-pairs = 20
+offline_pairs = 20
 coverage = 0.5
 enhancer = "from-reference"
 

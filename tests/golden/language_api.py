@@ -25,12 +25,14 @@ from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.tiny import split_prompts, untrained
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.arrays import to_numpy
+from rlhf_theory.data import PairQuery
 from rlhf_theory.experiments import run as run_package
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.oracles.bradley_terry import BradleyTerry
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.rewards import LinearReward, ProbabilityPreference, SkewBilinear
-from tests.golden.api import columns, enhancer, learner, online_trace
+from tests.golden.api import columns, enhancer, learner
+from tests.helpers.assembled import Assembled
 from tests.helpers.prompts import TokenFeatures
 
 ETA = 0.5
@@ -72,12 +74,12 @@ def training(**changes: Any) -> TrainingSettings:
 
 def planner(kind: str, **settings: Any) -> Any:
     """A planning oracle that trains pi0 of the problem."""
-    return _PLANNERS[kind](pi0(), **{"settings": training(), **settings})
+    return _PLANNERS[kind](**{"settings": training(), **settings})
 
 
 def direct(kind: str, **settings: Any) -> Any:
     """A learner that trains on labels."""
-    return _DIRECT[kind](pi0(), **{"settings": training(), **settings})
+    return _DIRECT[kind](**{"settings": training(), **settings})
 
 
 def labelled(pairs: int, key: Key = KEY) -> Any:
@@ -88,8 +90,8 @@ def labelled(pairs: int, key: Key = KEY) -> Any:
         categorical(x.log_pi0, key.child(name).uniform(1, pairs, like=x.like))
         for name in ("a1", "a2")
     )
-    labels = feedback_from(BradleyTerry(REWARD))(x, a1, a2, key.child("y"))
-    return given.empty_data().add(x, a1, a2, labels)
+    record = feedback_from(BradleyTerry(REWARD))(PairQuery(x, a1, a2), key.child("y"))
+    return given.empty_data().add(record)
 
 
 def about_pools() -> dict[str, Any]:
@@ -140,19 +142,17 @@ def run(
         quality = plan_quality(policy, REWARD, fixed, KEY)
         return {"gap": quality.gap, "kl": quality.kl_to_reference}
 
-    trace = run_package(
-        made,
+    world = Assembled(
         fixed.for_preferences() if game else fixed,
-        n_rounds=rounds,
-        seed=1,
-        feedback=feedback_from(PREFERENCE_ORACLE if game else BradleyTerry(REWARD)),
-        evaluate=evaluate,
-        between=PromptProblem.refresh if refresh else None,
+        feedback_from(PREFERENCE_ORACLE if game else BradleyTerry(REWARD)),
+        evaluate,
+        change=PromptProblem.refresh if refresh else None,
         data=data,
     )
-    start = np.zeros(1) if data is None else to_numpy(data.n_labels)
+    trace = run_package(made, world, rounds=rounds, seed=1)
     return {
-        **online_trace(trace, start),
+        "round": np.asarray(trace.index),
+        **trace.arrays,
         "last log_pi": to_numpy(last[0].log_probs(fixed.table)),
     }
 
@@ -214,7 +214,7 @@ def iterate(
         # Figures take most of the time of a small run.
         with mock.patch("llm_bridge.jobs.iterate.draw_results", return_value={}):
             job.run(out, lambda _line: None)
-        found = _shifted(columns(pd.read_parquet(out / "trace.parquet")))
+        found = columns(pd.read_parquet(out / "trace.parquet"))
         for path in sorted((out / "rounds").glob("*.parquet")) if details else ():
             for name, values in columns(pd.read_parquet(path)).items():
                 found[f"rounds/{path.stem}/{name}"] = values
@@ -224,14 +224,17 @@ def iterate(
     return found
 
 
+_LEARNERS = {"online": "online-iterative", "nash": "nash-game", "direct": "iterative-direct"}
+_PLACES = {"update": "planner.update", "self_play_rounds": "planner.rounds", "loss": "planner.loss"}
+_PLACES |= {"beta": "radius.beta", "lam": "radius.lam"}
+
+
 def _options(options: dict[str, Any]) -> LearnerOptions:
+    """Return the learner of a case; the record speaks of options that were one each."""
     given = {"batch_size": 12, **options}
-    if given.get("enhancer") == "from-reference":
-        given["enhancer"] = "reference"
-    return LearnerOptions(**given)
-
-
-def _shifted(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return a stored trace of one replica with the labels behind the policy of each row."""
-    later = found["labels"]
-    return {**found, "labels": np.concatenate([[0.0], later[:-1]])}
+    kind = _LEARNERS[given.pop("learner", "online")]
+    if given.get("planner") == "pools":
+        given["planner"] = "nash" if kind == "nash-game" else "gibbs"
+    direct = kind == "iterative-direct"
+    changes = [f"{k if direct else _PLACES.get(k, k)}={v}" for k, v in given.items()]
+    return LearnerOptions(learner=kind, changes=tuple(changes))

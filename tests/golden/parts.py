@@ -111,9 +111,19 @@ def losses_of(loss: Any) -> dict[str, np.ndarray]:
     }
 
 
-def made_loss(name: str) -> dict[str, np.ndarray]:
-    kind, settings = LOSSES[name]
+def made_loss(kind: str, settings: dict[str, Any]) -> dict[str, np.ndarray]:
     return losses_of(api.make_loss(kind, **settings))
+
+
+def other_losses() -> dict[str, tuple[str, dict[str, Any]]]:
+    """The losses of the register that are not in the list, by their examples."""
+    listed = {kind for kind, _ in LOSSES.values()}
+    return {
+        f"{kind} {k}" if k else kind: (kind, dict(settings))
+        for kind, examples in api.LOSSES.items()
+        for k, settings in enumerate(examples)
+        if kind not in listed
+    }
 
 
 def planned_loss(name: str, eta: float) -> dict[str, Any]:
@@ -149,8 +159,8 @@ def planned(name: str, absent: bool) -> dict[str, np.ndarray]:
 
 def cases() -> dict[str, Case]:
     found: dict[str, Case] = {}
-    for name in LOSSES:
-        found[f"losses/make/{name}"] = partial(made_loss, name)
+    for name, (kind, settings) in {**LOSSES, **other_losses()}.items():
+        found[f"losses/make/{name}"] = partial(made_loss, kind, settings)
     for name in api.PLANNING_LOSSES:
         for eta in (0.05, 0.3, 1.0):
             found[f"losses/planning {eta}/{name}"] = partial(planned_loss, name, eta)
@@ -164,15 +174,9 @@ def cases() -> dict[str, Case]:
 
 
 def small_cases() -> dict[str, Case]:
-    """Every loss once, made and planned, and every planner, for the test."""
-    found = {name: case for name, case in cases().items() if name.startswith("losses/make/")}
-    for name in api.PLANNING_LOSSES:
-        found[f"losses/planning 0.3/{name}"] = cases()[f"losses/planning 0.3/{name}"]
-    for name in api.PLANNERS:
-        found[f"planners/{name} absent"] = cases()[f"planners/{name} absent"]
-    return found
-
-
-def unrecorded_losses() -> set[str]:
-    """Losses of the package that no case makes."""
-    return {*api.PAIR_LOSSES, *api.GROUP_LOSSES} - {kind for kind, _ in LOSSES.values()}
+    """Every loss of the list once, made and planned, and every planner, for the test."""
+    names = [f"losses/make/{name}" for name in LOSSES]
+    names += [f"losses/planning 0.3/{name}" for name in api.PLANNING_LOSSES]
+    names += [f"planners/{name} absent" for name in api.PLANNERS]
+    every = cases()
+    return {name: every[name] for name in names}

@@ -25,8 +25,7 @@ from typing import Any
 
 from rlhf_theory.algorithms import OnlineIterative
 from rlhf_theory.studies.backends import BackendError
-from rlhf_theory.studies.running import run_study
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 CUES = "RLHF_TEST_CUES"
 LAST = 2
@@ -93,9 +92,7 @@ def cued_study(seed: int = 0) -> Study:
 def main(folder: str, backend: str) -> int:
     options = {"cluster": "local"} if backend == "slurm" else {}
     try:
-        result = run_study(
-            cued_study(), folder, backend=backend, options=options, jobs=2, quiet=True
-        )
+        result = cued_study().run(folder, backend=backend, options=options, jobs=2, quiet=True)
     except KeyboardInterrupt:
         return 130
     except BackendError as error:

@@ -23,11 +23,13 @@ from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.tiny import untrained
 from llm_bridge.training.objective import Objective
 from rlhf_theory.arrays import to_numpy
+from rlhf_theory.data import PairQuery
 from rlhf_theory.experiments import run
 from rlhf_theory.losses import DPO
 from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.rewards import LinearReward
+from tests.helpers.assembled import Assembled
 from tests.helpers.examples import examples, in_double, tokens
 from tests.helpers.factories import OFFLINE, ONLINE
 from tests.helpers.second_device import NAME, Elsewhere, SecondDevice, WrongDeviceError
@@ -137,9 +139,7 @@ class Walk:
                 return {"reward": (p * reward(problem).rewards(problem.table)).sum(dim=(1, 2))}
 
             feedback = feedback_from(BradleyTerry(reward(problem), 2.0))
-            return run(learner, problem, n_rounds=2, seed=3, feedback=feedback, evaluate=evaluate)[
-                "reward"
-            ]
+            return run(learner, Assembled(problem, feedback, evaluate), rounds=2, seed=3)["reward"]
 
         return worst(*map(played, self.problems))
 
@@ -150,8 +150,8 @@ class Walk:
             a1, a2 = (
                 categorical(x.log_pi0, key.child(side).uniform(2, 40, like=like)) for side in "12"
             )
-            y = feedback_from(BradleyTerry(reward(problem), 2.0))(x, a1, a2, key.child("labels"))
-            data = problem.empty_data().add(x, a1, a2, y)
+            feedback = feedback_from(BradleyTerry(reward(problem), 2.0))
+            data = problem.empty_data().add(feedback(PairQuery(x, a1, a2), key.child("labels")))
             return learner(problem, data, key).value.log_probs(problem.table).exp()
 
         return worst(*map(learnt, self.problems))

@@ -1,60 +1,40 @@
-"""Every learner, by name: what the contract tests run. Add a learner here and they cover it."""
+"""Learners for the contract tests: the examples of the register, and each enhancer in a learner."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from rlhf_theory.algorithms.baselines import SameLawPairs
-from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic, Uniform
-from rlhf_theory.algorithms.game_enhancers import InformationRatio
-from rlhf_theory.algorithms.nash_game import NashGame
-from rlhf_theory.algorithms.offline_ensemble import EnsembleMinimum, UncertaintyWeighted
-from rlhf_theory.algorithms.offline_nash import OfflinePessimisticNash
-from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePessimistic
-from rlhf_theory.algorithms.online_iterative import OnlineIterative
-from rlhf_theory.estimators.confidence import R3, R4, Constant, Scaled
+from rlhf_theory.register import found
+from tests.helpers.registered import examples, made
 
-SMALL_SET = Constant(beta=0.5)
+SMALL_SET = {"kind": "constant", "beta": 0.5}
 BATCH = 5
 
-ONLINE = {
-    "online-reference": lambda: OnlineIterative(
-        enhancer=FromReference(), radius=SMALL_SET, batch_size=BATCH
-    ),
-    "online-on-policy": lambda: OnlineIterative(
-        enhancer=OnPolicy(), radius=SMALL_SET, batch_size=BATCH
-    ),
-    "online-uniform": lambda: OnlineIterative(enhancer=Uniform(), batch_size=BATCH),
-    "online-optimistic": lambda: OnlineIterative(
-        enhancer=Optimistic(n_random=1, contexts=16), radius=SMALL_SET, batch_size=BATCH
-    ),
-    "online-penalised": lambda: OnlineIterative(
-        enhancer=Optimistic(form="penalised", n_random=1, contexts=16),
-        radius=SMALL_SET,
-        batch_size=BATCH,
-    ),
-    "same-law-uniform": lambda: SameLawPairs(
-        learner=OnlineIterative(enhancer=FromReference(), radius=SMALL_SET, batch_size=BATCH)
-    ),
-    "nash-information-ratio": lambda: NashGame(
-        enhancer=InformationRatio(n_random=1, contexts=16), batch_size=BATCH
-    ),
-    "nash-self-play": lambda: NashGame(enhancer=OnPolicy(), batch_size=BATCH),
-    "nash-probability": lambda: NashGame(
-        enhancer=FromReference(), game="probability", batch_size=BATCH
-    ),
-}
+Factories = dict[str, Callable[[], Any]]
+
+
+def learners() -> Factories:
+    """Return the examples of all learners."""
+    return {name: partial(made, "learner", **given) for name, given in examples("learner").items()}
+
+
+def explorers() -> Factories:
+    """Return a learner with each example of an enhancer, of every model that it explores for."""
+    every: Factories = {}
+    for model, kind in (("reward", "online-iterative"), ("game", "nash-game")):
+        for name, given in examples("enhancer").items():
+            if found("enhancer")[given["kind"]].facts.more in (None, model):
+                parts = {"enhancer": given, "radius": SMALL_SET, "batch_size": BATCH}
+                every[f"{kind}-{name}"] = partial(made, "learner", kind, **parts)
+    return every
+
+
+_LEARNERS = learners()
+ONLINE = {k: v for k, v in _LEARNERS.items() if hasattr(v(), "step")} | explorers()
 """Online learners; settings small, so that a run takes a fraction of a second."""
 
-OFFLINE = {
-    "greedy": OfflineGreedy,
-    "greedy-ball": lambda: OfflineGreedy(theta_bound=1.0),
-    "pessimistic-I": lambda: OfflinePessimistic(radius=SMALL_SET, option="I"),
-    "pessimistic-II": lambda: OfflinePessimistic(radius=SMALL_SET),
-    "pessimistic-likelihood": lambda: OfflinePessimistic(radius=Scaled(R4(), 0.3)),
-    "pessimistic-R3": lambda: OfflinePessimistic(radius=R3()),
-    "ensemble-minimum": EnsembleMinimum,
-    "uncertainty-weighted": UncertaintyWeighted,
-    "pessimistic-nash": lambda: OfflinePessimisticNash(radius=SMALL_SET),
-}
+OFFLINE = {k: v for k, v in _LEARNERS.items() if k not in ONLINE}
 """Offline learners."""
 
 

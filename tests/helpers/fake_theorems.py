@@ -6,22 +6,25 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 
-from rlhf_theory import theorems
 from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.register import ROLES, Role, refresh
 from rlhf_theory.theorems.card import Check, Theorem
 
 
 def measure(sweep, key, progress):
     with Path(sweep["counter"]).open("a") as stream:
         stream.write(".")
-    n = np.asarray(sweep["n"])
+    n = np.asarray(sweep["pairs"])
     gap = key.child("gap").uniform_numpy(sweep["replicas"], len(n)).mean(axis=0) / n
     progress.advance("half")
     # Waits as long as there is a file of this name: a study that takes long.
@@ -32,7 +35,7 @@ def measure(sweep, key, progress):
         raise RuntimeError(message)
     if sweep["how"] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    return pd.DataFrame({"n": n, "gap": gap})
+    return pd.DataFrame({"pairs": n, "gap": gap})
 
 
 def judge(table, sweep):
@@ -52,9 +55,9 @@ def judge(table, sweep):
 
 def draw(table, sweep):
     fig, (ax,) = style.figure(width="column")
-    curves.curve(ax, table["n"], table["gap"], table["gap"] / 2, table["gap"] * 2, "gap")
-    curves.bound(ax, table["n"], 1 / table["n"])
-    ax.set(title="Gap", xlabel="labels n", ylabel="suboptimality")
+    curves.curve(ax, table["pairs"], table["gap"], table["gap"] / 2, table["gap"] * 2, "gap")
+    curves.bound(ax, table["pairs"], 1 / table["pairs"])
+    ax.set(title="Gap", xlabel="pairs n", ylabel="suboptimality")
     axes.legend(fig)
     return fig
 
@@ -74,7 +77,7 @@ def fake(name: str, folder: Path, how: str = "hold", **changes: Any) -> Theorem:
     """
     sweep = {
         "replicas": 4,
-        "n": [10, 100, 1000],
+        "pairs": [10, 100, 1000],
         "how": how,
         "counter": str(folder / f"{name}.calls"),
         "hold": str(folder / f"{name}.hold"),
@@ -103,10 +106,19 @@ def calls(name: str, folder: Path) -> int:
     return len(path.read_text()) if path.exists() else 0
 
 
-def registered(*cards: Theorem) -> Any:
-    """Replace the registry of theorems for a while."""
-    by_name = {card.name: card for card in cards}
-    return mock.patch.multiple(theorems, NAMES=tuple(by_name), load=by_name.__getitem__)
+@contextmanager
+def registered(*cards: Theorem) -> Iterator[None]:
+    """Let the register find these theorems only, for a while."""
+    home = ModuleType("fake_cards")
+    vars(home).update({card.name: card for card in cards})
+    sys.modules[home.__name__] = home
+    try:
+        with mock.patch.dict(ROLES, {"theorem": Role("theorems", home.__name__)}):
+            refresh()
+            yield
+    finally:
+        del sys.modules[home.__name__]
+        refresh()
 
 
 if __name__ == "__main__":

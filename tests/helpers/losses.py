@@ -10,42 +10,20 @@ from scipy import optimize
 
 from rlhf_theory import losses
 from rlhf_theory.losses import Comparisons, Groups
+from rlhf_theory.register import found
 
-EXAMPLES = {
-    "dpo": losses.DPO(0.7),
-    "cdpo": losses.CDPO(0.7, smoothing=0.15),
-    "robust-dpo": losses.RobustDPO(0.7, smoothing=0.15),
-    "r-dpo": losses.RDPO(0.7, alpha=0.05),
-    "f-dpo": losses.FDPO(0.7, "reverse-kl"),
-    "f-dpo: forward-kl": losses.FDPO(0.7, "forward-kl"),
-    "f-dpo: js": losses.FDPO(0.7, "js"),
-    "f-dpo: alpha": losses.FDPO(0.7, "alpha", alpha=0.4),
-    "f-dpo: chi2-kl": losses.FDPO(0.7, "chi2-kl"),
-    "chi-po": losses.ChiPO(0.7, r_max=3.0),
-    "xpo": losses.XPO(0.7, alpha=0.1),
-    "vpo": losses.VPO(0.7, alpha=0.1, direction="online"),
-    "vpo: offline": losses.VPO(0.7, alpha=0.1, direction="offline"),
-    "ipo": losses.IPO(0.3),
-    "ipo-per-token": losses.IPOPerToken(0.3),
-    "inpo": losses.INPO(0.3, step=0.8),
-    "hinge": losses.Hinge(0.7),
-    "squared-hinge": losses.SquaredHinge(0.7),
-    "exponential": losses.Exponential(0.7),
-    "savage": losses.Savage(0.7),
-    "exo": losses.EXO(0.7, smoothing=0.05),
-    "nca-pair": losses.NCAPair(0.7),
-    "bco": losses.BCO(0.7),
-    "sppo": losses.SPPO(0.7),
-    "sppo-hard": losses.SPPOHard(0.7),
-    "kto": losses.KTO(0.7, desirable=1.2, undesirable=0.9),
-    "cpo": losses.CPO(0.7, lam=0.3),
-    "simpo": losses.SimPO(0.7, gamma=0.4),
-    "orpo": losses.ORPO(0.3),
-    "slic-hf": losses.SLiC(0.8, lam=0.3),
-    "infonca": losses.InfoNCA(0.7, alpha=0.6),
-    "nca": losses.NCA(0.7, alpha=0.6),
-    "rrhf": losses.RRHF(0.5),
-}
+
+def _examples():
+    """Return the examples of all losses by name; further ones also by what they choose."""
+    made = {}
+    for name, entry in found("loss").items():
+        for k, loss in enumerate(entry.target(**given) for given in entry.facts.examples):
+            choice = next((v for v in vars(loss).values() if isinstance(v, str)), k)
+            made[f"{name}: {choice}" if k else name] = loss
+    return made
+
+
+EXAMPLES = _examples()
 
 PAIRS = {k: v for k, v in EXAMPLES.items() if v.takes == "pairs"}
 GROUPS = {k: v for k, v in EXAMPLES.items() if v.takes == "groups"}

@@ -8,6 +8,7 @@ import torch
 
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from rlhf_theory.data import PairQuery
 from rlhf_theory.randomness import Key, bernoulli, categorical
 from rlhf_theory.rewards import LinearReward
 from tests.helpers.prompts import TokenFeatures
@@ -30,10 +31,10 @@ def win_probability(contexts: Any, a1: Any, a2: Any) -> Any:
     return torch.sigmoid(won - lost)
 
 
-def feedback(contexts: Any, a1: Any, a2: Any, key: Key) -> Any:
+def feedback(query: Any, key: Key) -> Any:
     """Return labels."""
-    u = key.uniform(1, a1.shape[1], like=contexts.like)
-    return bernoulli(win_probability(contexts, a1, a2), u)
+    u = key.uniform(1, query.a1.shape[1], like=query.contexts.like)
+    return query.answered(bernoulli(win_probability(query.contexts, query.a1, query.a2), u))
 
 
 def labelled(problem: Any, n: int, *, soft: bool = False, key: Key | None = None) -> Any:
@@ -43,5 +44,7 @@ def labelled(problem: Any, n: int, *, soft: bool = False, key: Key | None = None
     a1, a2 = (
         categorical(x.log_pi0, key.child(name).uniform(1, n, like=x.like)) for name in ("a1", "a2")
     )
-    y = win_probability(x, a1, a2) if soft else feedback(x, a1, a2, key.child("y"))
-    return problem.empty_data().add(x, a1, a2, y)
+    query = PairQuery(x, a1, a2)
+    if soft:
+        return problem.empty_data().add(query.answered(win_probability(x, a1, a2)))
+    return problem.empty_data().add(feedback(query, key.child("y")))

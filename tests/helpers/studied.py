@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlhf_theory.studies.result import StudyResult
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study, StudyResult
 
 TOML = """\
-format = 1
+format = 2
 name = "small"
 title = "Two learners in two worlds"
 seed = 3

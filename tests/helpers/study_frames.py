@@ -11,9 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from rlhf_theory.plots import studies as figures
+from rlhf_theory.plots.studies import StudyFigure
 from rlhf_theory.randomness import Key
+from rlhf_theory.studies.places import placed
+from rlhf_theory.studies.plot_specs import PlotSpec
 
-__all__ = ["LEARNERS", "shown_ticks", "study_frame", "text_problems", "texts"]
+__all__ = ["LEARNERS", "shown_ticks", "study_figure", "study_frame", "text_problems", "texts"]
 
 LEARNERS = (
     "GSHF",
@@ -33,6 +37,11 @@ LEARNERS = (
 )
 
 
+def study_figure(frame, kind="suboptimality", *, settings=None, **options) -> StudyFigure:
+    """Return a figure by its kind and options."""
+    return figures.study_figure(frame, PlotSpec.of(kind, **options), settings)
+
+
 def study_frame(
     learners: int = 6,
     dims: tuple[int, ...] = (4, 8),
@@ -47,7 +56,7 @@ def study_frame(
 
     Learner j has gap ``d (0.3 + 0.12 j) (1 + t)^-(0.5 + 0.05 j)`` times log-normal noise of mean
     one per replica, but that of pi0 at the start; the last ``offline`` learners have pairs, with
-    ``t / batch`` for t in the gap.
+    ``t / batch`` for t in the gap. Rows also say what they count, and the place.
     """
     grid = np.unique(np.concatenate([[0], np.round(np.geomspace(1, end, points))]))
     parts = []
@@ -76,8 +85,8 @@ def study_frame(
                         "metric": "gap",
                         "world.dim": d,
                         "replica": np.repeat(np.arange(replicas), len(t)),
-                        "index": "n" if pairs else "round",
-                        "t": np.tile(t, replicas),
+                        "round": np.nan if pairs else np.tile(t, replicas),
+                        "pairs": np.tile(t, replicas) if pairs else np.nan,
                         "labels": np.tile(t if pairs else t * batch, replicas),
                         "regret": regret.ravel(),
                         "gap": gap.ravel(),
@@ -85,7 +94,7 @@ def study_frame(
                     }
                 )
             )
-    return pd.concat(parts, ignore_index=True)
+    return placed(pd.concat(parts, ignore_index=True))
 
 
 def shown_ticks(axis: Axis) -> list[Text]:

@@ -6,12 +6,13 @@ import numpy as np
 
 from rlhf_theory.arrays import as_like, int_like
 from rlhf_theory.contexts import Contexts
-from rlhf_theory.data import PairList
+from rlhf_theory.data import PairList, PairQuery
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
 from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.randomness import categorical
 from rlhf_theory.rewards import LinearReward
+from tests.helpers.assembled import Assembled
 
 THETA = (1.0, -0.5, 0.3)
 
@@ -73,10 +74,10 @@ def toy_feedback(like):
     """Labels; fails for contexts that the problem did not give out."""
     inner = feedback_from(BradleyTerry(toy_reward(like), 2.0))
 
-    def feedback(contexts, a1, a2, key):
-        assert contexts.source is not None
-        assert len(contexts.source) == a1.shape[1]
-        return inner(contexts, a1, a2, key)
+    def feedback(query, key):
+        assert query.contexts.source is not None
+        assert len(query.contexts.source) == query.a1.shape[1]
+        return inner(query, key)
 
     return feedback
 
@@ -100,5 +101,11 @@ def toy_data(problem, key, n):
     """``n`` offline comparisons of two draws from pi0."""
     x = problem.sample_contexts(key.child("x"), n)
     a1, a2 = (categorical(x.log_pi0, key.child(k).uniform(1, n, like=problem.like)) for k in "ab")
-    y = toy_feedback(problem.like)(x, a1, a2, key.child("y"))
-    return problem.empty_data().add(x, int_like(a1, problem.like), int_like(a2, problem.like), y)
+    query = PairQuery(x, *(int_like(a, problem.like) for a in (a1, a2)))
+    return problem.empty_data().add(toy_feedback(problem.like)(query, key.child("y")))
+
+
+def toy_world(problem, **parts):
+    """The problem as a world, with its labels and its truth unless others are given."""
+    own = {"feedback": toy_feedback(problem.like), "evaluate": toy_evaluate(problem)}
+    return Assembled(problem, **(own | parts))

@@ -1,5 +1,7 @@
 """Reductions that link two learners, and invariances of whole runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ from rlhf_theory.planners.nash import nash_policy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds import World, linear
+from rlhf_theory.worlds import Bandit, linear
 
 SMALL = {"contexts": 4, "actions": 3, "dim": 2, "eta": 0.3, "replicas": 4}
 
@@ -39,8 +41,9 @@ def test_pessimistic_nash_with_radius_zero_is_the_equilibrium_of_the_estimate():
 
 def test_a_hybrid_without_offline_data_is_the_online_learner():
     learner = OnlineIterative(enhancer=FromReference(), batch_size=6)
-    hybrid = run(learner, world(), n_rounds=3, seed=1, n_offline=0, behaviour=0.5)
-    online = run(learner, world(), n_rounds=3, seed=1)
+    covering = dataclasses.replace(world(), behaviour=0.5)
+    hybrid = run(learner, covering, rounds=3, seed=1, offline_pairs=0)
+    online = run(learner, world(), rounds=3, seed=1)
     for name, value in online.arrays.items():
         np.testing.assert_array_equal(hybrid[name], value)
 
@@ -48,7 +51,7 @@ def test_a_hybrid_without_offline_data_is_the_online_learner():
 def test_before_any_round_an_online_learner_is_the_greedy_offline_one():
     # Same data: the offline pairs of an online run are those of `World.offline_data`.
     w, rule = world(), Constant(beta=1.0, lam=1.0)
-    online = run(OnlineIterative(radius=rule), w, n_rounds=0, seed=1, n_offline=50)
+    online = run(OnlineIterative(radius=rule), w, rounds=0, seed=1, offline_pairs=50)
     data = w.offline_data(Key(1).child("offline"), 50)
     plan = OfflineGreedy(lam=1.0)(w.problem, data, Key(0))
     np.testing.assert_allclose(online["gap"][:, 0], w.evaluate(plan.value)["gap"], atol=1e-10)
@@ -57,7 +60,7 @@ def test_before_any_round_an_online_learner_is_the_greedy_offline_one():
 def test_an_enhancer_that_is_the_reference_is_on_policy_while_nothing_is_known():
     # The first batch: pi1 = pi0, so the two enhancers draw the same pairs.
     one, two = (
-        run(OnlineIterative(enhancer=e, batch_size=6), world(), n_rounds=1, seed=1)
+        run(OnlineIterative(enhancer=e, batch_size=6), world(), rounds=1, seed=1)
         for e in (FromReference(), OnPolicy())
     )
     np.testing.assert_allclose(one["gap"], two["gap"], atol=1e-12)
@@ -82,17 +85,20 @@ def shifted(w, phi=None, eta=None, scale=1.0, theta=None):
         w.problem.eta if eta is None else eta, w.n_replicas,
     )  # fmt: skip
     reward = LinearReward(theta)
-    return World(
+    return Bandit(
         name=w.name, problem=problem, oracle=BradleyTerry(reward, scale), reward=reward,
         theta_star=theta, settings={},
     )  # fmt: skip
 
 
 LEARNERS = {
-    "online": (OnlineIterative(enhancer=FromReference(), batch_size=6), {"n_rounds": 3}),
-    "greedy": (OfflineGreedy(), {"n": [5, 60]}),
-    "pessimistic-II": (OfflinePessimistic(radius=Constant(beta=0.5)), {"n": [5, 60]}),
-    "pessimistic-I": (OfflinePessimistic(radius=Constant(beta=0.5), option="I"), {"n": [5, 60]}),
+    "online": (OnlineIterative(enhancer=FromReference(), batch_size=6), {"rounds": 3}),
+    "greedy": (OfflineGreedy(), {"pairs": [5, 60]}),
+    "pessimistic-II": (OfflinePessimistic(radius=Constant(beta=0.5)), {"pairs": [5, 60]}),
+    "pessimistic-I": (
+        OfflinePessimistic(radius=Constant(beta=0.5), option="I"),
+        {"pairs": [5, 60]},
+    ),
 }
 
 
@@ -127,8 +133,8 @@ def test_rewards_in_other_units_scale_the_gap():
     # theta* -> theta*/k with label scale k: the same labels; eta/k: the same optimum; gaps / k.
     # The learner is told the scale and keeps its prior on s theta: lambda k^2.
     w, k = world(), 4.0
-    one = run(OfflineGreedy(lam=0.5), shifted(w), n=[20, 60], seed=1)
+    one = run(OfflineGreedy(lam=0.5), shifted(w), pairs=[20, 60], seed=1)
     small = shifted(w, theta=w.theta_star / k, eta=w.problem.eta / k, scale=k)
-    two = run(OfflineGreedy(lam=0.5 * k**2, scale=k), small, n=[20, 60], seed=1)
+    two = run(OfflineGreedy(lam=0.5 * k**2, scale=k), small, pairs=[20, 60], seed=1)
     np.testing.assert_allclose(k * two["gap"], one["gap"], rtol=1e-6, atol=1e-10)
     np.testing.assert_allclose(two["kl"], one["kl"], atol=1e-7)

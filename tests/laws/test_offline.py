@@ -8,21 +8,22 @@ import pytest
 from rlhf_theory.algorithms.offline_ensemble import EnsembleMinimum, UncertaintyWeighted
 from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePessimistic
 from rlhf_theory.arrays import to_numpy
-from rlhf_theory.estimators.confidence import Constant, R1Prime, Scaled
+from rlhf_theory.estimators.confidence import Constant, FixedDesign, Scaled
 from rlhf_theory.evaluation.gaps import jeffreys
 from rlhf_theory.evaluation.pessimism import expected_bound, pointwise_bound, reward_interval
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds import World, linear
+from rlhf_theory.worlds import Bandit, linear
+from tests.helpers.assembled import compared
 
 LEARNERS = {
     "greedy": lambda bound: OfflineGreedy(theta_bound=bound),
     "I": lambda bound: OfflinePessimistic(
-        radius=Scaled(R1Prime(theta_bound=bound), 0.1), option="I"
+        radius=Scaled(FixedDesign(theta_bound=bound), 0.1), option="I"
     ),
-    "II": lambda bound: OfflinePessimistic(radius=Scaled(R1Prime(theta_bound=bound), 0.1)),
+    "II": lambda bound: OfflinePessimistic(radius=Scaled(FixedDesign(theta_bound=bound), 0.1)),
     "minimum": lambda bound: EnsembleMinimum(theta_bound=bound),
     "UWO": lambda bound: UncertaintyWeighted(theta_bound=bound),
 }
@@ -45,7 +46,7 @@ def test_pessimism_with_radius_zero_is_greed(option):
     pessimist = OfflinePessimistic(radius=Constant(beta=0.0, lam=0.7), option=option)
     greedy = OfflineGreedy(lam=0.7)
     assert np.allclose(log_probs(pessimist, world, data), log_probs(greedy, world, data), atol=1e-9)
-    none = Scaled(R1Prime(theta_bound=0.8), 0.0)
+    none = Scaled(FixedDesign(theta_bound=0.8), 0.0)
     pessimist = OfflinePessimistic(radius=none, option=option)
     greedy = OfflineGreedy(theta_bound=0.8)
     assert np.allclose(log_probs(pessimist, world, data), log_probs(greedy, world, data), atol=1e-9)
@@ -65,7 +66,7 @@ def test_a_constant_added_to_the_features_of_a_context_changes_nothing(name):
     rng = np.random.default_rng(0)
     p = world.problem
     shifted = replace(p, phi=p.phi + rng.normal(size=(1, 3, 1, 3)))
-    moved = World(
+    moved = Bandit(
         name="shifted",
         problem=FiniteProblem(shifted.phi, p.log_pi0, p.weights, p.eta, p.n_replicas),
         oracle=BradleyTerry(LinearReward(world.theta_star)),
@@ -119,7 +120,7 @@ def test_permuting_actions_permutes_policies():
         logs = []
         for where, first, second in ((p, a1, a2), (problem, rank[a1], rank[a2])):
             x = type(where.table).rows(where.table, ids)
-            data = where.empty_data().add(x, first, second, y)
+            data = where.empty_data().add(compared(x, first, second, y))
             plan = learner(where, data, Key(1)).require()
             logs.append(to_numpy(plan.log_probs(where.table)))
         assert np.allclose(logs[0][:, :, order], logs[1], atol=1e-7)
@@ -129,7 +130,7 @@ def test_option_one_promises_no_more_than_option_two():
     """Jensen: the norm of a mean is at most the mean norm, for any comparator."""
     world = small()
     data = world.offline_data(Key(0), 50)
-    rule = R1Prime()
+    rule = FixedDesign()
     confidence = rule.confidence_set(rule.fit(data), data)
     x, weights = world.population
     lower, upper = reward_interval(confidence, x)

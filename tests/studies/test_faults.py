@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_theory.studies.folder import StudyFolder
-from rlhf_theory.studies.result import StudyResult
-from rlhf_theory.studies.running import run_study
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study, StudyResult
 from tests.helpers import unruly
 from tests.helpers.cued import BLOCKS, CUES, cued_study
 
@@ -36,7 +34,7 @@ def blocks(folder: Path) -> dict[str, bytes]:
 def run(folder: Path, backend: str = "serial", **options: object) -> StudyResult:
     if backend == "slurm":
         options["options"] = {"cluster": "local", "group": 3}
-    return run_study(cued_study(), folder, backend=backend, jobs=2, quiet=True, **options)
+    return cued_study().run(folder, backend=backend, jobs=2, quiet=True, **options)
 
 
 def until(happens: Callable[[], bool], what: str) -> None:
@@ -333,7 +331,7 @@ def test_unruly_learners_cost_only_themselves(
         block=2,
     )
     command = ["run", "caf\udce9.toml"]  # a file name that is no UTF-8
-    result = run_study(study, "out", backend=backend, jobs=1, quiet=True, command=command)
+    result = study.run("out", backend=backend, jobs=1, quiet=True, command=command)
     done = result.status().set_index("learner")[["done", "failed"]].T.to_dict("list")
     good, bad = [2, 0], [0, 2]
     assert done == dict.fromkeys([*unruly.HARMFUL, "good"], good) | dict.fromkeys(

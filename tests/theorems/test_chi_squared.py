@@ -24,21 +24,21 @@ def test_a_doctored_kl_curve_fails(frame):
     doctored = frame.copy()
     kl = doctored["method"] == "KL"
     # A power law where the theorem has 1/log n.
-    doctored.loc[kl, "regret"] *= (doctored.loc[kl, "n"] / 100.0) ** -0.5
+    doctored.loc[kl, "regret"] *= (doctored.loc[kl, "pairs"] / 100.0) ** -0.5
     assert not all(c.passed for c in THEOREM.judge(doctored, SWEEP))
 
 
 def test_a_doctored_chi_squared_curve_fails(frame):
     doctored = frame.copy()
     chi = doctored["method"] == "chi2"
-    doctored.loc[chi, "regret"] = 0.3 / np.log(doctored.loc[chi, "n"])
+    doctored.loc[chi, "regret"] = 0.3 / np.log(doctored.loc[chi, "pairs"])
     failed = [c.name for c in THEOREM.judge(doctored, SWEEP) if not c.passed]
     assert any("χ²" in name for name in failed)
 
 
 def test_blocks_do_not_change_the_replicas(frame):
-    other = THEOREM.measure({**SWEEP, "n": SWEEP["n"][:2], "block": 64}, Key(1), Silent())
-    part = frame[(frame["kind"] == "replica") & frame["n"].isin(SWEEP["n"][:2])]
+    other = THEOREM.measure({**SWEEP, "pairs": SWEEP["pairs"][:2], "block": 64}, Key(1), Silent())
+    part = frame[(frame["kind"] == "replica") & frame["pairs"].isin(SWEEP["pairs"][:2])]
     same = other[other["kind"] == "replica"]
     assert np.allclose(np.sort(part["regret"]), np.sort(same["regret"]), atol=1e-8)
 

@@ -19,7 +19,7 @@ TINY = {
     "actions": 4,
     "dim": 2,
     "norms": [1.0],
-    "n": [10, 60],
+    "labels": [10, 60],
     "growth": 0.2,
 }
 RULES = {"R1", "R1′", "R2", "R2′", "R3", "R4", "R5"}
@@ -168,6 +168,6 @@ def test_figure_and_numbers(frame):
 
 def test_constants_compare_with_the_sheet():
     frame = ideal().replace({"look": {10: 100, 60: 1000}})
-    text = THEOREM.constants(frame, {**TINY, "n": [100, 1000]})
+    text = THEOREM.constants(frame, {**TINY, "labels": [100, 1000]})
     name = next(n for n in text if n.startswith("R3, threshold"))
     assert text[name] == "5 [29.9], 5 [41.4]"

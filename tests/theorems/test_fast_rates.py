@@ -19,7 +19,7 @@ TINY = {
     "dim": 2,
     "norms": [0.1, 1.0],
     "penalties": [1.0, 0.1],
-    "n": [100, 1000, 10_000],
+    "pairs": [100, 1000, 10_000],
 }
 
 
@@ -36,7 +36,7 @@ def ideal(sweep):
         for norm in sweep["norms"]:
             constant = 5.0 / eta
             turn = 2.0 * constant / eta
-            for n in sweep["n"]:
+            for n in sweep["pairs"]:
                 mean = constant / n * (1.0 if n >= turn else np.sqrt(n / turn))
                 noise = rng.exponential(size=400)
                 noise = noise / noise.mean()
@@ -45,7 +45,7 @@ def ideal(sweep):
                         {
                             "norm": norm,
                             "penalty": eta,
-                            "n": n,
+                            "pairs": n,
                             "replica": np.arange(400),
                             "gap": mean * noise,
                             "constant": constant,
@@ -56,16 +56,16 @@ def ideal(sweep):
 
 
 def test_curves_are_tidy_and_complete(frame):
-    assert list(frame.columns) == ["norm", "penalty", "n", "replica", "gap", "constant"]
+    assert list(frame.columns) == ["norm", "penalty", "pairs", "replica", "gap", "constant"]
     assert len(frame) == 6 * 2 * 2 * 3
-    assert not frame.duplicated(["norm", "penalty", "n", "replica"]).any()
+    assert not frame.duplicated(["norm", "penalty", "pairs", "replica"]).any()
     assert (frame["gap"] > 0).all()
     assert np.isfinite(frame["constant"]).all()
 
 
 def test_replicas_do_not_depend_on_their_block(frame):
     other = THEOREM.measure({**TINY, "block": 6}, Key(0), Silent())
-    order = ["norm", "penalty", "n", "replica"]
+    order = ["norm", "penalty", "pairs", "replica"]
     a, b = (f.sort_values(order)["gap"].to_numpy() for f in (frame, other))
     assert_allclose(a, b, rtol=1e-8)
 
@@ -74,10 +74,10 @@ def test_replicas_do_not_depend_on_their_block(frame):
 def test_limit_is_reached_in_a_small_world():
     # 95 % intervals widened to 5.5 standard errors: false alarm below 1e-6 but for the remainder of
     # order 1 / n; a constant that is wrong by 25 % is noticed.
-    sweep = {**TINY, "replicas": 600, "block": 100, "norms": [1.0], "n": [200_000]}
+    sweep = {**TINY, "replicas": 600, "block": 100, "norms": [1.0], "pairs": [200_000]}
     found = THEOREM.measure(sweep, Key(1), Silent())
     for _, part in found.groupby("penalty"):
-        ratio = part["n"] * part["gap"] / part["constant"]
+        ratio = part["pairs"] * part["gap"] / part["constant"]
         interval = mean_interval(ratio.to_numpy())
         assert abs(interval.value - 1.0) < 5.5 / 1.96 * 0.5 * (interval.upper - interval.lower)
 
@@ -91,7 +91,7 @@ def test_verdict_passes_on_what_the_theorem_says():
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 def test_verdict_fails_if_the_constant_is_off(factor):
     doctored = ideal(THEOREM.quick)
-    last = (doctored["n"] == doctored["n"].max()) & (doctored["penalty"] == 0.3)
+    last = (doctored["pairs"] == doctored["pairs"].max()) & (doctored["penalty"] == 0.3)
     doctored.loc[last, "gap"] *= factor
     failed = [c.name for c in THEOREM.judge(doctored, THEOREM.quick) if not c.passed]
     assert any("η = 0.3" in name for name in failed)
@@ -99,7 +99,7 @@ def test_verdict_fails_if_the_constant_is_off(factor):
 
 def test_verdict_fails_without_a_crossover():
     doctored = ideal(THEOREM.quick)
-    doctored["gap"] = doctored["constant"] / doctored["n"]
+    doctored["gap"] = doctored["constant"] / doctored["pairs"]
     failed = [c.name for c in THEOREM.judge(doctored, THEOREM.quick) if not c.passed]
     assert len(failed) == 1
     assert "before the crossover" in failed[0]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.theorem
 SWEEP = {
     **THEOREM.quick,
     "replicas": 300,
-    "n": [2, 5, 20, 200, 400, 700, 5000, 8000, 12_000, 100_000],
+    "pairs": [2, 5, 20, 200, 400, 700, 5000, 8000, 12_000, 100_000],
     "multipliers": [0.02, 0.05, 0.2],
 }
 PHI = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]], dtype=float)
@@ -66,9 +66,9 @@ def test_exact_expectation_equals_enumeration_in_three_dimensions(n, frame):
     plan = OfflineGreedy(theta_bound=2.0, planner=Argmax(tie=1e-7))(world.problem, data, Key(0))
     loss = np.exp(plan.require().log_probs(world.problem.table)[:, 0]) @ LOSSES
     assert mass @ loss == pytest.approx(total, abs=1e-9)
-    if n in SWEEP["n"]:
+    if n in SWEEP["pairs"]:
         part = frame[(frame["kind"] == "exact") & (frame["learner"] == "greedy")]
-        shares = part[part["n"] == n].sort_values("action")["share"].to_numpy()
+        shares = part[part["pairs"] == n].sort_values("action")["share"].to_numpy()
         assert shares @ LOSSES == pytest.approx(total, abs=1e-9)
 
 
@@ -131,7 +131,7 @@ def doctored(frame, kind, learner, action_from, action_to, n=None):
     new = frame.copy()
     rows = (new["kind"] == kind) & (new["learner"] == learner)
     if n is not None:
-        rows &= new["n"] == n
+        rows &= new["pairs"] == n
     old = new.loc[rows & (new["action"] == action_from), "share"].to_numpy()
     new.loc[rows & (new["action"] == action_to), "share"] += old
     new.loc[rows & (new["action"] == action_from), "share"] = 0.0

@@ -30,7 +30,7 @@ TINY = {
     "batch_size": 1200,
     "multipliers": [1.0, 0.1],
     "shown": [1.0, 0.1],
-    "n": [30, 3000],
+    "pairs": [30, 3000],
     "offline_multipliers": [1.0, 0.0],
     "cycles": [0.0, 0.2, 0.4],
     "dial_points": 4,

@@ -13,14 +13,14 @@ SWEEP = {
     "replicas": 80,
     "block": 40,
     "world": {**THEOREM.quick["world"], "contexts": 6, "actions": 4, "dim": 3},
-    "n": [100, 10_000, 100_000, 1_000_000],
-    "n_few": [100, 10_000],
+    "pairs": [100, 10_000, 100_000, 1_000_000],
+    "pairs_few": [100, 10_000],
     "dims": [2, 3],
     "coverages": [0.0, 0.5],
     "peaks": [0.0, 1.5],
-    "n_rules": [100, 10_000],
+    "pairs_rules": [100, 10_000],
     "small": {"contexts": 2, "actions": 3, "dim": 2},
-    "n_likelihood": [100],
+    "pairs_likelihood": [100],
 }
 
 
@@ -39,7 +39,7 @@ def test_the_study_passes(frame):
 
 def test_every_cell_and_replica_is_there(frame):
     assert list(frame.columns) == COLUMNS
-    expected = sum(len(c.n) * len(c.learners) * SWEEP["replicas"] for c in cells(SWEEP))
+    expected = sum(len(c.pairs) * len(c.learners) * SWEEP["replicas"] for c in cells(SWEEP))
     assert len(frame) == expected
     assert frame["gap"].min() >= 0.0
     assert (frame["left"] >= frame["gap"]).all()
@@ -57,14 +57,14 @@ def test_blocks_do_not_change_the_replicas(frame):
     other = THEOREM.measure({**few, "block": 16}, Key(1), Silent())
     part = frame[frame["study"] == "learners"]
     same = other[other["study"] == "learners"]
-    order = ["learner", "n", "replica"]
+    order = ["learner", "pairs", "replica"]
     a, b = (f.sort_values(order)["gap"].to_numpy() for f in (part, same))
     assert np.allclose(a, b, rtol=1e-5, atol=1e-10)
 
 
 def test_a_bound_that_is_broken_too_often_fails(frame):
     new = frame.copy()
-    cell = (new["study"] == "dimension") & (new["learner"] == "Option I") & (new["n"] == 100)
+    cell = (new["study"] == "dimension") & (new["learner"] == "Option I") & (new["pairs"] == 100)
     new.loc[cell & (new["replica"] % 8 == 0), "excess"] = 0.1
     names = failed(new)
     assert any(name.startswith("Option I against") for name in names)
@@ -75,7 +75,7 @@ def test_a_bound_that_is_broken_too_often_fails(frame):
 def test_a_gap_that_falls_like_one_over_root_n_fails(frame):
     slow = frame.copy()
     rows = slow["study"] == "learners"
-    slow.loc[rows, "gap"] = 0.5 * slow.loc[rows, "n"] ** -0.45
+    slow.loc[rows, "gap"] = 0.5 * slow.loc[rows, "pairs"] ** -0.45
     assert any("greedy: slope" in name for name in failed(slow))
     assert any("Option II: slope" in name for name in failed(slow))
 

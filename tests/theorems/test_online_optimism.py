@@ -68,13 +68,13 @@ def test_all_learners_start_from_the_same_policy(frame):
     assert start.groupby("replica")["gap"].nunique().eq(1).all()
 
 
-def test_the_bound_on_uncertain_rounds_is_the_potential_argument():
+def test_the_bound_on_uncertairounds_is_the_potential_argument():
     # The paper's count by hand: d = 2, T = 30, lambda = .1.
     want = 2.0 * np.log(1.0 + 4.0 * 30.0 / 0.2) / np.log(2.0)
     assert _count_bound(TINY, 2) == pytest.approx(want, rel=1e-12)
 
 
-def test_uncertain_rounds_are_counted(frame):
+def test_uncertairounds_are_counted(frame):
     for dim in TINY["dims"]:
         counts = _counts(frame, dim)
         assert counts.shape == (3,)

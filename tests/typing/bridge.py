@@ -15,22 +15,26 @@ from llm_bridge.labels.scoring import Scorer
 from llm_bridge.planning.direct import DirectPreference, DirectState, IterativeDirect
 from llm_bridge.planning.pair_rules import AgainstEnhancer, BestWorst, PairRule
 from llm_bridge.planning.planners import DPOPlanner
+from llm_bridge.planning.rejection import Imitation
+from llm_bridge.planning.self_play import SelfPlay
 from llm_bridge.pools.candidates import Generating
 from llm_bridge.pools.data import PromptData
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.pools.world import PromptWorld
 from llm_bridge.rewards.models import HeadFit, ModelEnsemble, OnFeatures
 from llm_bridge.rewards.trained import TrainedReward
 from rlhf_theory.core import (
-    Feedback,
     OfflineAlgorithm,
     OnlineAlgorithm,
+    PairFeedback,
     Planner,
     Policy,
     PreferenceModel,
     PreferenceOracle,
     Problem,
     RewardModel,
+    World,
 )
 from rlhf_theory.data import PreferenceData
 
@@ -89,12 +93,20 @@ def oracles(
     return [labels, text, judge]
 
 
-def feedback(people: LabelFile) -> list[Feedback]:
+def prompt_worlds(world: PromptWorld) -> list[World]:
+    return [world]
+
+
+def feedback(people: LabelFile) -> list[PairFeedback]:
     return [people]
 
 
-def planners(trained: DPOPlanner) -> list[Planner[RewardModel]]:
-    return [trained]
+def planners(trained: DPOPlanner, imitating: Imitation) -> list[Planner[RewardModel]]:
+    return [trained, imitating]
+
+
+def game_planners(played: SelfPlay) -> list[Planner[PreferenceModel]]:
+    return [played]
 
 
 def offline(direct: DirectPreference) -> list[OfflineAlgorithm]:

@@ -1,58 +1,35 @@
-"""Every implementation assigned to its protocol: read by mypy, never run."""
+"""Implementations assigned to their protocols: read by mypy, never run.
+
+What has a name is not here: learners, enhancers, confidence rules, policies and losses are held to
+their protocols by the decorators that name them, in `rlhf_theory.roles` and `rlhf_theory.losses`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from rlhf_theory import losses
-from rlhf_theory.algorithms.baselines import SameLawPairs
-from rlhf_theory.algorithms.enhancers import (
-    FromReference,
-    OnPolicy,
-    Optimistic,
-    Uniform,
-)
-from rlhf_theory.algorithms.game_enhancers import InformationRatio
-from rlhf_theory.algorithms.nash_game import NashGame, NashState
-from rlhf_theory.algorithms.offline_ensemble import EnsembleMinimum, UncertaintyWeighted
-from rlhf_theory.algorithms.offline_nash import OfflinePessimisticNash, PessimisticPreference
+from rlhf_theory.algorithms.offline_nash import PessimisticPreference
 from rlhf_theory.algorithms.offline_pessimistic import (
     Labelled,
     LowerBound,
-    OfflineGreedy,
-    OfflinePessimistic,
 )
-from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.core import (
     ConfidenceSet,
-    Enhancer,
-    Feedback,
-    OfflineAlgorithm,
-    OnlineAlgorithm,
+    PairFeedback,
     Planner,
     Policy,
     PreferenceModel,
     PreferenceOracle,
     Problem,
-    Radius,
     RewardModel,
+    World,
 )
 from rlhf_theory.data import PairList, PairTable, PreferenceData
 from rlhf_theory.designs import Design, LaplacianRows, Rows
 from rlhf_theory.estimators.confidence import (
-    R1,
-    R2,
-    R3,
-    R4,
-    R5,
     ConfidenceRule,
-    Constant,
+    DesignRule,
     Ellipsoid,
+    LikelihoodRule,
     LikelihoodSet,
-    R1Prime,
-    R2Prime,
-    R2Ridge,
-    Scaled,
 )
 from rlhf_theory.estimators.ensembles import EnsembleReward
 from rlhf_theory.oracles import (
@@ -86,7 +63,12 @@ from rlhf_theory.rewards import (
     TableReward,
 )
 from rlhf_theory.visited_pairs import VisitedPairs
+from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.misspecified import TanhReward
+
+
+def bandits(bandit: Bandit) -> list[World]:
+    return [bandit]
 
 
 def problems(finite: FiniteProblem, fresh: FreshProblem) -> list[Problem]:
@@ -131,7 +113,7 @@ def oracles(
     return [bradley_terry, general, mixture]
 
 
-def feedback(oracle: PreferenceOracle) -> Feedback:
+def feedback(oracle: PreferenceOracle) -> PairFeedback:
     return feedback_from(oracle)
 
 
@@ -152,22 +134,8 @@ def confidence_sets(ellipsoid: Ellipsoid, likelihood: LikelihoodSet) -> list[Con
     return [ellipsoid, likelihood]
 
 
-def rules(
-    constant: Constant,
-    scaled: Scaled,
-    r1: R1,
-    r1_prime: R1Prime,
-    r2: R2,
-    r2_prime: R2Prime,
-    r2_ridge: R2Ridge,
-    r3: R3,
-    r4: R4,
-    r5: R5,
-) -> tuple[list[ConfidenceRule], list[Radius]]:
-    return (
-        [constant, scaled, r1, r1_prime, r2, r2_prime, r2_ridge, r3, r4, r5],
-        [constant, scaled, r1, r1_prime, r2, r2_prime, r2_ridge, r3, r4, r5],
-    )
+def rules(design: DesignRule, likelihood: LikelihoodRule) -> list[ConfidenceRule]:
+    return [design, likelihood]
 
 
 def reward_planners() -> list[Planner[RewardModel]]:
@@ -180,67 +148,3 @@ def preference_planners() -> list[Planner[PreferenceModel]]:
 
 def option_one_planner() -> Planner[ExpectedLowerBound]:
     return OptionOne()
-
-
-def enhancers() -> list[Enhancer]:
-    return [FromReference(), OnPolicy(), Uniform(), Optimistic(), InformationRatio()]
-
-
-def online_iterative() -> OnlineAlgorithm[OnlineState]:
-    return OnlineIterative()
-
-
-def same_law_pairs() -> OnlineAlgorithm[OnlineState]:
-    return SameLawPairs()
-
-
-def nash_game() -> OnlineAlgorithm[NashState]:
-    return NashGame()
-
-
-def offline_algorithms() -> list[OfflineAlgorithm]:
-    return [
-        OfflineGreedy(),
-        OfflinePessimistic(),
-        EnsembleMinimum(),
-        UncertaintyWeighted(),
-        OfflinePessimisticNash(),
-    ]
-
-
-def any_online() -> list[OnlineAlgorithm[Any]]:
-    return [OnlineIterative(), NashGame(), SameLawPairs()]
-
-
-def pair_losses() -> list[losses.PairLoss]:
-    return [
-        losses.DPO(1.0),
-        losses.CDPO(1.0),
-        losses.RobustDPO(1.0),
-        losses.RDPO(1.0, 0.0),
-        losses.FDPO(1.0, "js"),
-        losses.ChiPO(1.0, 1.0),
-        losses.XPO(1.0, 0.0),
-        losses.VPO(1.0, 0.0, "online"),
-        losses.IPO(1.0),
-        losses.IPOPerToken(1.0),
-        losses.INPO(1.0, 1.0),
-        losses.Hinge(1.0),
-        losses.SquaredHinge(1.0),
-        losses.Exponential(1.0),
-        losses.Savage(1.0),
-        losses.EXO(1.0),
-        losses.NCAPair(1.0),
-        losses.BCO(1.0),
-        losses.SPPO(1.0),
-        losses.SPPOHard(1.0),
-        losses.KTO(1.0),
-        losses.CPO(1.0),
-        losses.SimPO(1.0),
-        losses.ORPO(),
-        losses.SLiC(),
-    ]
-
-
-def group_losses() -> list[losses.GroupLoss]:
-    return [losses.InfoNCA(1.0), losses.NCA(1.0), losses.RRHF()]

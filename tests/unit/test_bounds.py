@@ -64,7 +64,7 @@ def root(f):
 @pytest.mark.parametrize("gamma", [0.2, 0.01])
 @pytest.mark.parametrize("lam", [0.1, 3.0])
 def test_radii_solve_the_quadratics_of_their_proofs(gamma, lam):
-    """R1/R2: gamma (x^2 - 4 lam B^2) / 2 <= G x; R1', R2' from first-order optimality."""
+    """Global: gamma (x^2 - 4 lam B^2) / 2 <= G x; the short ones from first-order optimality."""
     g, b = 1.7, 1.3
     long = root(lambda x: gamma / 2 * (x**2 - 4 * lam * b**2) - g * x)
     assert bounds.global_radius(g, gamma, lam, b) == pytest.approx(long, rel=1e-10)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -79,7 +78,7 @@ def test_results_go_to_a_folder_of_the_mode(command, fakes, tmp_path, monkeypatc
         (["reproduce", "--outt", "x"], "--out"),
         (["repoduce"], "reproduce"),
         (["list", "world"], "Did you mean 'worlds'?"),
-        (["list", "losses", "dppo"], "loss must be one of dpo,"),
+        (["list", "losses", "dppo"], "loss must be one of bco,"),
         (["list", "theorems", "thrid"], "Did you mean 'third'?"),
         (["report", "nowhere"], "it holds no verdict"),
     ],
@@ -126,27 +125,14 @@ def test_an_interrupt_exits_with_130(command, fakes, tmp_path, monkeypatch):
     assert "goes on" in said
 
 
-@pytest.fixture
-def catalogues(monkeypatch):
-    class Linear:
-        """A linear world."""
-
-    for kind in ("algorithms", "worlds", "losses"):
-        stand_in = types.ModuleType(f"rlhf_theory.{kind}")
-        stand_in.CATALOGUE = {"linear": (Linear, f"a line about linear {kind}")}
-        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-
-
-def test_everything_is_listed(command, fakes, catalogues):
+def test_everything_is_listed(command, fakes):
     code, said, _ = command("list")
     assert code == 0
-    assert "third" in said
-    assert "a line about linear worlds" in said
-    assert "a line about linear algorithms" in said
-    assert "a line about linear losses" in said
+    for name in ("third", "linear", "offline-greedy", "from-reference", "dpo", "standard"):
+        assert f"\n{name} " in said
 
 
-def test_lists_are_json_for_programs(command, fakes, catalogues):
+def test_lists_are_json_for_programs(command, fakes):
     _, said, _ = command("list", "theorems", "--json")
     assert [entry["name"] for entry in json.loads(said)] == [
         "first-theorem",
@@ -155,14 +141,18 @@ def test_lists_are_json_for_programs(command, fakes, catalogues):
     ]
     assert set(json.loads(said)[0]) == {"name", "description", "source"}
     _, said, _ = command("list", "--json")
-    assert set(json.loads(said)) == {"theorems", "algorithms", "worlds", "losses", "studies"}
-    _, said, _ = command("list", "worlds", "linear", "--json")
-    assert json.loads(said) == [{"name": "linear", "description": "a line about linear worlds"}]
+    assert {"theorems", "learners", "enhancers", "worlds", "losses", "studies"} < set(
+        json.loads(said)
+    )
+    _, said, _ = command("list", "worlds", "chi-squared", "--json")
+    (world,) = json.loads(said)
+    assert world["name"] == "chi-squared"
+    assert world["source"].startswith("[2407.13399], section 2.3")
 
 
-def test_one_thing_can_be_read_about(command, fakes, catalogues):
+def test_one_thing_can_be_read_about(command, fakes):
     assert "Source: [fake], Theorem 1 (v1)" in command("list", "theorems", "third")[1]
-    assert "A linear world." in command("list", "worlds", "linear")[1]
+    assert "theta_norm" in command("list", "worlds", "linear")[1]
     assert "Did you mean 'linear'?" in command("list", "worlds", "liner")[2]
 
 

@@ -8,6 +8,7 @@ from rlhf_theory.designs import LaplacianRows, Rows
 from rlhf_theory.errors import ShapeError
 from rlhf_theory.visited_pairs import VisitedPairs
 from tests.helpers import reference
+from tests.helpers.assembled import compared
 from tests.helpers.small import comparisons, finite_problem, log
 
 FORMS = {
@@ -51,7 +52,7 @@ def test_the_table_counts_every_comparison(xp_like):
     problem = finite_problem(xp_like)
     (ids, a1, a2, y), arrays = comparisons(xp_like, 3, 3, 4, 50)
     x = Contexts.rows(problem.table, arrays[0])
-    data = PairTable.empty(problem.table, 3).add(x, *arrays[1:])
+    data = PairTable.empty(problem.table, 3).add(compared(x, *arrays[1:]))
     count, wins = brute(problem, ids, a1, a2, y)
     np.testing.assert_array_equal(to_numpy(data.count), count)
     np.testing.assert_array_equal(to_numpy(data.wins), wins)
@@ -67,8 +68,8 @@ def test_all_forms_hold_the_same_comparisons(xp_like, form, rows):
     assert isinstance(data, PreferenceData)
     for part in (slice(0, 7), slice(7, 8), slice(8, 40)):
         here = Contexts.rows(problem.table, arrays[0][:, part])
-        data = data.add(here, *(v[:, part] for v in arrays[1:]))
-    want = moments(PairTable.empty(problem.table, 3).add(x, *arrays[1:]))
+        data = data.add(compared(here, *(v[:, part] for v in arrays[1:])))
+    want = moments(PairTable.empty(problem.table, 3).add(compared(x, *arrays[1:])))
     for got, exact in zip(moments(data), want, strict=True):
         np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-11)
     # And against the loops.
@@ -94,9 +95,9 @@ def test_add_leaves_the_old_data_alone(xp_like, form):
     _, arrays = comparisons(xp_like, 3, 3, 4, 10)
     x = Contexts.rows(problem.table, arrays[0])
     empty = form(problem)
-    once = empty.add(x, *arrays[1:])
+    once = empty.add(compared(x, *arrays[1:]))
     before = [v.copy() for v in moments(once)]
-    once.add(x, *arrays[1:])
+    once.add(compared(x, *arrays[1:]))
     for got, old in zip(moments(once), before, strict=True):
         np.testing.assert_array_equal(got, old)
     np.testing.assert_array_equal(to_numpy(empty.n_labels), np.zeros(3))
@@ -107,7 +108,7 @@ def test_equal_actions_are_no_comparison(xp_like, form):
     ids = int_like([[0, 1], [2, 2], [1, 0]], xp_like)
     a = int_like([[3, 1], [0, 0], [2, 2]], xp_like)
     y = as_like(np.ones((3, 2)), xp_like)
-    data = form(problem).add(Contexts.rows(problem.table, ids), a, a, y)
+    data = form(problem).add(compared(Contexts.rows(problem.table, ids), a, a, y))
     for got in moments(data):
         np.testing.assert_array_equal(got, np.zeros_like(got))
 
@@ -116,7 +117,10 @@ def test_the_order_of_a_pair_does_not_matter(xp_like, form):
     problem = finite_problem(xp_like)
     _, (ids, a1, a2, y) = comparisons(xp_like, 3, 3, 4, 20)
     x = Contexts.rows(problem.table, ids)
-    first, second = form(problem).add(x, a1, a2, y), form(problem).add(x, a2, a1, 1.0 - y)
+    first, second = (
+        form(problem).add(compared(x, a1, a2, y)),
+        form(problem).add(compared(x, a2, a1, 1.0 - y)),
+    )
     for got, want in zip(moments(first), moments(second), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-13, atol=1e-13)
 
@@ -125,7 +129,7 @@ def test_soft_labels_are_fractions_of_wins(xp_like, form):
     problem = finite_problem(xp_like)
     ids, a1 = int_like([[0]] * 3, xp_like), int_like([[2]] * 3, xp_like)
     a2, y = int_like([[1]] * 3, xp_like), as_like([[0.25], [0.5], [1.0]], xp_like)
-    data = form(problem).add(Contexts.rows(problem.table, ids), a1, a2, y)
+    data = form(problem).add(compared(Contexts.rows(problem.table, ids), a1, a2, y))
     phi = to_numpy(problem.phi)[0, 0]
     want = (np.array([0.25, 0.5, 1.0]) - 0.5)[:, None] * (phi[2] - phi[1])
     np.testing.assert_allclose(moments(data)[2], want, rtol=1e-13, atol=1e-15)
@@ -135,9 +139,9 @@ def test_one_context_row_serves_all_replicas(xp_like, form):
     problem = finite_problem(xp_like)
     _, (_, a1, a2, y) = comparisons(xp_like, 3, 3, 4, 5)
     ids = int_like([[0, 1, 2, 0, 1]], xp_like)
-    shared = form(problem).add(Contexts.rows(problem.table, ids), a1, a2, y)
+    shared = form(problem).add(compared(Contexts.rows(problem.table, ids), a1, a2, y))
     wide = int_like([[0, 1, 2, 0, 1]] * 3, xp_like)
-    each = form(problem).add(Contexts.rows(problem.table, wide), a1, a2, y)
+    each = form(problem).add(compared(Contexts.rows(problem.table, wide), a1, a2, y))
     for got, want in zip(moments(shared), moments(each), strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -145,7 +149,7 @@ def test_one_context_row_serves_all_replicas(xp_like, form):
 def test_pairs_tell_features_and_reference_of_every_row(xp_like, form):
     problem = finite_problem(xp_like, rows=3)
     _, arrays = comparisons(xp_like, 3, 3, 4, 6)
-    data = form(problem).add(Contexts.rows(problem.table, arrays[0]), *arrays[1:])
+    data = form(problem).add(compared(Contexts.rows(problem.table, arrays[0]), *arrays[1:]))
     pair = to_numpy(data.pairs.phi)
     z = np.broadcast_to(pair[:, :, 0] - pair[:, :, 1], (3, pair.shape[1], 2))
     for got, want in (
@@ -182,7 +186,7 @@ def test_the_form_of_the_design_does_not_change_what_it_does(xp_like):
 def test_reweighted_changes_counts_only(xp_like, form):
     problem = finite_problem(xp_like)
     _, arrays = comparisons(xp_like, 3, 3, 4, 10)
-    data = form(problem).add(Contexts.rows(problem.table, arrays[0]), *arrays[1:])
+    data = form(problem).add(compared(Contexts.rows(problem.table, arrays[0]), *arrays[1:]))
     twice = data.reweighted(2.0 * data.count, 2.0 * data.wins)
     for got, once in zip(moments(twice), moments(data), strict=True):
         np.testing.assert_allclose(got, 2.0 * once, rtol=1e-12)
@@ -200,7 +204,7 @@ def test_one_action_makes_data_without_pairs(xp_like, form):
     problem = finite_problem(xp_like, a=1)
     zero = int_like([[0, 0]] * 3, xp_like)
     y = as_like(np.ones((3, 2)), xp_like)
-    data = form(problem).add(Contexts.rows(problem.table, zero), zero, zero, y)
+    data = form(problem).add(compared(Contexts.rows(problem.table, zero), zero, zero, y))
     for got in moments(data):
         np.testing.assert_array_equal(got, np.zeros_like(got))
 
@@ -248,9 +252,9 @@ def test_comparing_an_absent_action_raises(xp_like, form):
     y = as_like([[1.0]] * 3, xp_like)
     for a1, a2, name in ((one, two, "a1"), (two, one, "a2")):
         with pytest.raises(ValueError, match=f"{name} must be actions that pi0 can play"):
-            form(problem).add(x, a1, a2, y)
+            form(problem).add(compared(x, a1, a2, y))
     other = Contexts.rows(problem.table, int_like([[1]] * 3, xp_like))
-    assert to_numpy(form(problem).add(other, one, two, y).n_labels).sum() == 3
+    assert to_numpy(form(problem).add(compared(other, one, two, y)).n_labels).sum() == 3
 
 
 def test_counts_on_absent_actions_raise(xp_like):
@@ -273,7 +277,7 @@ def test_labels_outside_the_unit_interval_raise(xp_like, form, bad):
     x = Contexts.rows(problem.table, int_like([[0]] * 3, xp_like))
     a1, a2 = int_like([[1]] * 3, xp_like), int_like([[2]] * 3, xp_like)
     with pytest.raises(ValueError, match=r"Labels y must lie in \[0, 1\]"):
-        form(problem).add(x, a1, a2, as_like([[1.0], [bad], [0.0]], xp_like))
+        form(problem).add(compared(x, a1, a2, as_like([[1.0], [bad], [0.0]], xp_like)))
 
 
 @pytest.mark.parametrize("bad", [-1, 4])
@@ -284,7 +288,7 @@ def test_actions_that_do_not_exist_raise(xp_like, form, bad):
     y = as_like([[1.0]] * 3, xp_like)
     for first, second in ((a1, a2), (a2, a1)):
         with pytest.raises(ValueError, match=r"Actions must lie in 0 \.\. 3"):
-            form(problem).add(x, first, second, y)
+            form(problem).add(compared(x, first, second, y))
 
 
 def test_labels_of_the_wrong_shape_raise(xp_like, form):
@@ -292,7 +296,7 @@ def test_labels_of_the_wrong_shape_raise(xp_like, form):
     x = Contexts.rows(problem.table, int_like([[0, 1]] * 3, xp_like))
     a = int_like([[1, 2]] * 3, xp_like)
     with pytest.raises(ShapeError, match=r"y must have shape \(R, B\) = \(any, 2\); got \(3, 1\)"):
-        form(problem).add(x, a, a, as_like([[1.0]] * 3, xp_like))
+        form(problem).add(compared(x, a, a, as_like([[1.0]] * 3, xp_like)))
 
 
 @pytest.mark.parametrize("name", ["table", "visited"])
@@ -301,7 +305,7 @@ def test_finite_data_need_ids(xp_like, name):
     x = Contexts(problem.phi[:, :1, ...], problem.log_pi0[:, :1, ...])
     a = int_like([[1]] * 3, xp_like)
     with pytest.raises(ValueError, match="contexts need ids"):
-        FORMS[name](problem).add(x, a, a, as_like([[1.0]] * 3, xp_like))
+        FORMS[name](problem).add(compared(x, a, a, as_like([[1.0]] * 3, xp_like)))
 
 
 def test_nan_features_raise_before_they_reach_an_estimate(xp_like):
@@ -310,7 +314,7 @@ def test_nan_features_raise_before_they_reach_an_estimate(xp_like):
     x = Contexts(as_like(phi, xp_like), as_like(log(np.full((1, 2, 2), 0.5)), xp_like))
     a1, a2 = int_like([[0, 0]], xp_like), int_like([[1, 1]], xp_like)
     with pytest.raises(ValueError, match="phi of the compared actions must be finite"):
-        PairList.empty(1, 2, xp_like).add(x, a1, a2, as_like([[1.0, 0.0]], xp_like))
+        PairList.empty(1, 2, xp_like).add(compared(x, a1, a2, as_like([[1.0, 0.0]], xp_like)))
 
 
 # ------------------------------------------------------------------ visited pairs
@@ -322,7 +326,7 @@ def test_visited_cells_are_sorted_distinct_and_padded(xp_like):
     data = VisitedPairs.empty(problem.table, 3)
     for k in range(12):
         x = Contexts.rows(problem.table, arrays[0][:, k : k + 1])
-        data = data.add(x, *(v[:, k : k + 1] for v in arrays[1:]))
+        data = data.add(compared(x, *(v[:, k : k + 1] for v in arrays[1:])))
     count, wins = brute(problem, ids, a1, a2, y)
     cell, got, won = (to_numpy(v) for v in (data.cell, data.count, data.wins))
     for r in range(3):
@@ -336,3 +340,62 @@ def test_visited_cells_are_sorted_distinct_and_padded(xp_like):
     full = data.tabulated()
     np.testing.assert_array_equal(to_numpy(full.count), count)
     np.testing.assert_array_equal(to_numpy(full.wins), wins)
+
+
+def test_a_table_takes_over_with_what_was_visited(xp_like):
+    problem = finite_problem(xp_like)
+    (ids, a1, a2, y), arrays = comparisons(xp_like, 3, 3, 4, 12)
+    data = VisitedPairs.empty(problem.table, 3, room=8)
+    forms = []
+    for k in range(0, 12, 3):
+        x = Contexts.rows(problem.table, arrays[0][:, k : k + 3])
+        data = data.add(compared(x, *(v[:, k : k + 3] for v in arrays[1:])))
+        forms.append(type(data))
+    assert forms == [VisitedPairs, VisitedPairs, PairTable, PairTable]
+    count, wins = brute(problem, ids, a1, a2, y)
+    np.testing.assert_array_equal(to_numpy(data.count), count)
+    np.testing.assert_array_equal(to_numpy(data.wins), wins)
+
+
+def test_the_form_does_not_depend_on_what_a_block_visited(xp_like):
+    # Notices a table that takes over by the cells visited, or by the labels of the busiest replica:
+    # replica 0 visits every cell, replica 1 one cell, replica 2 compares actions with themselves.
+    problem = finite_problem(xp_like, replicas=3)
+    first, second = (np.array([p[k] for p in reference.pairs_of(4)] * 3) for k in (0, 1))
+    ids = np.stack([np.repeat([0, 1, 2], 6), np.zeros(18), np.zeros(18)])
+    a1 = np.stack([first, np.zeros(18), np.ones(18)])
+    a2 = np.stack([second, np.ones(18), np.ones(18)])
+    y = np.ones((3, 18))
+
+    def forms(rows):
+        data = VisitedPairs.empty(problem.block(0, len(rows)).table, len(rows), room=15)
+        found = []
+        for k in range(0, 18, 3):
+            part = [v[rows, k : k + 3] for v in (ids, a1, a2)]
+            at, one, two = (int_like(v, xp_like) for v in part)
+            x = Contexts.rows(problem.table, at)
+            data = data.add(compared(x, one, two, as_like(y[rows, k : k + 3], xp_like)))
+            found.append(type(data))
+        return found
+
+    together = forms([0, 1, 2])
+    assert together == [VisitedPairs] * 4 + [PairTable] * 2
+    assert all(forms([r]) == together for r in range(3))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_visited_pairs_know_what_any_pair_could_tell(xp_like, rows):
+    # Directions and longest row are those of the table: notices a list that only knows its own
+    # rows, whose radii and verdicts would move with every new pair.
+    problem = finite_problem(xp_like, rows=rows, absent=((0, 1), (2, 3)), d=3)
+    full, some = PairTable.empty(problem.table, 3), VisitedPairs.empty(problem.table, 3)
+    for _ in range(2):
+        for mine, theirs in ((some.differences, full.differences), (some.skew, full.skew)):
+            got, want = to_numpy(mine.possible), to_numpy(theirs.possible)
+            np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
+            np.testing.assert_allclose(to_numpy(mine.z_max), to_numpy(theirs.z_max), rtol=1e-7)
+        at, one, two = (int_like([[k]] * 3, xp_like) for k in (1, 0, 2))
+        y = as_like([[1.0]] * 3, xp_like)
+        some = some.add(compared(Contexts.rows(problem.table, at), one, two, y))
+    alone = PairList.empty(3, 3, xp_like).differences
+    assert alone.possible is None

@@ -4,8 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlhf_theory import problems
-from rlhf_theory.arrays import as_like, namespace, to_numpy
+from rlhf_theory.arrays import as_like, int_like, namespace, to_numpy
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.data import PairList, PairTable
 from rlhf_theory.errors import ShapeError
@@ -13,6 +12,7 @@ from rlhf_theory.policies import FunctionPolicy, ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem, FreshProblem, check_contexts
 from rlhf_theory.randomness import Key
 from rlhf_theory.visited_pairs import VisitedPairs
+from tests.helpers.assembled import compared
 from tests.helpers.backends import LIBRARIES, library_array
 from tests.helpers.small import finite_problem, log
 from tests.helpers.statistics import assert_frequencies
@@ -89,11 +89,50 @@ def test_tabulate_computes_the_policy_once(xp_like):
     assert problem.tabulate(table) is table
 
 
-def test_the_form_of_the_data_follows_the_number_of_pairs(monkeypatch):
+def ask(data, n):
+    """Add ``n`` comparisons of the same two actions of one context to every replica."""
+    like, replicas = data.frame.table.like, data.count.shape[0]
+    zero = int_like(np.zeros((replicas, n)), like)
+    x = Contexts.rows(data.frame.table, zero)
+    return data.add(compared(x, zero, zero + 1, as_like(np.ones((replicas, n)), like)))
+
+
+@pytest.mark.parametrize(
+    ("x", "a", "d", "room"),
+    [
+        (4, 30, 2, 290),  # a sixth of 1740 cells
+        (1, 60, 60, 120),  # one-hot items: d^2 a pair against A d (A + d) for the table
+    ],
+)
+def test_data_become_a_table_by_the_number_of_pairs_asked(xp_like, x, a, d, room):
+    # It counts what was asked, though only one cell is ever visited here.
+    problem = finite_problem(xp_like, x=x, a=a, d=d)
+    data = problem.empty_data()
+    assert isinstance(data, VisitedPairs)
+    almost = ask(ask(data, room - 10), 9)
+    assert isinstance(almost, VisitedPairs)
+    assert almost.count.shape[1] == 1
+    for full in (ask(almost, 1), ask(data, room), ask(data, 5 * room)):
+        assert isinstance(full, PairTable)
+        assert full.frame is data.frame  # its designs are computed once per problem
+    np.testing.assert_array_equal(to_numpy(ask(almost, 1).count)[:, :2], [[room, 0.0]] * 3)
+
+
+def test_small_problems_have_a_table_from_the_start():
     problem = FiniteProblem(**arguments())
     assert isinstance(problem.empty_data(), PairTable)
-    monkeypatch.setattr(problems, "MAX_TABLE", 1)
-    assert isinstance(FiniteProblem(**arguments()).empty_data(), VisitedPairs)
+    assert isinstance(finite_problem(np.zeros(1), x=20, a=10).empty_data(), PairTable)
+
+
+def test_pairs_of_equal_actions_count_as_asked(xp_like):
+    # Which of the pairs drawn are comparisons differs from replica to replica, and from block to
+    # block; how many were asked does not.
+    data = finite_problem(xp_like, x=4, a=30).empty_data()
+    same = int_like(np.zeros((3, 290)), xp_like)
+    x = Contexts.rows(data.frame.table, same)
+    full = data.add(compared(x, same, same, as_like(np.zeros((3, 290)), xp_like)))
+    assert isinstance(full, PairTable)
+    assert to_numpy(full.count).sum() == 0.0
 
 
 @pytest.mark.parametrize("rows", [1, 4])

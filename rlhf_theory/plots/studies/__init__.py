@@ -1,6 +1,6 @@
 """Figures of studies: regret, rates, bounds, frontiers, comparisons and tails, with captions."""
 
-from rlhf_theory.plots.studies.figure import KINDS, study_figure
+from rlhf_theory.plots.studies.figure import study_figure
 from rlhf_theory.plots.studies.files import StudyFigure
 
-__all__ = ["KINDS", "StudyFigure", "study_figure"]
+__all__ = ["StudyFigure", "study_figure"]

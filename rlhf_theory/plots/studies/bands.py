@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_theory.errors import check_choice, check_probability
 from rlhf_theory.evaluation.bands import simultaneous_band
 from rlhf_theory.evaluation.statistics import mean_interval, quantiles
 from rlhf_theory.plots.studies.frames import Series
 from rlhf_theory.plots.studies.words import percent, replica_words, where
 
-__all__ = ["BANDS", "Drawn", "check_band", "line_and_band", "sentences"]
-
-BANDS = ("interval", "quantiles", "simultaneous")
+__all__ = ["Drawn", "line_and_band", "sentences"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +33,38 @@ class Drawn:
     infinite: int = 0
 
 
-def check_band(band: str, level: float) -> None:
-    """Raise ``ValueError`` unless both have a meaning."""
-    check_choice("band", band, BANDS)
-    check_probability("level", level)
+@dataclass(frozen=True)
+class _Band:
+    """A kind of band: how it is computed at a level, and how a caption names it."""
+
+    make: Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    words: str
+
+
+def _interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    found = mean_interval(values, level=level)
+    return found.value, found.lower, found.upper
+
+
+def _quantiles(values: np.ndarray, _level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    lower, upper = quantiles(values, (0.05, 0.95))
+    return values.mean(axis=0), lower, upper
+
+
+def _simultaneous(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    found = simultaneous_band(values, level=level)
+    return found.value, found.lower, found.upper
+
+
+_BANDS = {
+    "interval": _Band(
+        _interval, "{share} bootstrap intervals of the mean over replicas, at each point"
+    ),
+    "quantiles": _Band(_quantiles, "5 % to 95 % quantiles of the replicas"),
+    "simultaneous": _Band(
+        _simultaneous, "{share} simultaneous bootstrap bands, which hold a whole mean curve"
+    ),
+}
 
 
 def line_and_band(values: np.ndarray, band: str = "interval", level: float = 0.95) -> Drawn:
@@ -66,14 +92,10 @@ def line_and_band(values: np.ndarray, band: str = "interval", level: float = 0.9
         return Drawn(np.where(np.isfinite(middle), middle, np.nan), None, None, infinite)
     if len(values) == 1:
         return Drawn(values[0], None, None)
-    if band == "quantiles":
-        lower, upper = quantiles(values, (0.05, 0.95))
-        return Drawn(values.mean(axis=0), lower, upper)
-    make = simultaneous_band if band == "simultaneous" else mean_interval
-    interval = make(values, level=level)
-    if not (np.all(np.isfinite(interval.lower)) and np.all(np.isfinite(interval.upper))):
-        return Drawn(interval.value, None, None)
-    return Drawn(interval.value, interval.lower, interval.upper)
+    middle, lower, upper = _BANDS[band].make(values, level)
+    if not (np.all(np.isfinite(lower)) and np.all(np.isfinite(upper))):
+        return Drawn(middle, None, None)
+    return Drawn(middle, lower, upper)
 
 
 def sentences(drawn: list[tuple[Series, Drawn]], band: str, level: float) -> list[str]:
@@ -81,13 +103,8 @@ def sentences(drawn: list[tuple[Series, Drawn]], band: str, level: float) -> lis
     count = replica_words(s for s, _ in drawn)
     if all(s.n_replicas == 1 for s, _ in drawn):
         return ["Lines: the only replica; there is no band."]
-    share = percent(level)
-    words = {
-        "interval": f"{share} bootstrap intervals of the mean over replicas, at each point",
-        "quantiles": "5 % to 95 % quantiles of the replicas",
-        "simultaneous": f"{share} simultaneous bootstrap bands, which hold a whole mean curve",
-    }
-    said = [f"Lines: means over {count}. Bands: {words[band]}."]
+    words = _BANDS[band].words.format(share=percent(level))
+    said = [f"Lines: means over {count}. Bands: {words}."]
     everything = [s for s, _ in drawn]
     infinite = [
         f"{s.label}{where(s, everything)} ({d.infinite} of {s.n_replicas} replicas)"

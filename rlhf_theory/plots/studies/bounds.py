@@ -1,4 +1,4 @@
-"""Bounds in the figures of studies: expressions of t, n and the settings of a cell."""
+"""Bounds in the figures of studies: expressions of rounds, pairs, labels and settings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def bound_values(bound: str, series: Series) -> np.ndarray:
     Parameters
     ----------
     bound
-        Expression of ``t`` (round or number of pairs), ``n`` (comparisons used, mean over
-        replicas), and the settings of the series.
+        Expression of ``round`` or ``pairs`` (what the series counts), ``labels`` (used so far,
+        mean over replicas), and the settings of the series.
     series
         The series.
 
@@ -30,13 +30,11 @@ def bound_values(bound: str, series: Series) -> np.ndarray:
     ExpressionError
         A text that cannot be read, an unknown name, or a bound that is nowhere finite.
     """
-    values = {**setting_names(series.settings), "t": series.t}
+    values = {**setting_names(series.settings), series.counted: series.place}
     if np.all(np.isfinite(series.labels)):
-        values["n"] = series.labels
-    elif series.index == "n":
-        values["n"] = series.t
+        values["labels"] = series.labels
     try:
-        result = np.broadcast_to(Expression(bound).evaluate(values), series.t.shape)
+        result = np.broadcast_to(Expression(bound).evaluate(values), series.place.shape)
     except ExpressionError as error:
         message = f"bound of {series.label}: {error}"
         raise ExpressionError(message) from None

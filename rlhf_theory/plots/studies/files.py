@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rlhf_theory.experiments.store import write_atomic
 from rlhf_theory.plots.figures import figure_bytes, plotted_numbers
+from rlhf_theory.store import write_atomic
 
 __all__ = ["StudyFigure"]
 

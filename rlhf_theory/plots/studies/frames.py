@@ -11,14 +11,15 @@ import pandas as pd
 
 from rlhf_theory.errors import check_choice, suggestion
 from rlhf_theory.plots.studies.tables import Recorded, recorded
+from rlhf_theory.studies.places import PLACES, placed
 
 __all__ = ["PRIMARY", "Layout", "Panel", "Series", "arrange", "columns_of"]
 
 PRIMARY = "the world's metric"
 """Stands for the metric that the column ``metric`` names for each cell."""
 
-_NEEDED = ("cell", "world", "learner", "metric", "replica", "index", "t")
-_PLACES = ("cell", "world", "learner", "family", "metric", "replica", "index", "t", "labels")
+_NEEDED = ("cell", "world", "learner", "metric", "replica")
+_PLACES = (*_NEEDED, "family", *PLACES, "counted", "place", "labels")
 # As many looks as `style.series` tells apart, and as many panels as a page holds.
 _MOST_SERIES = 24
 _MOST_PANELS = 24
@@ -36,9 +37,9 @@ class Series:
         Number of its style, the same in all panels.
     cell, world, learner
         Key and labels of the cell.
-    index
-        What ``t`` counts: ``"round"`` or ``"n"`` (pairs).
-    t
+    counted
+        What ``place`` counts: ``"round"`` or ``"pairs"``.
+    place
         Shape ``(T,)``, increasing.
     replicas
         Their numbers, shape ``(R,)``, increasing.
@@ -55,12 +56,12 @@ class Series:
     cell: str
     world: str
     learner: str
-    index: str
-    t: np.ndarray
+    counted: str
+    place: np.ndarray
     replicas: np.ndarray
     tables: Mapping[str, np.ndarray]
     labels: np.ndarray
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
     @property
     def n_replicas(self) -> int:
@@ -116,7 +117,7 @@ def arrange(
     metric: str | None = None,
     facet: str | None = None,
     hue: str | None = None,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Layout:
     """Divide the results of a study into panels and series.
 
@@ -148,6 +149,7 @@ def arrange(
         different metrics in one panel.
     """
     _check_frame(frame, columns, metric)
+    frame = placed(frame)
     cells = _cell_table(frame)
     if metric is not None:
         cells["metric"] = metric
@@ -201,8 +203,8 @@ def _check_frame(frame: pd.DataFrame, columns: Sequence[str], metric: str | None
 
 def _cell_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell, by its key, with everything that may divide the figure."""
-    cells = frame[["cell", "metric", "index", *columns_of(frame)]].drop_duplicates("cell")
-    for name in ("cell", "metric", "index", "world", "learner"):
+    cells = frame[["cell", "metric", "counted", *columns_of(frame)]].drop_duplicates("cell")
+    for name in ("cell", "metric", "counted", "world", "learner"):
         cells[name] = cells[name].astype(str)
     return cells.set_index("cell").infer_objects()
 
@@ -242,7 +244,7 @@ def _division(
 def _panels(
     cells: pd.DataFrame,
     read: Mapping[str, Recorded],
-    settings: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Mapping[str, object]],
     facet: str | None,
     hues: list[str],
 ) -> list[Panel]:
@@ -291,7 +293,7 @@ def _series(
     label: str,
     labels: list[str],
     found: Recorded,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
 ) -> Series:
     return Series(
         label=label,
@@ -299,8 +301,8 @@ def _series(
         cell=cell,
         world=str(cells["world"][cell]),
         learner=str(cells["learner"][cell]),
-        index=str(cells["index"][cell]),
-        t=found.t,
+        counted=str(cells["counted"][cell]),
+        place=found.place,
         replicas=found.replicas,
         tables=found.tables,
         labels=found.labels,
@@ -325,7 +327,7 @@ def _words(column: str, value: Any) -> str:
     return f"{short} = {value:g}" if plain else f"{short} = {value}"
 
 
-def _varied(part: pd.DataFrame) -> dict[str, Any]:
+def _varied(part: pd.DataFrame) -> dict[str, object]:
     """Return the settings of a cell that the frame itself has."""
     return {name: part[name].iloc[0] for name in columns_of(part) if "." in name}
 

@@ -30,18 +30,21 @@ __all__ = ["draw"]
 _SAME = 1e-12
 
 
+@sheets.kind("frontier", title="Gap against KL to the reference policy", options=("relative",))
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw one path per learner from its first policy to its last, which has intervals."""
-    if options.relative and options.metric not in (None, "gap"):
-        message = f"relative=True is about the gap; got metric={options.metric!r}."
+    if options.spec.relative and options.spec.metric not in (None, "gap"):
+        message = f"relative=True is about the gap; got metric={options.spec.metric!r}."
         raise ValueError(message)
-    metric = "gap" if options.relative else options.metric
-    layout = arrange(frame, [PRIMARY, "kl"], metric=metric, facet=options.facet, hue=options.hue)
-    start = _pi0_gaps(layout) if options.relative else {}
+    metric = "gap" if options.spec.relative else options.spec.metric
+    layout = arrange(
+        frame, [PRIMARY, "kl"], metric=metric, facet=options.spec.facet, hue=options.spec.hue
+    )
+    start = _pi0_gaps(layout) if options.spec.relative else {}
     found, notes = _found(layout, start, options)
     drawn = [item for panel in found for item in panel]
     positive = sheets.positive_range([y.middle for _, _, y in drawn])
-    logs = not options.relative and positive >= 4.0
+    logs = not options.spec.relative and positive >= 4.0
     titles = [p.title for p in layout.panels]
     # How far a learner may go depends on the world: panels have scales of their own.
     fig, panels = sheets.grid(titles, options, sharex="none", sharey="none")
@@ -55,7 +58,7 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         if not logs:
             sheets.few_ticks(ax, "y")
     y_words = [
-        "J(π) − J(π0)" if options.relative else metric_words(panel.metric)
+        "J(π) − J(π0)" if options.spec.relative else metric_words(panel.metric)
         for panel in layout.panels
     ]
     sheets.labels(fig, flat, metric_words("kl"), y_words)
@@ -64,7 +67,7 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         f"{sentence(y_words)} against KL(π‖π0){panel_words(layout)}: one path per "
         "learner, from its first recorded policy (small ring) to its last (large marker).",
         f"Both are means over {replica_words(s for s, _, _ in drawn)}; crosses are "
-        f"{percent(options.level)} bootstrap intervals of the last means."
+        f"{percent(options.spec.level)} bootstrap intervals of the last means."
         if any(s.n_replicas > 1 for s, _, _ in drawn)
         else "There is one replica, so there are no intervals.",
         "Every panel has its own scales." if len(flat) > 1 else "",
@@ -90,8 +93,8 @@ def _found(
             except ValueError as error:
                 notes.append(f"{series.label}{where(series, layout.series)}: {error}")
                 continue
-            x = line_and_band(series.tables["kl"], level=options.level)
-            items.append((series, x, line_and_band(table, level=options.level)))
+            x = line_and_band(series.tables["kl"], level=options.spec.level)
+            items.append((series, x, line_and_band(table, level=options.spec.level)))
         found.append(items)
     if not any(found):
         message = "No frontier can be drawn. " + " ".join(notes)
@@ -106,7 +109,7 @@ def _heights(
     options: Options,
 ) -> np.ndarray:
     table = series.tables[panel.metric]
-    if not options.relative:
+    if not options.spec.relative:
         return table
     known = start.get(series.world, {})
     if any(int(r) not in known for r in series.replicas):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_theory.errors import check_choice
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.studies import sheets
 from rlhf_theory.plots.studies.bands import Drawn, line_and_band, sentences
@@ -25,10 +24,9 @@ from rlhf_theory.plots.studies.words import (
     short,
     x_words,
 )
+from rlhf_theory.studies.places import PLACES
 
-__all__ = ["NOTIONS", "along", "ratio", "regret", "suboptimality", "x_kind"]
-
-NOTIONS = ("cumulative", "average", "simple", "best")
+__all__ = ["along", "ratio", "regret", "suboptimality", "x_kind"]
 
 # Points up to which each is marked.
 _FEW = 12
@@ -39,17 +37,15 @@ _MOST_ENDS = 10
 
 
 def x_kind(layout: Layout, x: str | None) -> str:
-    """Return what the horizontal axis shows: ``"round"``, ``"n"`` or ``"labels"``.
+    """Return what the horizontal axis shows: ``"round"``, ``"pairs"`` or ``"labels"``.
 
-    None takes ``t``, and labels where online and offline learners meet.
+    None takes what the series count, and labels where online and offline learners meet.
     """
-    kinds = {s.index for s in layout.series}
-    if x is not None:
-        check_choice("x", x, ("t", "labels"))
-    if x == "t" and len(kinds) > 1:
+    kinds = {s.counted for s in layout.series}
+    if x in PLACES and kinds != {x}:
         message = (
-            "x='t' would put rounds and numbers of pairs on one axis; use x='labels', or draw "
-            "online and offline learners apart."
+            f"x={x!r} is not what all learners count: online learners count rounds, offline ones "
+            "pairs; use x='labels', or draw them apart."
         )
         raise ValueError(message)
     if x == "labels" or len(kinds) > 1:
@@ -63,9 +59,10 @@ def x_kind(layout: Layout, x: str | None) -> str:
 
 def along(series: Series, kind: str) -> np.ndarray:
     """Return the horizontal places of the points of a series, shape ``(T,)``."""
-    return series.labels if kind == "labels" else series.t
+    return series.labels if kind == "labels" else series.place
 
 
+@sheets.kind("suboptimality", title="The metric of each world", options=("band", "bound", "x"))
 def suboptimality(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw the metric against rounds, numbers of pairs, or labels used."""
     layout = _arranged(frame, [PRIMARY], options)
@@ -76,51 +73,87 @@ def suboptimality(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     return _curves(layout, values, _metric_labels(layout, metric_words), options)
 
 
+@dataclass(frozen=True)
+class _Notion:
+    """A notion of regret.
+
+    Attributes
+    ----------
+    label, remark
+        For the axis, with a place for the metric, and for the caption.
+    summed
+        Whether it is made of the regret that runs have summed, or of the metric itself.
+    of
+        From that table ``(R, T)`` and the places ``(T,)`` of its columns to what is drawn.
+    """
+
+    label: str
+    remark: str
+    summed: bool
+    of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+_NOTIONS = {
+    "cumulative": _Notion(
+        "cumulative regret, Σ {}",
+        "The cumulative regret at a round is the sum over the policies played before it.",
+        True,
+        lambda table, _: table,
+    ),
+    "average": _Notion(
+        "average regret, Σ {} / rounds",
+        "The average regret is the mean over the policies played before the round.",
+        True,
+        lambda table, place: table / np.where(place > 0, place, np.nan),
+    ),
+    "simple": _Notion(
+        "simple regret, {}",
+        "The simple regret is that of the current policy.",
+        False,
+        lambda table, _: table,
+    ),
+    "best": _Notion(
+        "best {} so far",
+        "The best so far is the minimum up to there within each replica, which only the truth "
+        "can tell.",
+        False,
+        lambda table, _: np.minimum.accumulate(table, axis=1),
+    ),
+}
+
+
+@sheets.kind("regret", title="Regret", options=("band", "bound", "x", "notion"))
 def regret(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
-    """Draw a notion of regret; see ``NOTIONS``."""
-    notion = options.notion or "cumulative"
-    check_choice("notion", notion, NOTIONS)
-    summed = notion in ("cumulative", "average")
-    if summed and options.metric is not None:
+    """Draw a notion of regret; cumulative unless set."""
+    name = options.spec.notion or "cumulative"
+    notion = _NOTIONS[name]
+    if notion.summed and options.spec.metric is not None:
         message = (
-            f"notion={notion!r} is the regret of the world's own metric, which the run has summed; "
+            f"notion={name!r} is the regret of the world's own metric, which the run has summed; "
             "leave metric out, or take notion='simple' or 'best'."
         )
         raise ValueError(message)
-    layout = _arranged(frame, ["regret" if summed else PRIMARY], options)
+    layout = _arranged(frame, ["regret" if notion.summed else PRIMARY], options)
 
     def values(series: Series, panel: Panel) -> np.ndarray:
-        table = series.tables["regret" if summed else panel.metric]
-        if notion == "average":
-            return table / np.where(series.t > 0, series.t, np.nan)
-        return np.minimum.accumulate(table, axis=1) if notion == "best" else table
+        table = series.tables["regret" if notion.summed else panel.metric]
+        return notion.of(table, series.place)
 
-    words = {
-        "cumulative": (
-            "cumulative regret, Σ {}",
-            "The cumulative regret at round t is the sum over the policies of the rounds before t.",
-        ),
-        "average": (
-            "average regret, Σ {} / t",
-            "The average regret is the sum over the policies of the rounds before t, divided by t.",
-        ),
-        "simple": ("simple regret, {}", "The simple regret is that of the current policy."),
-        "best": (
-            "best {} so far",
-            "The best so far is the minimum up to there within each replica, which only the truth "
-            "can tell.",
-        ),
-    }
-    label, remark = words[notion]
-    y = _metric_labels(layout, lambda name: label.format(short(name)))
-    return _curves(layout, values, y, options, remark)
+    y = _metric_labels(layout, lambda metric: notion.label.format(short(metric)))
+    return _curves(layout, values, y, options, notion.remark)
 
 
+@sheets.kind(
+    "ratio",
+    title="Ratio to the bound",
+    options=("band", "bound", "x"),
+    needs={"bound": 'a ratio is that of the metric to a bound, such as "d / sqrt(labels)"'},
+)
 def ratio(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw the metric over its bound: flat where the bound has the right rate."""
-    bound = options.bound
+    bound = options.spec.bound
     if bound is None:
-        message = "kind='ratio' needs a bound, such as bound='d / sqrt(t)'."
+        message = "kind='ratio' needs a bound, such as bound='d / sqrt(labels)'."
         raise ValueError(message)
     layout = _arranged(frame, [PRIMARY], options)
 
@@ -143,9 +176,9 @@ def _arranged(frame: pd.DataFrame, columns: list[str], options: Options) -> Layo
     return arrange(
         frame,
         columns,
-        metric=options.metric,
-        facet=options.facet,
-        hue=options.hue,
+        metric=options.spec.metric,
+        facet=options.spec.facet,
+        hue=options.spec.hue,
         settings=options.settings,
     )
 
@@ -164,8 +197,8 @@ def _curves(
     bound: str | None = None,
     level: float | None = None,
 ) -> tuple[Figure, str]:
-    kind = x_kind(layout, options.x)
-    chosen = bound if level is not None else options.bound
+    kind = x_kind(layout, options.spec.x)
+    chosen = bound if level is not None else options.spec.bound
     found, dropped = _found(layout, values, kind, options)
     logs = _scales(found)
     one = len({panel.metric for panel in layout.panels}) == 1
@@ -187,7 +220,9 @@ def _curves(
     _names(fig, flat, options)
     said = caption(
         f"{sentence(y)} against {x_words(kind)}{panel_words(layout)}.",
-        *sentences([(s, d) for items in found for s, _, d in items], options.band, options.level),
+        *sentences(
+            [(s, d) for items in found for s, _, d in items], options.spec.band, options.spec.level
+        ),
         remark,
         f"Dashed: bound {chosen}." if chosen is not None else "",
         "Labels used are means over replicas." if kind == "labels" else "",
@@ -221,7 +256,7 @@ def _found(
             start |= bool((~kept & (x <= 0)).any())
             other |= bool((~kept & (x > 0)).any())
             if kept.any():
-                drawn = line_and_band(table[:, kept], options.band, options.level)
+                drawn = line_and_band(table[:, kept], options.spec.band, options.spec.level)
                 items.append((series, x[kept], drawn))
         found.append(items)
     if not any(found):
@@ -277,7 +312,7 @@ def _bounds(ax: Axes, bound: str, series: list[Series], kind: str, logs: str) ->
 
 def _near(items: Items, level: float) -> bool:
     """Return whether a line at ``level`` leaves the curves their room."""
-    heights: Any = np.concatenate([d.middle for _, _, d in items])
+    heights = np.concatenate([d.middle for _, _, d in items])
     seen = heights[np.isfinite(heights) & (heights > 0)]
     return bool(seen.size and seen.min() < 10 * level and seen.max() > level / 10)
 
@@ -285,7 +320,7 @@ def _near(items: Items, level: float) -> bool:
 def _names(fig: Figure, panels: list[Axes], options: Options) -> None:
     names = panels[0].get_legend_handles_labels()[1]
     short = all("\n" not in str(name) for name in names)
-    if len(panels) == 1 and options.width == "text" and 1 < len(names) <= _MOST_ENDS and short:
+    if len(panels) == 1 and options.spec.width == "text" and 1 < len(names) <= _MOST_ENDS and short:
         axes.end_labels(panels[0])
         return
     sheets.legend(fig, panels)

@@ -36,15 +36,18 @@ class _Row:
     infinite: int
 
 
+@sheets.kind("pairs", title="Paired differences", options=("baseline",))
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw mean differences over shared replicas with intervals, one row per pair."""
-    layout = arrange(frame, [PRIMARY], metric=options.metric, facet=options.facet, hue=options.hue)
+    layout = arrange(
+        frame, [PRIMARY], metric=options.spec.metric, facet=options.spec.facet, hue=options.spec.hue
+    )
     looks = {s.label: s.look for s in layout.series}
     names = sorted(looks, key=lambda name: looks[name])
     if len(names) < 2:
         message = f"Pairs need at least two series; got {', '.join(names)}."
         raise ValueError(message)
-    baseline = options.baseline or ("all" if len(names) <= _ALL else names[0])
+    baseline = options.spec.baseline or ("all" if len(names) <= _ALL else names[0])
     check_choice("baseline", baseline, ["all", *names])
     pairs = (
         list(combinations(names, 2))
@@ -52,7 +55,7 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         else [(name, baseline) for name in names if name != baseline]
     )
     words = [f"{a} − {b}" if baseline == "all" else a for a, b in pairs]
-    found = [_rows(panel, pairs, options.level) for panel in layout.panels]
+    found = [_rows(panel, pairs, options.spec.level) for panel in layout.panels]
     if not any(math.isfinite(row.value) for rows in found for row in rows if row is not None):
         message = "No pair can be compared: none shares a panel and replicas with finite values."
         raise ValueError(message)
@@ -96,14 +99,16 @@ def _rows(panel: Panel, pairs: list[tuple[str, str]], level: float) -> list[_Row
 
 
 def _ends(panel: Panel) -> dict[str, float]:
-    """Return the last point that all series of a kind share, by what their t counts."""
+    """Return the last point that all series of a kind share, by what they count."""
     ends: dict[str, float] = {}
-    for index in {s.index for s in panel.series}:
-        shared = set.intersection(*(set(s.t.tolist()) for s in panel.series if s.index == index))
+    for counted in {s.counted for s in panel.series}:
+        shared = set.intersection(
+            *(set(s.place.tolist()) for s in panel.series if s.counted == counted)
+        )
         if not shared:
-            message = f"Series of panel {panel.title or 1!r} share no {index}; draw fewer cells."
+            message = f"Series of panel {panel.title or 1!r} share no {counted}; draw fewer cells."
             raise ValueError(message)
-        ends[index] = max(shared)
+        ends[counted] = max(shared)
     return ends
 
 
@@ -114,7 +119,7 @@ def _compare(
     if len(first) == 0:
         return None
     one, two = [
-        s.tables[metric][rows, int(np.flatnonzero(s.t == ends[s.index])[0])]
+        s.tables[metric][rows, int(np.flatnonzero(s.place == ends[s.counted])[0])]
         for s, rows in ((a, first), (b, second))
     ]
     infinite = int((np.isinf(one) | np.isinf(two)).sum())
@@ -144,15 +149,15 @@ def _caption(
                 apart.append(f"{a} and {b}{place}")
             elif row.infinite:
                 infinite.append(f"{a} and {b}{place} ({row.infinite} of {row.replicas} replicas)")
-    ends = {index: end for panel in layout.panels for index, end in _ends(panel).items()}
+    ends = {counted: end for panel in layout.panels for counted, end in _ends(panel).items()}
     at = " and ".join(
-        f"after {end:g} rounds" if index == "round" else f"from {end:g} pairs"
-        for index, end in sorted(ends.items(), reverse=True)
+        f"after {end:g} rounds" if counted == "round" else f"from {end:g} pairs"
+        for counted, end in sorted(ends.items(), reverse=True)
     )
     return caption(
         f"Paired differences in {words}, {at}{panel_words(layout)}: means over {count} shared "
         "replicas; below 0 the first is better where small is good.",
-        f"Intervals: {percent(options.level)} bootstrap over replicas, each on its own (not "
+        f"Intervals: {percent(options.spec.level)} bootstrap over replicas, each on its own (not "
         "corrected for their number); hollow where the interval holds 0."
         if counts[-1] > 1
         else "There is one replica, so there are no intervals.",

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
-from rlhf_theory.errors import check_choice
 from rlhf_theory.plots import axes
-from rlhf_theory.plots.venues import Venue
+from rlhf_theory.register import register
+from rlhf_theory.studies.plot_specs import PlotFacts, PlotSpec
+from rlhf_theory.venues import Venue
 
 __all__ = [
     "Options",
@@ -26,6 +28,7 @@ __all__ = [
     "few_ticks",
     "grid",
     "inches_wide",
+    "kind",
     "labels",
     "legend",
     "positive_range",
@@ -47,31 +50,56 @@ _LINE = 1.2  # distance of two lines over the size of type
 _CHARACTER, _BOLD = 0.58, 0.68
 
 
+Shared = bool | Literal["none", "all", "row", "col"]
+"""Which panels share an axis, as in ``Figure.subplots``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What may be chosen about a figure; see `study_figure`."""
+    """What a figure is drawn by.
 
+    Attributes
+    ----------
+    spec
+        What to draw, and how.
+    venue
+        Its venue.
+    settings
+        Flat settings per cell (``Cell.settings()`` by key), for bounds: the frame itself has only
+        those that vary.
+    """
+
+    spec: PlotSpec
     venue: Venue
-    metric: str | None = None
-    facet: str | None = None
-    hue: str | None = None
-    band: str = "interval"
-    bound: str | None = None
-    window: tuple[float, float] | None = None
-    level: float = 0.95
-    x: str | None = None
-    notion: str | None = None
-    baseline: str | None = None
-    relative: bool = False
-    width: str | None = None
-    settings: Any = None
+    settings: Mapping[str, Mapping[str, Any]] | None = None
+
+
+D = TypeVar("D", bound=Callable[[pd.DataFrame, Options], tuple[Figure, str]])
+
+
+def kind(
+    name: str,
+    *,
+    title: str,
+    options: tuple[str, ...] = (),
+    needs: Mapping[str, str] | None = None,
+) -> Callable[[D], D]:
+    """Return a decorator that makes a function draw a kind of figure.
+
+    Parameters
+    ----------
+    name
+        Its name, in study files and on the command line.
+    title, options, needs
+        See `PlotFacts`.
+    """
+    return register("plot", name, more=PlotFacts(title=title, options=options, needs=needs or {}))
 
 
 def inches_wide(n_panels: int, options: Options) -> float:
     """Return the width of a figure: a column for one panel, the text for several."""
-    if options.width is not None:
-        check_choice("width", options.width, ("column", "text"))
-        return options.venue.column if options.width == "column" else options.venue.text
+    if options.spec.width is not None:
+        return options.venue.column if options.spec.width == "column" else options.venue.text
     return options.venue.column if n_panels == 1 else options.venue.text
 
 
@@ -88,10 +116,10 @@ def grid(
     *,
     heights: Sequence[float] | None = None,
     side: float = _SIDE,
-    sharex: Any = "all",
-    sharey: Any = "all",
+    sharex: Shared = "all",
+    sharey: Shared = "all",
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure with its panels; inside ``venues.context``.
+    """Return a figure with its panels; inside ``style.venue_theme``.
 
     Parameters
     ----------
@@ -223,7 +251,7 @@ def few_ticks(ax: Axes, which: str = "x", most: int = 4) -> None:
     axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]))
 
 
-def settle(fig: Figure) -> None:
+def settle(fig: Any) -> None:
     """Lay the figure out and fix its type, which would follow the settings of whoever saves it."""
     sizes = {"x": mpl.rcParams["xtick.labelsize"], "y": mpl.rcParams["ytick.labelsize"]}
     for ax in fig.axes:

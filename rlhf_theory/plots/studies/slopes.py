@@ -51,24 +51,25 @@ def default_window(x: np.ndarray) -> tuple[float, float]:
     """Return the upper half of the positive range of ``x`` on the logarithmic scale."""
     positive = x[x > 0]
     if positive.size < 2:
-        message = f"A slope needs two points with positive t; got {x.tolist()}."
+        message = f"A slope needs two points at positive places; got {x.tolist()}."
         raise ValueError(message)
     return float(math.sqrt(positive.min() * positive.max())), float(positive.max())
 
 
+@sheets.kind("slopes", title="Slopes", options=("window", "x"))
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw local slopes with intervals above, slopes on the window with intervals below."""
     layout = arrange(
         frame,
         [PRIMARY],
-        metric=options.metric,
-        facet=options.facet,
-        hue=options.hue,
+        metric=options.spec.metric,
+        facet=options.spec.facet,
+        hue=options.spec.hue,
         settings=options.settings,
     )
-    kind = x_kind(layout, options.x)
+    kind = x_kind(layout, options.spec.x)
     every = np.concatenate([along(s, kind) for s in layout.series])
-    window = default_window(every) if options.window is None else _checked(options.window)
+    window = default_window(every) if options.spec.window is None else _checked(options.spec.window)
     found, notes = _found(layout, kind, window, options)
     # A series without a slope anywhere has no row; the caption names it.
     shown = sorted((r.series for rates in found for r in rates), key=lambda s: s.look)
@@ -90,14 +91,14 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     sheets.legend(fig, [own[0] for own in panels])
     metrics = " or ".join(dict.fromkeys(short(p.metric) for p in layout.panels))
     low, high = window
-    share = percent(options.level)
+    share = percent(options.spec.level)
     said = caption(
         f"Slope of the mean {metrics} against {x_words(kind)} on logarithmic scales"
         f"{panel_words(layout)}.",
         f"Above: slopes between points about a factor {_FACTOR:g} apart, with {share} bootstrap "
         f"intervals over {replica_words(layout.series)}, at each point.",
         f"Below: least-squares slope on the shaded window, {low:.4g} to {high:.4g}"
-        f"{' (the upper half of the range)' if options.window is None else ''}, with "
+        f"{' (the upper half of the range)' if options.spec.window is None else ''}, with "
         f"{share} intervals from resampled replicas.",
         "A slope on a window is that of the expected curve there, not the exponent of its limit.",
         *notes,
@@ -122,7 +123,7 @@ def _found(
         rates = []
         for series in panel.series:
             try:
-                rates.append(_rates(panel, series, kind, window, options.level))
+                rates.append(_rates(panel, series, kind, window, options.spec.level))
             except ValueError as error:
                 name = f"{series.label}{where(series, layout.series)}"
                 notes.append(f"{name} has no slope: {_rounded(str(error))}")

@@ -17,8 +17,8 @@ class Recorded:
 
     Attributes
     ----------
-    t
-        Shape ``(T,)``, increasing.
+    place
+        Rounds or numbers of pairs, shape ``(T,)``, increasing.
     replicas
         Shape ``(R,)``, increasing.
     tables
@@ -29,7 +29,7 @@ class Recorded:
         Number of points that some replicas had and others lacked.
     """
 
-    t: np.ndarray
+    place: np.ndarray
     replicas: np.ndarray
     tables: dict[str, np.ndarray]
     labels: np.ndarray
@@ -42,7 +42,7 @@ def recorded(part: pd.DataFrame, names: Iterable[str]) -> Recorded | str:
     Parameters
     ----------
     part
-        Rows of the cell.
+        Rows of the cell, `studies.places.placed`.
     names
         Columns that are needed. A point that no replica has of a column was never recorded; one
         that some replicas lack is dropped for all and counted.
@@ -50,16 +50,16 @@ def recorded(part: pd.DataFrame, names: Iterable[str]) -> Recorded | str:
     Raises
     ------
     ValueError
-        Two rows for one replica and t.
+        Two rows for one replica and round (or number of pairs).
     """
-    t, column = np.unique(part["t"].to_numpy(dtype=float), return_inverse=True)
+    place, column = np.unique(part["place"].to_numpy(dtype=float), return_inverse=True)
     replicas, row = np.unique(part["replica"].to_numpy(), return_inverse=True)
-    if len(part) != len(np.unique(row * len(t) + column)):
-        message = f"Cell {part['cell'].iloc[0]} has several rows for the same replica and t."
+    if len(part) != len(np.unique(row * len(place) + column)):
+        message = f"Cell {part['cell'].iloc[0]} has several rows for the same replica and place."
         raise ValueError(message)
 
     def table(name: str) -> np.ndarray:
-        values = np.full((len(replicas), len(t)), np.nan)
+        values = np.full((len(replicas), len(place)), np.nan)
         if name in part:
             values[row, column] = part[name].to_numpy(dtype=float)
         return values
@@ -75,4 +75,4 @@ def recorded(part: pd.DataFrame, names: Iterable[str]) -> Recorded | str:
     every = np.any([none.all(axis=0) for none in missing.values()], axis=0)
     chosen = {name: values[:, ~some] for name, values in tables.items()}
     labels = table("labels")[:, ~some].mean(axis=0)
-    return Recorded(t[~some], replicas, chosen, labels, int((some & ~every).sum()))
+    return Recorded(place[~some], replicas, chosen, labels, int((some & ~every).sum()))

@@ -25,9 +25,12 @@ __all__ = ["draw"]
 _MARKS = (0.05, 0.5, 0.95)
 
 
+@sheets.kind("tails", title="Tails over replicas")
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw the share of replicas whose final value is at least x."""
-    layout = arrange(frame, [PRIMARY], metric=options.metric, facet=options.facet, hue=options.hue)
+    layout = arrange(
+        frame, [PRIMARY], metric=options.spec.metric, facet=options.spec.facet, hue=options.spec.hue
+    )
     found = [[(s, s.tables[panel.metric][:, -1]) for s in panel.series] for panel in layout.panels]
     everything = [item for part in found for item in part]
     finite = [values[np.isfinite(values)] for _, values in everything]
@@ -55,9 +58,10 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         for s, v in everything
         if np.isinf(v).any()
     ]
-    ends = sorted({(s.index, float(s.t[-1])) for s in every})
+    ends = sorted({(s.counted, float(s.place[-1])) for s in every})
     at = ", ".join(
-        f"after {t:g} rounds" if index == "round" else f"from {t:g} pairs" for index, t in ends
+        f"after {at:g} rounds" if counted == "round" else f"from {at:g} pairs"
+        for counted, at in ends
     )
     said = caption(
         f"Share of {replica_words(every)} whose final {metrics} ({at}) is at least x"

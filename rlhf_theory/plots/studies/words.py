@@ -29,7 +29,7 @@ _METRICS = {
 }
 _SHORT = {"gap": "gap", "kl": "KL", "jeffreys": "J(π*) − J(π) + η KL(π*‖π)"}
 
-_X = {"round": "rounds played", "n": "comparisons n", "labels": "labels used (comparisons)"}
+_X = {"round": "rounds played", "pairs": "pairs drawn", "labels": "labels used (comparisons)"}
 
 
 def metric_words(name: str) -> str:
@@ -43,7 +43,7 @@ def short(name: str) -> str:
 
 
 def x_words(kind: str) -> str:
-    """Return the label of the horizontal axis: ``"round"``, ``"n"`` or ``"labels"``."""
+    """Return the label of the horizontal axis: ``"round"``, ``"pairs"`` or ``"labels"``."""
     return _X.get(kind, kind)
 
 

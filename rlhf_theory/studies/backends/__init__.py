@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from rlhf_theory.errors import check_choice, suggestion
-from rlhf_theory.studies.backends.dask_cluster import Dask
-from rlhf_theory.studies.backends.local import Local, Serial
+from rlhf_theory.errors import suggestion
+from rlhf_theory.register import named
 from rlhf_theory.studies.backends.pool import Backend, BackendError, Pool
-from rlhf_theory.studies.backends.ray_cluster import Ray
-from rlhf_theory.studies.backends.slurm_jobs import Slurm
 
-__all__ = ["BACKENDS", "Backend", "BackendError", "Pool", "make_backend"]
-
-BACKENDS: Mapping[str, type[Any]] = {kind.name: kind for kind in (Local, Serial, Dask, Ray, Slurm)}
-"""Name to class."""
+__all__ = ["Backend", "BackendError", "Pool", "make_backend"]
 
 
 def make_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend:
@@ -25,7 +19,7 @@ def make_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend
     Parameters
     ----------
     name
-        A name of ``BACKENDS``.
+        As in ``rlhf-theory list backends``.
     options
         Settings of the backend; for SLURM also any option of ``sbatch``.
 
@@ -34,8 +28,7 @@ def make_backend(name: str, options: Mapping[str, Any] | None = None) -> Backend
     ValueError
         If the name or an option is unknown. Packages are looked for later, when workers start.
     """
-    check_choice("backend", name, BACKENDS)
-    kind, given = BACKENDS[name], dict(options or {})
+    kind, given = named("backend", name), dict(options or {})
     known = {field.name for field in fields(kind)}
     if "parameters" in known:
         others = {key: given.pop(key) for key in list(given) if key not in known}

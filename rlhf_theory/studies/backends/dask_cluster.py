@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlhf_theory.studies.attempts import DeadWorkerError
-from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, needed
+from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, backend, needed
 
 __all__ = ["Dask"]
 
@@ -21,6 +21,7 @@ _PATIENCE = "30s"
 _FEW = 16
 
 
+@backend
 @dataclass(frozen=True, kw_only=True)
 class Dask:
     """A Dask cluster.
@@ -86,7 +87,7 @@ class DaskPool:
                 raise BackendError(message) from error
             stack.callback(self._client.close)
             self._stack = stack.pop_all()
-        self._running: dict[Future[Any], Any] = {}
+        self._running: dict[Future[object], Any] = {}
 
     @property
     def width(self) -> int:
@@ -96,19 +97,19 @@ class DaskPool:
         threads = int(sum(self._client.nthreads().values()))
         return max(2 * threads, _FEW)
 
-    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+    def submit(self, calls: Sequence[Call]) -> list[Future[object]]:
         """Hand the calls to the scheduler."""
         return [self._submitted(call) for call in calls]
 
-    def _submitted(self, call: Call) -> Future[Any]:
+    def _submitted(self, call: Call) -> Future[object]:
         remote = self._client.submit(call, pure=False, retries=0)
-        future: Future[Any] = Future()
+        future: Future[object] = Future()
         self._running[future] = remote
         future.add_done_callback(self._drop)
         remote.add_done_callback(lambda done: _pass_on(done, future))
         return future
 
-    def _drop(self, future: Future[Any]) -> None:
+    def _drop(self, future: Future[object]) -> None:
         remote = self._running.pop(future, None)
         if remote is not None and future.cancelled():
             remote.cancel()
@@ -137,7 +138,7 @@ class DaskPool:
                     os.kill(process, signal.SIGKILL)
 
 
-def _pass_on(remote: Any, future: Future[Any]) -> None:
+def _pass_on(remote: Any, future: Future[object]) -> None:
     try:
         if remote.status == "cancelled":
             future.cancel()

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import loky
 from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 
-from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call
+from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, backend
 
 __all__ = ["Local", "Serial"]
 
 _GLANCE = 0.5
 
 
+@backend
 @dataclass(frozen=True)
 class Serial:
     """Everything in this process, one after the other; for debuggers."""
@@ -41,12 +42,12 @@ class SerialPool:
     here = True
     width = 1
 
-    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+    def submit(self, calls: Sequence[Call]) -> list[Future[object]]:
         """Make the calls. ``KeyboardInterrupt`` and the like pass through."""
         return [self._made(call) for call in calls]
 
-    def _made(self, call: Call) -> Future[Any]:
-        future: Future[Any] = Future()
+    def _made(self, call: Call) -> Future[object]:
+        future: Future[object] = Future()
         try:
             future.set_result(call())
         except Exception as error:
@@ -57,6 +58,7 @@ class SerialPool:
         """Do nothing."""
 
 
+@backend
 @dataclass(frozen=True)
 class Local:
     """Processes on this machine, by loky: fresh interpreters, which take functions of notebooks."""
@@ -81,9 +83,9 @@ class LocalPool:
             max_workers=jobs, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(),)
         )
 
-    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+    def submit(self, calls: Sequence[Call]) -> list[Future[object]]:
         """Queue the calls."""
-        futures: list[Future[Any]] = []
+        futures: list[Future[object]] = []
         for call in calls:
             try:
                 futures.append(self._pool.submit(call))

@@ -6,9 +6,11 @@ import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
-__all__ = ["ONE_THREAD", "Backend", "BackendError", "Call", "Pool", "needed"]
+from rlhf_theory.register import register
+
+__all__ = ["ONE_THREAD", "Backend", "BackendError", "Call", "Pool", "backend", "needed"]
 
 Call = Callable[[], Any]
 
@@ -56,7 +58,7 @@ class Pool(Protocol):
         """How many calls to keep in flight, now."""
         ...
 
-    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+    def submit(self, calls: Sequence[Call]) -> list[Future[object]]:
         """Hand out calls; return their futures in the same order."""
         ...
 
@@ -66,12 +68,9 @@ class Pool(Protocol):
 
 
 class Backend(Protocol):
-    """A way to have workers."""
+    """A way to have workers; ``name`` is what it is called on the command line."""
 
-    @property
-    def name(self) -> str:
-        """Name on the command line."""
-        ...
+    name: ClassVar[str]
 
     def open(self, jobs: int, folder: Path) -> Pool:
         """Start workers.
@@ -89,6 +88,14 @@ class Backend(Protocol):
             If the package is missing or nobody answers.
         """
         ...
+
+
+B = TypeVar("B", bound=type[Backend])
+
+
+def backend(kind: B) -> B:
+    """Make a class a backend with a name, its own ``name``."""
+    return register("backend", kind.name)(kind)
 
 
 def needed(module: str, backend: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlhf_theory.studies.attempts import DeadWorkerError
-from rlhf_theory.studies.backends.pool import BackendError, Call, needed
+from rlhf_theory.studies.backends.pool import BackendError, Call, backend, needed
 
 __all__ = ["Ray"]
 
@@ -20,6 +20,7 @@ _FEW = 16
 _STORE = 128 * 2**20  # answers are small; by default Ray takes a third of the memory
 
 
+@backend
 @dataclass(frozen=True, kw_only=True)
 class Ray:
     """A Ray cluster.
@@ -67,7 +68,7 @@ class RayPool:
             self._stack = stack.pop_all()
         # A death is for our loop to answer: Ray would start the task three times again.
         self._call = ray.remote(max_retries=0, num_cpus=1)(_call)
-        self._running: dict[Future[Any], Any] = {}
+        self._running: dict[Future[object], Any] = {}
 
     def _start(self, address: str | None, jobs: int) -> None:
         local = {"num_cpus": jobs, "include_dashboard": False, "object_store_memory": _STORE}
@@ -93,18 +94,18 @@ class RayPool:
             return self._jobs
         return max(2 * int(self._ray.cluster_resources().get("CPU", 0)), _FEW)
 
-    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+    def submit(self, calls: Sequence[Call]) -> list[Future[object]]:
         """Hand the calls to Ray."""
         return [self._submitted(call) for call in calls]
 
-    def _submitted(self, call: Call) -> Future[Any]:
+    def _submitted(self, call: Call) -> Future[object]:
         reference = self._call.remote(call)
-        future: Future[Any] = reference.future()
+        future: Future[object] = reference.future()
         self._running[future] = reference
         future.add_done_callback(self._drop)
         return future
 
-    def _drop(self, future: Future[Any]) -> None:
+    def _drop(self, future: Future[object]) -> None:
         reference = self._running.pop(future, None)
         if future.cancelled() and reference is not None:
             self._ray.cancel(reference, force=True)
@@ -135,5 +136,5 @@ def _silence() -> Iterator[None]:
             setattr(worker, name, printer)
 
 
-def _call(call: Call) -> Any:
+def _call(call: Call) -> object:
     return call()

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlhf_theory.experiments.store import write_atomic
+from rlhf_theory.store import write_atomic
 from rlhf_theory.studies.attempts import DeadWorkerError
-from rlhf_theory.studies.backends.pool import BackendError, Call, needed
+from rlhf_theory.studies.backends.pool import BackendError, Call, backend, needed
 
 __all__ = ["Slurm"]
 
@@ -30,6 +30,7 @@ _BAD_MINUTES = 300.0
 """How long nobody may be able to look after a job; file servers come back."""
 
 
+@backend
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
     """Jobs of SLURM; needs no service, only ``sbatch`` on this machine and a shared folder.
@@ -48,7 +49,7 @@ class Slurm:
 
     group: int = 1
     cluster: str = "slurm"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
     name: ClassVar[str] = "slurm"
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class _Job:
     """A job, and where the answers of its calls appear."""
 
     job: Any
-    answers: dict[Path, Future[Any]]
+    answers: dict[Path, Future[object]]
     ended: float | None = None
     troubled: float | None = None
     cancelled: bool = False
@@ -130,7 +131,7 @@ class SlurmPool:
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
 
-    def submit(self, calls: Sequence[Call]) -> list[Future[Any]]:
+    def submit(self, calls: Sequence[Call]) -> list[Future[object]]:
         """Submit jobs of ``group`` calls; many jobs go as one array."""
         groups = [calls[i : i + self._group] for i in range(0, len(calls), self._group)]
         places = [[self._answers / uuid.uuid4().hex for _ in group] for group in groups]
@@ -143,7 +144,7 @@ class SlurmPool:
         except Exception as error:
             message = f"SLURM does not take the jobs: {error}"
             raise BackendError(message) from error
-        futures = [[Future[Any]() for _ in group] for group in groups]
+        futures = [[Future[object]() for _ in group] for group in groups]
         with self._lock:
             for job, place, some in zip(jobs, places, futures, strict=True):
                 self._jobs.append(_Job(job, dict(zip(place, some, strict=True))))
@@ -242,12 +243,14 @@ def _make(calls: Sequence[Call], places: Sequence[str]) -> None:
         write_atomic(Path(place), pickle.dumps(call()))
 
 
-def _pass_on(path: Path, future: Future[Any]) -> None:
+def _pass_on(path: Path, future: Future[object]) -> None:
     _settle(future, pickle.loads(path.read_bytes()))
     path.unlink(missing_ok=True)
 
 
-def _settle(future: Future[Any], value: Any = None, error: BaseException | None = None) -> None:
+def _settle(
+    future: Future[object], value: object = None, error: BaseException | None = None
+) -> None:
     try:
         if error is None:
             future.set_result(value)

@@ -42,7 +42,7 @@ def test_pairs_from_the_reference_have_its_law() -> None:
 def test_sampling_from_the_main_agent_is_the_on_policy_learner() -> None:
     on_policy = OnlineIterative(enhancer=OnPolicy(), batch_size=16)
     same = SameLawPairs(sampler=OnPolicy(), learner=OnlineIterative(batch_size=16))
-    a, b = (run(x, WORLD, n_rounds=4, seed=3) for x in (on_policy, same))
+    a, b = (run(x, WORLD, rounds=4, seed=3) for x in (on_policy, same))
     for name in a.arrays:
         np.testing.assert_array_equal(a[name], b[name])
 
@@ -52,7 +52,7 @@ def test_the_enhancer_has_no_say() -> None:
         run(
             SameLawPairs(learner=OnlineIterative(enhancer=e, batch_size=16)),
             WORLD,
-            n_rounds=2,
+            rounds=2,
             seed=3,
         )
         for e in (OnPolicy(), FromReference())

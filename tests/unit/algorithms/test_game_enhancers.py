@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from rlhf_theory.algorithms.game_enhancers import InformationRatio, exploitability_bound
 from rlhf_theory.arrays import as_like, to_numpy
-from rlhf_theory.estimators.confidence import R4, Ellipsoid
+from rlhf_theory.estimators.confidence import Ellipsoid, MarginalLikelihood
 from rlhf_theory.evaluation.exploitability import exploitability
 from rlhf_theory.features import game_features
 from rlhf_theory.planners.nash import Nash
@@ -189,7 +189,7 @@ def test_one_action_leaves_nothing_to_explore():
 
 def test_a_set_that_is_no_ellipsoid_is_refused():
     problem, _, pi1 = instance(33)
-    rule = R4(form="likelihood")
+    rule = MarginalLikelihood(form="likelihood")
     data = problem.empty_data()
     confidence = rule.confidence_set(rule.fit(data, data.skew), data, problem, data.skew)
     with pytest.raises(ValueError, match="needs a confidence ellipsoid"):

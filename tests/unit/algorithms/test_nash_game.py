@@ -6,7 +6,7 @@ from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Uniform
 from rlhf_theory.algorithms.game_enhancers import InformationRatio, exploitability_bound
 from rlhf_theory.algorithms.nash_game import NashGame, game_model
 from rlhf_theory.arrays import full_like, namespace, to_numpy
-from rlhf_theory.estimators.confidence import R4, Constant, R2Prime, Scaled
+from rlhf_theory.estimators.confidence import Adaptive, Constant, MarginalLikelihood, Scaled
 from rlhf_theory.evaluation.exploitability import best_reply
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.oracles.general import GeneralPreference
@@ -16,7 +16,7 @@ from rlhf_theory.planners.nash import Nash
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward, SkewBilinear
-from rlhf_theory.worlds.world import World
+from rlhf_theory.worlds.bandit import Bandit
 
 ENHANCERS = (InformationRatio(), FromReference(), OnPolicy(), Uniform())
 
@@ -32,7 +32,7 @@ def play(learner, world, rounds, seed=0):
     for t in range(rounds):
         feedback = feedback_from(world.oracle)
         state, report = learner.step(state, world.problem, feedback, key.child("round", t))
-        assert set(report) == {"residual", "converged", "labels"}
+        assert set(report) == {"residual", "converged"}
         assert bool(np.all(to_numpy(report["converged"])))
     return state
 
@@ -89,7 +89,7 @@ def test_learners_with_one_key_meet_the_same_contexts_and_first_actions():
 def test_a_multiplier_changes_the_bound_and_not_the_play():
     # The information ratio does not depend on the radius; with 0 the bound is 0.
     world = small()
-    rule = R2Prime(theta_bound=2.0)
+    rule = Adaptive(theta_bound=2.0)
     plain = play(NashGame(radius=rule, batch_size=20), world, 2)
     scaled = play(NashGame(radius=Scaled(rule, 0.0), batch_size=20), world, 2)
     np.testing.assert_array_equal(plain.fit.value, scaled.fit.value)
@@ -129,7 +129,7 @@ def test_actions_without_reference_mass_are_never_played():
     with np.errstate(divide="ignore"):
         log_pi0 = np.log(p / p.sum(axis=-1, keepdims=True))
     masked = FiniteProblem(problem.phi, log_pi0, problem.weights, problem.eta, 5)
-    holed = World(name="holed", problem=masked, oracle=world.oracle, game="logit")
+    holed = Bandit(name="holed", problem=masked, oracle=world.oracle, game="logit")
     for enhancer in ENHANCERS:
         state = play(NashGame(enhancer=enhancer, batch_size=20), holed, 2)
         log_pi = state.plan.value.log_probs(masked.table)
@@ -144,7 +144,7 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="game must be"):
         NashGame(game="logits")
     world = small()
-    learner = NashGame(radius=R4(form="likelihood"), batch_size=4)
+    learner = NashGame(radius=MarginalLikelihood(form="likelihood"), batch_size=4)
     with pytest.raises(ValueError, match="needs a confidence ellipsoid"):
         play(learner, world, 1)
 
@@ -155,19 +155,19 @@ def test_settings_that_cannot_work_are_refused():
 def test_a_replica_alone_is_the_replica_in_a_block():
     world = small()
     for enhancer in ENHANCERS:
-        learner = NashGame(enhancer=enhancer, batch_size=20, radius=R2Prime(theta_bound=2.0))
-        together = run(learner, world, n_rounds=3, seed=3)
-        alone = run(learner, world, n_rounds=3, seed=3, block=1)
+        learner = NashGame(enhancer=enhancer, batch_size=20, radius=Adaptive(theta_bound=2.0))
+        together = run(learner, world, rounds=3, seed=3)
+        alone = run(learner, world, rounds=3, seed=3, block=1)
         for name in ("exploitability", "kl", "labels"):
             np.testing.assert_allclose(together[name], alone[name], atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("enhancer", ENHANCERS, ids=lambda e: type(e).__name__)
 def test_array_libraries_agree_on_a_short_run(xp_like, enhancer):
-    learner = NashGame(enhancer=enhancer, batch_size=20, radius=R2Prime(theta_bound=2.0))
+    learner = NashGame(enhancer=enhancer, batch_size=20, radius=Adaptive(theta_bound=2.0))
     world = small(replicas=2)
-    want = run(learner, world, n_rounds=3, seed=3)
-    got = run(learner, world.to(xp_like), n_rounds=3, seed=3)
+    want = run(learner, world, rounds=3, seed=3)
+    got = run(learner, world.to(xp_like), rounds=3, seed=3)
     for name in ("exploitability", "kl", "labels"):
         np.testing.assert_allclose(got[name], want[name], atol=1e-8)
 
@@ -182,22 +182,22 @@ def fresh(replicas=4):
     theta = np.array([[0.5, -0.3, 0.8]])
     problem = FreshProblem(draw, 2, 0.5, replicas, theta)
     oracle = GeneralPreference(SkewBilinear(theta))
-    return World(name="fresh", problem=problem, oracle=oracle, game="logit", theta_star=theta)
+    return Bandit(name="fresh", problem=problem, oracle=oracle, game="logit", theta_star=theta)
 
 
 @pytest.mark.parametrize("enhancer", ENHANCERS, ids=lambda e: type(e).__name__)
 def test_contexts_that_never_repeat(enhancer):
     learner = NashGame(enhancer=enhancer, batch_size=64, radius=Constant(beta=1.0))
-    trace = run(learner, fresh(), n_rounds=6, seed=0)
+    trace = run(learner, fresh(), rounds=6, seed=0)
     assert np.all(trace["exploitability"][:, -1] < 0.3 * trace["exploitability"][:, 0])
     assert np.all(trace["converged"][:, :-1] == 1.0)
-    alone = run(learner, fresh(), n_rounds=6, seed=0, block=1)
+    alone = run(learner, fresh(), rounds=6, seed=0, block=1)
     np.testing.assert_allclose(trace["exploitability"], alone["exploitability"], atol=1e-10)
 
 
 def test_the_bound_of_contexts_that_never_repeat_is_above_the_gap_on_them():
     world = fresh()
-    learner = NashGame(batch_size=64, radius=R2Prime(theta_bound=1.0))
+    learner = NashGame(batch_size=64, radius=Adaptive(theta_bound=1.0))
     state = play(learner, world, 3)
     bound = exploitability_bound(world.problem, state.plan.value, state.confidence, Key(5))
     assert np.all(state.confidence.contains(world.theta_star))
@@ -218,5 +218,5 @@ def test_exploitability_vanishes_where_no_reward_explains_the_preference(game):
     world = small(replicas=16, cycle=1.0, dim=3, game=game)
     for enhancer in ENHANCERS:
         learner = NashGame(enhancer=enhancer, batch_size=2500, game=game)
-        gap = run(learner, world, n_rounds=4, seed=0)["exploitability"].mean(axis=0)
+        gap = run(learner, world, rounds=4, seed=0)["exploitability"].mean(axis=0)
         assert gap[-1] < 0.02 * gap[0]

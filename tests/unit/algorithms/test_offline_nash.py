@@ -5,7 +5,14 @@ from rlhf_theory import worlds
 from rlhf_theory.algorithms.offline_nash import OfflinePessimisticNash, PessimisticPreference
 from rlhf_theory.arrays import as_like, to_numpy
 from rlhf_theory.data import Contexts
-from rlhf_theory.estimators.confidence import R3, R4, Constant, Ellipsoid, R2Prime, Scaled
+from rlhf_theory.estimators.confidence import (
+    Adaptive,
+    Constant,
+    Ellipsoid,
+    LikelihoodRatio,
+    MarginalLikelihood,
+    Scaled,
+)
 from rlhf_theory.evaluation.exploitability import exploitability
 from rlhf_theory.evaluation.gaps import mean_kl
 from rlhf_theory.experiments.runner import run
@@ -15,6 +22,7 @@ from rlhf_theory.planners.saddle import PessimisticNash
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import SkewBilinear
+from tests.helpers.assembled import compared
 
 
 def small(replicas=4, **changes):
@@ -100,9 +108,9 @@ def test_the_bound_of_the_theorem_holds_on_the_event(seed):
 def test_without_bonus_it_is_the_equilibrium_of_the_estimate(xp_like):
     world = small().to(xp_like)
     data = world.offline_data(Key(1), 200)
-    learner = OfflinePessimisticNash(radius=Scaled(R2Prime(theta_bound=2.0), 0.0))
+    learner = OfflinePessimisticNash(radius=Scaled(Adaptive(theta_bound=2.0), 0.0))
     plan = learner(world.problem, data, Key(0))
-    fit = R2Prime(theta_bound=2.0).fit(data, data.skew)
+    fit = Adaptive(theta_bound=2.0).fit(data, data.skew)
     nash = Nash()(SkewBilinear(fit.value), world.problem, Key(0))
     x = world.problem.table
     got, want = (to_numpy(p.require().log_probs(x)) for p in (plan, nash))
@@ -124,7 +132,9 @@ def test_a_huge_bonus_is_still_solved():
 # --------------------------------------------------------------------------- edges
 
 
-@pytest.mark.parametrize("rule", [Constant(beta=2.0), R2Prime(), R4(form="likelihood")])
+@pytest.mark.parametrize(
+    "rule", [Constant(beta=2.0), Adaptive(), MarginalLikelihood(form="likelihood")]
+)
 def test_without_labels_it_is_pi0(rule):
     world = small()
     plan = OfflinePessimisticNash(radius=rule)(world.problem, world.problem.empty_data(), Key(0))
@@ -161,7 +171,7 @@ def test_contexts_that_never_repeat_get_the_policy_of_their_own_games():
     x = problem.sample_contexts(Key(4), 5)
     rng = np.random.default_rng(0)
     a1, a2 = rng.integers(3, size=(2, 3, 5))
-    data = problem.empty_data().add(x, a1, a2, rng.integers(2, size=(3, 5)).astype(float))
+    data = problem.empty_data().add(compared(x, a1, a2, rng.integers(2, size=(3, 5)).astype(float)))
     learner = OfflinePessimisticNash(radius=Constant(beta=0.5))
     plan = learner(problem, data, Key(0))
     new = problem.sample_contexts(Key(5), 4)
@@ -176,17 +186,17 @@ def test_contexts_that_never_repeat_get_the_policy_of_their_own_games():
 # --------------------------------------------------------------------------- array programs
 
 
-@pytest.mark.parametrize("rule", [R2Prime(theta_bound=2.0), R3(theta_bound=2.0)])
+@pytest.mark.parametrize("rule", [Adaptive(theta_bound=2.0), LikelihoodRatio(theta_bound=2.0)])
 def test_array_libraries_agree(xp_like, rule):
     learner = OfflinePessimisticNash(radius=Scaled(rule, 0.1))
-    want = run(learner, small(), n=[10, 400], seed=2)
-    got = run(learner, small().to(xp_like), n=[10, 400], seed=2)
+    want = run(learner, small(), pairs=[10, 400], seed=2)
+    got = run(learner, small().to(xp_like), pairs=[10, 400], seed=2)
     np.testing.assert_allclose(got["exploitability"], want["exploitability"], atol=1e-8)
     assert np.all(want["converged"] == 1.0)
 
 
 def test_a_replica_alone_is_the_replica_in_a_block():
-    learner = OfflinePessimisticNash(radius=Scaled(R2Prime(theta_bound=2.0), 0.1))
-    together = run(learner, small(), n=[10, 400], seed=2)
-    alone = run(learner, small(), n=[10, 400], seed=2, block=1)
+    learner = OfflinePessimisticNash(radius=Scaled(Adaptive(theta_bound=2.0), 0.1))
+    together = run(learner, small(), pairs=[10, 400], seed=2)
+    alone = run(learner, small(), pairs=[10, 400], seed=2, block=1)
     np.testing.assert_allclose(together["exploitability"], alone["exploitability"], atol=1e-10)

@@ -8,7 +8,7 @@ from rlhf_theory.algorithms.offline_pessimistic import (
     OfflinePessimistic,
 )
 from rlhf_theory.arrays import to_numpy
-from rlhf_theory.estimators.confidence import R4, Constant, R1Prime, Scaled
+from rlhf_theory.estimators.confidence import Constant, FixedDesign, MarginalLikelihood, Scaled
 from rlhf_theory.estimators.ellipsoid import ellipsoid
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.planners.argmax import Argmax
@@ -79,7 +79,7 @@ def test_another_reference_changes_the_policy():
 def test_likelihood_sets_work_for_option_two_only():
     world = small(replicas=2)
     data = world.offline_data(Key(0), 30)
-    rule = Scaled(R4(form="likelihood"), 0.5)
+    rule = Scaled(MarginalLikelihood(form="likelihood"), 0.5)
     plan = OfflinePessimistic(radius=rule)(world.problem, data, Key(1))
     fit = rule.fit(data)
     lower = rule.confidence_set(fit, data).lower(mean_pi0(world)[None])
@@ -130,6 +130,6 @@ def test_a_fit_that_does_not_exist_is_reported():
 
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="option must be one of I, II"):
-        OfflinePessimistic(radius=R1Prime(), option="III")
+        OfflinePessimistic(radius=FixedDesign(), option="III")
     with pytest.raises(ValueError, match="lam must be finite and at least 0"):
         OfflineGreedy(lam=-1.0)

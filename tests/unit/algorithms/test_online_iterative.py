@@ -79,11 +79,11 @@ def test_a_run_is_the_script_that_a_paper_would_ship(on_policy):
     state = learner.init(world.problem, world.problem.empty_data(), Key(3).child("init"))
     for t in range(6):
         key = Key(3).child("round", t)
-        state, report = learner.step(state, world.problem, feedback_from(world.oracle), key)
+        state, _ = learner.step(state, world.problem, feedback_from(world.oracle), key)
     for r in range(3):
         theta, n = script(world, r, 6, 7, 0.5, 3, on_policy)
         np.testing.assert_allclose(state.fit.value[r], theta, atol=1e-6)
-        assert report["labels"][r] == n
+        assert state.data.n_labels[r] == n
         x = world.problem.table
         played = np.exp(learner.policy(state).log_probs(x)[r])
         for c in range(4):

@@ -1,30 +1,38 @@
 """Rules that wrap or replace a radius."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from rlhf_theory import bounds
 from rlhf_theory.arrays import as_like, int_like, to_numpy
 from rlhf_theory.data import Contexts, PairList
 from rlhf_theory.estimators.confidence import (
-    R1,
-    R2,
-    R3,
-    R4,
-    R5,
+    Adaptive,
+    AdaptiveRidge,
     ConfidenceRule,
     Constant,
-    R1Prime,
-    R2Prime,
-    R2Ridge,
+    DesignRule,
+    FixedDesign,
+    GlobalAdaptive,
+    GlobalFixedDesign,
+    LikelihoodRatio,
+    MarginalLikelihood,
     Scaled,
+    Wald,
+    label_scale,
 )
+from rlhf_theory.estimators.curvature_rules import AdaptiveNoise, DesignMetric, NoiseRadius
+from rlhf_theory.estimators.rule_parts import Ball
+from tests.helpers.assembled import compared
 from tests.helpers.labelled import counted_data
 
 D = 3
 V = np.random.default_rng(0).normal(size=(1, 4, D))
 
 
-@pytest.mark.parametrize("rule", [R2(), R4(), Constant(beta=2.0)])
+@pytest.mark.parametrize("rule", [GlobalAdaptive(), MarginalLikelihood(), Constant(beta=2.0)])
 def test_a_multiplier_scales_widths_of_ellipsoids(rule):
     data, problem, _ = counted_data(np.zeros(1))
     scaled = Scaled(rule, 0.1)
@@ -42,14 +50,22 @@ def test_a_multiplier_scales_widths_of_ellipsoids(rule):
 
 def test_a_multiplier_scales_widths_of_likelihood_sets_where_they_are_quadratic():
     data, problem, _ = counted_data(np.zeros(1), n=200_000)
-    rule = R4(theta_bound=2.0, form="likelihood")
+    rule = MarginalLikelihood(theta_bound=2.0, form="likelihood")
     fit = rule.fit(data)
     whole, part = (r.confidence_set(fit, data, problem) for r in (rule, Scaled(rule, 0.1)))
     ratio = (part.upper(V) - part.lower(V)) / (whole.upper(V) - whole.lower(V))
     np.testing.assert_allclose(ratio, 0.1, rtol=2e-3)
 
 
-@pytest.mark.parametrize("rule", [R2(), R4(), R4(form="likelihood"), Constant(beta=2.0)])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        GlobalAdaptive(),
+        MarginalLikelihood(),
+        MarginalLikelihood(form="likelihood"),
+        Constant(beta=2.0),
+    ],
+)
 def test_multiplier_zero_leaves_the_estimate(rule):
     data, problem, _ = counted_data(np.zeros(1))
     fit = rule.fit(data)
@@ -75,8 +91,22 @@ def test_a_constant_radius(xp_like):
 @pytest.mark.parametrize(
     "rule",
     [
-        *(R1(), R1Prime(), R2(), R2Prime(), R2Ridge(), R3(), R4(), R5(), Constant(beta=1.0)),
-        *(R3(form="likelihood"), R4(form="likelihood"), R4(integral="importance", n_draws=20)),
+        *(
+            GlobalFixedDesign(),
+            FixedDesign(),
+            GlobalAdaptive(),
+            Adaptive(),
+            AdaptiveRidge(),
+            LikelihoodRatio(),
+            MarginalLikelihood(),
+            Wald(),
+            Constant(beta=1.0),
+        ),
+        *(
+            LikelihoodRatio(form="likelihood"),
+            MarginalLikelihood(form="likelihood"),
+            MarginalLikelihood(integral="importance", n_draws=20),
+        ),
     ],
     ids=lambda rule: f"{type(rule).__name__}-{getattr(rule, 'form', '')}",
 )
@@ -89,7 +119,7 @@ def test_contexts_that_never_repeat(xp_like, rule, n):
     data = PairList.empty(3, D, xp_like)
     if n:
         a1, a2 = (int_like(rng.integers(4, size=(3, n)), xp_like) for _ in range(2))
-        data = data.add(x, a1, a2, as_like(rng.integers(2, size=(3, n)), xp_like))
+        data = data.add(compared(x, a1, a2, as_like(rng.integers(2, size=(3, n)), xp_like)))
     fit = rule.fit(data)
     assert np.all(to_numpy(fit.converged))
     confidence = rule.confidence_set(fit, data)
@@ -99,9 +129,33 @@ def test_contexts_that_never_repeat(xp_like, rule, n):
     assert np.all(to_numpy(confidence.contains(fit.value)))
 
 
+def test_a_rule_of_parts_is_a_rule():
+    """Put together by hand, the parts of a named rule; and a radius of one's own in their place."""
+    data, problem, _ = counted_data(np.zeros(1))
+    ball, lam = Ball(1.3, scale=2.0), 0.7
+    radius = NoiseRadius(AdaptiveNoise(0.1), ball, lam, bounds.adaptive_radius)
+    rule = DesignRule(metric=DesignMetric(lam), radius=radius, fit=ball)
+    named = Adaptive(theta_bound=1.3, delta=0.1, lam=lam, scale=2.0)
+    assert isinstance(rule, ConfidenceRule)
+    np.testing.assert_array_equal(rule(data, problem), named(data, problem))
+    fit = rule.fit(data)
+    np.testing.assert_array_equal(fit.value, named.fit(data).value)
+    sets = [r.confidence_set(fit, data, problem) for r in (rule, named)]
+    np.testing.assert_array_equal(sets[0].lower(V), sets[1].lower(V))
+    own = replace(rule, radius=lambda metric: 0.1 * metric.count.sum(-1) ** 0.25)
+    np.testing.assert_allclose(own.confidence_set(fit, data).beta, 0.1 * 200**0.25)
+    np.testing.assert_array_equal(own.confidence_set(fit, data).sigma, sets[1].sigma)
+
+
+def test_the_scale_of_the_labels_is_known_through_what_wraps_a_rule():
+    rule = Wald(scale=3.0)
+    assert [label_scale(r) for r in (rule, rule.parts, Scaled(Scaled(rule, 0.1), 2.0))] == [3.0] * 3
+    assert label_scale(Scaled(Constant(beta=1.0), 0.1)) == 1.0
+
+
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="multiplier must be finite and at least 0"):
-        Scaled(R2(), -0.5)
+        Scaled(GlobalAdaptive(), -0.5)
     with pytest.raises(ValueError, match="beta must be finite and at least 0"):
         Constant(beta=-1.0)
     with pytest.raises(ValueError, match="lam must be positive"):

@@ -18,6 +18,7 @@ from rlhf_theory.estimators.mle import (
 )
 from rlhf_theory.problems import FiniteProblem
 from tests.helpers import reference
+from tests.helpers.assembled import compared
 from tests.helpers.small import finite_problem
 
 
@@ -51,7 +52,7 @@ def counted(problem, games, like):
     win, lose = (int_like([[g[k] for g in games]] * problem.n_replicas, like) for k in (0, 1))
     y = as_like(np.ones((problem.n_replicas, len(games))), like)
     x = Contexts.rows(problem.table, int_like(np.zeros((1, len(games))), like))
-    return problem.empty_data().add(x, win, lose, y)
+    return problem.empty_data().add(compared(x, win, lose, y))
 
 
 # ------------------------------------------------------------------ loss and derivatives

@@ -8,6 +8,7 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.estimators.preference_fit import bilinear_mle
 from rlhf_theory.rewards import SkewBilinear
+from tests.helpers.assembled import compared
 from tests.helpers.labelled import counted_data
 from tests.helpers.reference import bilinear
 from tests.helpers.reference import loss as slow_loss
@@ -74,8 +75,8 @@ def test_swapping_the_actions_and_the_labels_changes_nothing():
     ids, a1, a2 = (rng.integers(k, size=(3, 60)) for k in (4, 4, 4))
     y = rng.integers(2, size=(3, 60)).astype(float)
     x = Contexts.rows(problem.table, ids)
-    one = bilinear_mle(data.add(x, a1, a2, y), ridge=0.3).value
-    two = bilinear_mle(data.add(x, a2, a1, 1.0 - y), ridge=0.3).value
+    one = bilinear_mle(data.add(compared(x, a1, a2, y)), ridge=0.3).value
+    two = bilinear_mle(data.add(compared(x, a2, a1, 1.0 - y)), ridge=0.3).value
     np.testing.assert_allclose(one, two, rtol=1e-12)
 
 

@@ -21,7 +21,7 @@ def test_scaled_design_equals_scaled_rows(xp_like):
         lambda d: d.z_max,
     ):
         np.testing.assert_allclose(to_numpy(f(ours)), to_numpy(f(plain)), rtol=1e-12)
-    assert (ours.n_params, ours.complete) == (3, False)
+    assert (ours.n_params, ours.possible) == (3, None)
     assert ours.like is ours.design.like
     assert isinstance(ours, Design)
 

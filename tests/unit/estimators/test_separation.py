@@ -11,6 +11,7 @@ from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.estimators.separation import separable
 from rlhf_theory.problems import FiniteProblem
 from tests.helpers import reference
+from tests.helpers.assembled import compared
 from tests.helpers.small import finite_problem
 
 
@@ -99,9 +100,11 @@ def test_random_data_agree_with_one_program_per_row(form):
     phi = problem.phi[0]
     u = (phi[ids, a1] - phi[ids, a2]) @ theta
     y = (rng.random((40, n)) < 1 / (1 + np.exp(-u))).astype(float)
-    data = data.add(Contexts.rows(problem.table, int_like(ids, u)), a1, a2, y)
+    data = data.add(compared(Contexts.rows(problem.table, int_like(ids, u)), a1, a2, y))
     z, got = reference.difference_rows(problem.phi)[0], separable(data)
-    full = PairTable.empty(problem.table, 40).add(Contexts.rows(problem.table, ids), a1, a2, y)
+    full = PairTable.empty(problem.table, 40).add(
+        compared(Contexts.rows(problem.table, ids), a1, a2, y)
+    )
     want = [brute(z, full.count[r], full.wins[r]) for r in range(40)]
     assert got.tolist() == want
     assert 5 < got.sum() < 35  # both verdicts were tried
@@ -112,7 +115,7 @@ def test_the_fit_converges_exactly_where_data_are_not_separable():
     rng = np.random.default_rng(1)
     ids, a1, a2 = rng.integers(2, size=(60, 8)), *rng.integers(3, size=(2, 60, 8))
     y = rng.integers(2, size=(60, 8)).astype(float)
-    data = problem.empty_data().add(Contexts.rows(problem.table, ids), a1, a2, y)
+    data = problem.empty_data().add(compared(Contexts.rows(problem.table, ids), a1, a2, y))
     fit = bradley_terry_mle(data, ridge=0.0)
     z = reference.difference_rows(problem.phi)[0]
     seen = np.array([np.linalg.matrix_rank(z[c > 0]) == 2 for c in data.count])

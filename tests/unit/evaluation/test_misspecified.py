@@ -80,9 +80,10 @@ def test_replicas_do_not_depend_on_their_company():
         np.testing.assert_allclose(fit.require()[0], together[r], atol=1e-9)
 
 
-def test_a_problem_without_a_table_is_refused():
-    phi = np.zeros((1, 2, 500, 1))
-    log_pi0 = np.full((1, 2, 500), -np.log(500.0))
+def test_a_problem_of_many_pairs_has_expected_comparisons_too():
+    phi = np.zeros((1, 2, 100, 1))
+    log_pi0 = np.full((1, 2, 100), -np.log(100.0))
     problem = FiniteProblem(phi, log_pi0, np.full((1, 2), 0.5), 1.0, 1)
-    with pytest.raises(TypeError, match="a table of pairs"):
-        expected_comparisons(problem, np.full((1, 2, 500, 500), 0.5), log_pi0, log_pi0)
+    data = expected_comparisons(problem, np.full((1, 2, 100, 100), 0.5), log_pi0, log_pi0)
+    np.testing.assert_allclose(data.count, np.full((1, 9900), 0.99 / 9900), rtol=1e-12)
+    np.testing.assert_allclose(data.wins, 0.5 * data.count, rtol=1e-12)

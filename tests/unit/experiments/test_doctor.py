@@ -14,6 +14,19 @@ def test_versions_and_linear_algebra_are_found():
     assert {"python", "system", "cores", "GPU", "extra [llm]"} <= {what for what, _ in found}
 
 
+def test_extras_are_those_of_the_package(monkeypatch):
+    lines = ["numpy>=2", 'some-dist>=1,<2; extra == "big"', "torch ; extra == 'big'"]
+    lines += ['thing[part]>=3; python_version > "3" and extra == "small"', 'ruff; extra == "dev"']
+    monkeypatch.setattr(doctor, "requires", lambda _name: lines)
+    assert doctor.extras() == {"big": ("some-dist", "torch"), "small": ("thing",)}
+
+    def missing(_name):
+        raise doctor.PackageNotFoundError
+
+    monkeypatch.setattr(doctor, "requires", missing)
+    assert doctor.extras() == {}
+
+
 def test_missing_parts_of_an_extra_are_named():
     assert doctor._extra(("numpy", "no-such-package")) == (
         f"numpy {np.__version__}; missing: no-such-package"

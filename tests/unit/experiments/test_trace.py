@@ -60,3 +60,9 @@ def test_infinite_gaps_are_summarised_without_warnings():
 
 def test_versions_name_what_results_depend_on():
     assert {"python", "numpy", "scipy"} <= set(versions())
+
+
+def test_a_trace_draws_what_it_recorded():
+    (ax,) = trace().plot("gap").axes
+    assert ax.get_xlabel() == "rounds played"
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), trace()["gap"].mean(axis=0))

@@ -5,6 +5,7 @@ import pytest
 
 from rlhf_theory.arrays import as_like, int_like, to_numpy
 from rlhf_theory.contexts import Contexts
+from rlhf_theory.data import PairQuery
 from rlhf_theory.oracles import (
     AnnotatorMixture,
     BradleyTerry,
@@ -36,20 +37,40 @@ def test_the_matrix_holds_the_probability_of_every_pair(xp_like, rows):
             np.testing.assert_array_equal(got[r, b], p[r % rows, b, a1[r, b], a2[r, b]])
 
 
+def test_the_matrix_asks_once_where_the_oracle_tells_all(xp_like):
+    problem, oracle = finite_problem(xp_like), bradley_terry(xp_like)
+    asked = []
+
+    def prob(contexts, a1, a2):
+        asked.append((a1, a2))
+        return oracle.prob(contexts, a1, a2)
+
+    told = SimpleNamespace(prob=prob, probabilities=oracle.probabilities)
+    mixture = AnnotatorMixture([told, oracle], [0.5, 0.5])
+    for each in (told, mixture):
+        assert to_numpy(preference_matrix(each, problem.table)).shape == (1, 3, 4, 4)
+    assert not asked
+    # One that does not is asked about every pair, also inside a mixture.
+    preference_matrix(
+        AnnotatorMixture([SimpleNamespace(prob=prob), oracle], [0.5, 0.5]), problem.table
+    )
+    assert len(asked) == 16
+
+
 def test_labels_follow_the_key_and_the_replica(xp_like):
     problem, feedback = finite_problem(xp_like, replicas=4), feedback_from(bradley_terry(xp_like))
     x = problem.sample_contexts(Key(1), 50)
     a1, a2 = int_like(np.zeros((4, 50)), xp_like), int_like(np.ones((4, 50)), xp_like)
-    y = to_numpy(feedback(x, a1, a2, Key(2)))
+    y = to_numpy(feedback(PairQuery(x, a1, a2), Key(2)).y)
     assert set(np.unique(y)) <= {0.0, 1.0}
-    np.testing.assert_array_equal(y, to_numpy(feedback(x, a1, a2, Key(2))))
-    part = feedback(x.block(1, 3), a1[1:3, :], a2[1:3, :], Key(2).block(1))
-    np.testing.assert_array_equal(to_numpy(part), y[1:3])
+    np.testing.assert_array_equal(y, to_numpy(feedback(PairQuery(x, a1, a2), Key(2)).y))
+    part = PairQuery(x.block(1, 3), a1[1:3, :], a2[1:3, :])
+    got = to_numpy(feedback(part, Key(2).block(1)).y)
+    np.testing.assert_array_equal(got, y[1:3])
     host = finite_problem(np.zeros(1), replicas=4)
-    want = feedback_from(bradley_terry(np.zeros(1)))(
-        host.sample_contexts(Key(1), 50), to_numpy(a1), to_numpy(a2), Key(2)
-    )
-    np.testing.assert_array_equal(y, want)
+    query = PairQuery(host.sample_contexts(Key(1), 50), to_numpy(a1), to_numpy(a2))
+    want = feedback_from(bradley_terry(np.zeros(1)))(query, Key(2))
+    np.testing.assert_array_equal(y, want.y)
 
 
 def test_replicas_that_share_everything_still_get_their_own_labels():
@@ -57,7 +78,8 @@ def test_replicas_that_share_everything_still_get_their_own_labels():
     problem = finite_problem(np.zeros(1), replicas=4)
     x = Contexts.rows(problem.table, np.zeros((1, 200), dtype=np.int64))
     zero = np.zeros((4, 200), dtype=np.int64)
-    y = feedback_from(bradley_terry(np.zeros(1)))(x, zero, zero + 1, Key(2))
+    query = PairQuery(x, zero, zero + 1)
+    y = feedback_from(bradley_terry(np.zeros(1)))(query, Key(2)).y
     assert y.shape == (4, 200)
     assert not np.array_equal(y[0], y[1])
 
@@ -69,7 +91,7 @@ def test_labels_have_the_probability_of_the_oracle():
     p = preference_matrix(oracle, problem.table)
     a1, a2 = np.full((4, 10_000), 2), np.full((4, 10_000), 3)
     x = Contexts.rows(problem.table, np.ones((4, 10_000), dtype=np.int64))
-    y = feedback_from(oracle)(x, a1, a2, Key(7))
+    y = feedback_from(oracle)(PairQuery(x, a1, a2), Key(7)).y
     assert_frequency(y.sum(), y.size, p[0, 1, 2, 3])
 
 

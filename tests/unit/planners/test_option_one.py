@@ -78,8 +78,11 @@ def test_option_one_agrees_with_slsqp_on_policies(beta):
                 },
                 options={"ftol": 1e-13, "maxiter": 500},
             )
-            if found.success:
-                best = max(best, -found.fun)
+            # At the kink SLSQP may give up, on some processors from every start; where it ends is a
+            # policy all the same.
+            policy = np.clip(found.x.reshape(x, a), 0.0, None)
+            policy /= policy.sum(axis=1, keepdims=True)
+            best = max(best, primal(policy, problem, confidence, r, nu))
         assert best <= value + 1e-8
         # Kinks and all: SLSQP itself stops short of the optimum there, by up to 1e-3.
         assert best >= value - (1e-5 if abs(value) > 1e-10 else 1e-3)

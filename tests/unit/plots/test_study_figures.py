@@ -15,9 +15,8 @@ from scipy.ndimage import binary_fill_holes
 from rlhf_theory.evaluation.bands import simultaneous_band
 from rlhf_theory.evaluation.statistics import mean_interval, slope_bootstrap
 from rlhf_theory.plots import style
-from rlhf_theory.plots.studies import study_figure
 from rlhf_theory.plots.studies.forest import forest
-from tests.helpers.study_frames import study_frame
+from tests.helpers.study_frames import study_figure, study_frame
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def frame():
 
 def table(frame, learner, world, column="gap"):
     part = frame[(frame["learner"] == learner) & (frame["world"] == world)]
-    return part.pivot_table(index="replica", columns="t", values=column)
+    return part.pivot_table(index="replica", columns="place", values=column)
 
 
 def series(figure, name, panel="linear dim=8"):
@@ -83,13 +82,13 @@ def test_labels_are_the_axis_where_online_and_offline_meet():
     frame = study_frame(3, (4,), replicas=6, points=10, offline=1)
     figure = study_figure(frame)
     rows = figure.numbers().query("series == 'GSHF'")
-    t = np.unique(frame.loc[frame["index"] == "round", "t"])[1:]
+    t = np.unique(frame.loc[frame["counted"] == "round", "place"])[1:]
     assert rows["x"].tolist() == (16 * t).tolist()
     rows = figure.numbers().query("series == 'uniform pairs'")
-    assert rows["x"].tolist() == np.unique(frame.loc[frame["index"] == "n", "t"]).tolist()
+    assert rows["x"].tolist() == np.unique(frame.loc[frame["counted"] == "pairs", "place"]).tolist()
     assert "against labels used (comparisons)" in figure.caption
-    with pytest.raises(ValueError, match="rounds and numbers of pairs on one axis"):
-        study_figure(frame, x="t")
+    with pytest.raises(ValueError, match="is not what all learners count"):
+        study_figure(frame, x="round")
     with pytest.raises(ValueError, match="needs the column labels; GSHF"):
         study_figure(frame.drop(columns="labels"), x="labels")
 
@@ -124,7 +123,7 @@ def test_regret_is_that_of_the_worlds_metric(frame):
 
 def test_a_learner_has_one_look_in_all_figures():
     frame = study_frame(2, (4,), replicas=4, points=6, offline=1)
-    swapped = frame.sort_values("index", kind="stable")
+    swapped = frame.sort_values("counted", ascending=False, kind="stable")
     assert swapped["learner"].iloc[0] == "on-policy"
     lines = [study_figure(swapped, kind).fig.axes[0].get_lines() for kind in ("tails", "regret")]
     colors = [{line.get_label(): line.get_color() for line in part} for part in lines]
@@ -145,15 +144,15 @@ def test_panels_with_their_own_metric_have_their_own_label(frame):
 
 
 def test_ratio_is_the_mean_over_the_bound(frame):
-    figure = study_figure(frame, "ratio", bound="2 * d / sqrt(t)", band="quantiles")
+    figure = study_figure(frame, "ratio", bound="2 * d / sqrt(round)", band="quantiles")
     values = table(frame, "GSHF", "linear dim=8").drop(columns=0.0)
     t = values.columns.to_numpy()
     ratios = values.to_numpy() / (2 * 8 / np.sqrt(t))
     low, high = np.quantile(ratios, [0.05, 0.95], axis=0)
     check_line(series(figure, "GSHF"), t, ratios.mean(axis=0), low, high)
-    assert "Bound: 2 * d / sqrt(t)." in figure.caption
+    assert "Bound: 2 * d / sqrt(round)." in figure.caption
     # log(1) = 0 is no bound: the point has no ratio, and the caption says so.
-    figure = study_figure(frame, "ratio", bound="log(t)")
+    figure = study_figure(frame, "ratio", bound="log(round)")
     assert series(figure, "GSHF")["x"].min() > 1
     assert "Points where the bound is not positive and finite are left out." in figure.caption
     with pytest.raises(ValueError, match="needs a bound"):
@@ -161,28 +160,30 @@ def test_ratio_is_the_mean_over_the_bound(frame):
 
 
 def test_a_bound_is_one_line_where_all_learners_have_the_same(frame):
-    figure = study_figure(frame, bound="d * log(t + 1) / t")
-    t = np.unique(frame["t"])[1:]
-    check_line(series(figure, "bound d * log(t + 1) / t"), t, 8 * np.log(t + 1) / t)
-    assert "Dashed: bound d * log(t + 1) / t." in figure.caption
+    figure = study_figure(frame, bound="d * log(round + 1) / round")
+    t = np.unique(frame["place"])[1:]
+    check_line(series(figure, "bound d * log(round + 1) / round"), t, 8 * np.log(t + 1) / t)
+    assert "Dashed: bound d * log(round + 1) / round." in figure.caption
     batches = frame.assign(**{"learner.batch_size": frame["learner"].map(len).astype(float)})
-    figure = study_figure(batches, bound="m / t")
+    figure = study_figure(batches, bound="m / round")
     check_line(series(figure, "bound, on-policy"), t, 9 / t)
     check_line(series(figure, "bound, GSHF"), t, 4 / t)
     (legend,) = figure.fig.legends
-    assert [s.get_text() for s in legend.get_texts()][-1] == "bound m / t"
+    assert [s.get_text() for s in legend.get_texts()][-1] == "bound m / round"
     assert len(legend.get_texts()) == 4
 
 
 def test_bounds_know_labels_and_settings_from_outside(frame):
     settings = {cell: {"world.eta": 0.5} for cell in frame["cell"].unique()}
-    figure = study_figure(frame, bound="1 / (eta * n)", settings=settings)
-    t = np.unique(frame["t"])[1:]
-    check_line(series(figure, "bound 1 / (eta * n)"), t, 1 / (0.5 * 16 * t))
-    with pytest.raises(ValueError, match=r"bound of GSHF: .*'eta'.* known are d, dim, n, t"):
-        study_figure(frame, bound="1 / (eta * n)")
+    figure = study_figure(frame, bound="1 / (eta * labels)", settings=settings)
+    t = np.unique(frame["place"])[1:]
+    check_line(series(figure, "bound 1 / (eta * labels)"), t, 1 / (0.5 * 16 * t))
+    with pytest.raises(
+        ValueError, match=r"bound of GSHF: .*'eta'.* known are d, dim, labels, round"
+    ):
+        study_figure(frame, bound="1 / (eta * labels)")
     with pytest.raises(ValueError, match="nowhere finite"):
-        study_figure(frame, bound="log(-t)")
+        study_figure(frame, bound="log(-round)")
 
 
 def test_bounds_of_rounds_and_of_labels_over_labels():
@@ -190,15 +191,16 @@ def test_bounds_of_rounds_and_of_labels_over_labels():
     # labels than pairs: points of two learners coincide, the bounds of all do not.
     frame = study_frame(4, (4, 8), replicas=4, points=12, offline=2)
     frame["labels"] *= frame["learner"].map({"GSHF": 0.8, "on-policy": 0.9}).fillna(0.7)
-    figure = study_figure(frame, bound="d / sqrt(t)", x="labels")
+    online = frame[frame["counted"] == "round"]
+    figure = study_figure(online, bound="d / sqrt(round)", x="labels")
     for name in ("GSHF", "on-policy"):
-        rows = (frame["learner"] == name) & (frame["world.dim"] == 8) & (frame["t"] > 0)
-        part = frame[rows].groupby("t")["labels"].mean()
+        rows = (frame["learner"] == name) & (frame["world.dim"] == 8) & (frame["place"] > 0)
+        part = frame[rows].groupby("place")["labels"].mean()
         t = part.index.to_numpy()
         check_line(series(figure, f"bound, {name}"), part.to_numpy(), 8 / np.sqrt(t))
     # In labels used, it is one function of the axis for all.
-    figure = study_figure(frame, bound="d / sqrt(n)", x="labels")
-    line = series(figure, "bound d / sqrt(n)")
+    figure = study_figure(frame, bound="d / sqrt(labels)", x="labels")
+    line = series(figure, "bound d / sqrt(labels)")
     x = line["x"].astype(float).to_numpy()
     assert np.all(np.diff(x) > 0)
     assert np.allclose(line["y"], 8 / np.sqrt(x), rtol=1e-12)
@@ -230,7 +232,7 @@ def test_slopes_are_the_exponents(frame):
 def test_the_window_is_stated_and_checked(frame):
     figure = study_figure(frame, "slopes")
     assert "44.72 to 2000 (the upper half of the range)" in figure.caption
-    with pytest.raises(ValueError, match=r"window must be two numbers .* got \[10, 1\]"):
+    with pytest.raises(ValueError, match=r"window must be two numbers .* got \[10\.0, 1\.0\]"):
         study_figure(frame, "slopes", window=(10, 1))
     with pytest.raises(ValueError, match="No slope can be drawn"):
         study_figure(frame, "slopes", window=(3000, 4000))
@@ -238,9 +240,9 @@ def test_the_window_is_stated_and_checked(frame):
 
 def test_every_slope_is_within_its_panel(frame):
     # Worlds whose rates differ share an axis.
-    steep = (frame["world"] == "linear dim=4") & (frame["t"] > 0)
+    steep = (frame["world"] == "linear dim=4") & (frame["place"] > 0)
     figure = study_figure(
-        frame.assign(gap=frame["gap"] * np.where(steep, frame["t"] ** -2.0, 1.0)), "slopes"
+        frame.assign(gap=frame["gap"] * np.where(steep, frame["place"] ** -2.0, 1.0)), "slopes"
     )
     for ax in figure.fig.axes:
         low, high = ax.get_xlim()
@@ -253,8 +255,8 @@ def test_every_slope_is_within_its_panel(frame):
 
 def test_a_series_of_two_points_has_a_slope_but_no_curve():
     frame = study_frame(2, (4,), replicas=6, points=30, offline=1)
-    two = frame["t"].isin(np.unique(frame.loc[frame["index"] == "n", "t"])[:2])
-    figure = study_figure(frame[(frame["index"] == "round") | two], "slopes", window=(50, 1e4))
+    two = frame["place"].isin(np.unique(frame.loc[frame["counted"] == "pairs", "place"])[:2])
+    figure = study_figure(frame[(frame["counted"] == "round") | two], "slopes", window=(50, 1e4))
     numbers = figure.numbers()
     assert "on-policy" not in set(numbers["series"])
     assert numbers.query("series == 'slope on the window'")["y"].notna().all()
@@ -281,13 +283,13 @@ def test_gains_over_pi0_use_its_gap_replica_by_replica():
     frame = study_frame(2, (4,), replicas=5, points=6, offline=1)
     # The offline learner knows pi0's gap from the online one in the same world.
     figure = study_figure(frame, "frontier", relative=True)
-    start = frame.query("index == 'round' and t == 0").set_index("replica")["gap"]
+    start = frame.query("counted == 'round' and place == 0").set_index("replica")["gap"]
     gap = table(frame, "on-policy", "linear dim=4")
     expected = (start.to_numpy()[:, None] - gap.to_numpy()).mean(axis=0)
     rows = figure.numbers().query("series == 'on-policy'")
     assert np.allclose(rows["y"], expected, rtol=1e-10)
     with pytest.raises(ValueError, match="no learner of this world starts from π0"):
-        study_figure(frame[frame["index"] == "n"], "frontier", relative=True)
+        study_figure(frame[frame["counted"] == "pairs"], "frontier", relative=True)
     with pytest.raises(ValueError, match="about the gap"):
         study_figure(frame, "frontier", relative=True, metric="regret")
 
@@ -312,9 +314,9 @@ def test_pairs_are_paired(frame):
 
 def test_pairs_share_replicas_and_the_last_round(frame):
     # One learner stopped early, and lacks two replicas.
-    late = (frame["learner"] == "GSHF") & ((frame["t"] > 1000) | (frame["replica"] < 2))
+    late = (frame["learner"] == "GSHF") & ((frame["place"] > 1000) | (frame["replica"] < 2))
     figure = study_figure(frame[~late], "pairs", baseline="GSHF")
-    t = frame.loc[frame["t"] <= 1000, "t"].max()
+    t = frame.loc[frame["place"] <= 1000, "place"].max()
     ends = [table(frame, name, "linear dim=8")[t].to_numpy()[2:] for name in ("on-policy", "GSHF")]
     rows = figure.numbers().query("x == 'on-policy' and panel == 'linear dim=8'")
     assert np.allclose(rows["y"], np.mean(ends[0] - ends[1]), rtol=1e-10)
@@ -366,8 +368,8 @@ def test_a_series_without_slope_is_named_and_has_no_row(frame):
 
 
 def test_numbers_of_a_reason_have_four_digits(frame):
-    short = (frame["learner"] == "uniform pairs") & (frame["t"] > 10)
+    short = (frame["learner"] == "uniform pairs") & (frame["place"] > 10)
     figure = study_figure(frame[~short], "slopes")
-    low = math.sqrt(frame["t"][frame["t"] > 0].min() * frame["t"].max())
+    low = math.sqrt(frame["place"][frame["place"] > 0].min() * frame["place"].max())
     assert f"different positive x in the window [{low:.4g}, 2000]; got" in figure.caption
     assert not re.search(r"[0-9]\.[0-9]{5}", figure.caption), figure.caption

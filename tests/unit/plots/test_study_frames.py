@@ -21,9 +21,9 @@ def test_tables_are_replicas_by_points():
     for series in layout.series:
         part = frame[frame["cell"] == series.cell]
         for name in ("gap", "kl"):
-            expected = part.pivot_table(index="replica", columns="t", values=name)
+            expected = part.pivot_table(index="replica", columns="place", values=name)
             assert np.array_equal(series.tables[name], expected.to_numpy())
-            assert np.array_equal(series.t, expected.columns.to_numpy())
+            assert np.array_equal(series.place, expected.columns.to_numpy())
         assert series.settings["world.dim"] == part["world.dim"].iloc[0]
 
 
@@ -83,21 +83,21 @@ def test_what_is_left_out_is_said():
     notes = arrange(frame, ["regret"]).notes
     assert notes == [f"on-policy, GSHF in {first} are left out: they have no regret."]
     with pytest.raises(ValueError, match=r"Nothing can be drawn. .*no regret"):
-        arrange(frame[frame["index"] == "n"], ["regret"])
+        arrange(frame[frame["counted"] == "pairs"], ["regret"])
 
 
 def test_points_that_some_replicas_lack_are_dropped_and_counted():
     frame = study_frame(1, (4,), replicas=3, points=5)
-    last = frame["t"].max()
-    layout = arrange(frame[(frame["t"] < last) | (frame["replica"] < 2)], ["gap"])
-    assert layout.series[0].t.max() < last
+    last = frame["place"].max()
+    layout = arrange(frame[(frame["place"] < last) | (frame["replica"] < 2)], ["gap"])
+    assert layout.series[0].place.max() < last
     assert layout.series[0].n_replicas == 3
     assert layout.notes == ["GSHF: 1 points that some replicas lack are left out."]
     # A column that nobody recorded at a point is no loss.
-    frame.loc[frame["t"] == last, "kl"] = np.nan
+    frame.loc[frame["place"] == last, "kl"] = np.nan
     layout = arrange(frame, ["kl"])
     assert layout.notes == []
-    assert layout.series[0].t.max() < last
+    assert layout.series[0].place.max() < last
 
 
 def test_metrics_of_several_worlds_need_panels_of_their_own():
@@ -119,8 +119,8 @@ def test_mistakes_are_answered():
         arrange(frame, ["gap"], facet="world.dimm")
     with pytest.raises(ValueError, match="recorded column, regret, gap, kl; got 'gab'"):
         arrange(frame, [PRIMARY], metric="gab")
-    with pytest.raises(ValueError, match="replica, index lack"):
-        arrange(frame.drop(columns=["replica", "index"]), ["gap"])
+    with pytest.raises(ValueError, match="replica lack"):
+        arrange(frame.drop(columns=["replica"]), ["gap"])
     with pytest.raises(ValueError, match="no results"):
         arrange(frame[:0], ["gap"])
     with pytest.raises(ValueError, match="several rows for the same replica"):

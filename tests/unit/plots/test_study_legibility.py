@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_theory.plots import style, venues
-from rlhf_theory.plots.studies import study_figure
-from tests.helpers.study_frames import shown_ticks, study_frame, text_problems, texts
+from rlhf_theory import venues
+from rlhf_theory.plots import style
+from tests.helpers.study_frames import shown_ticks, study_figure, study_frame, text_problems, texts
 
 # Series, panels: a single panel at column width, rows that are not full.
 _SIZES = ((3, 1), (12, 1), (6, 2), (14, 5))
@@ -31,7 +31,7 @@ def test_every_kind_can_be_read(frames, kind, size):
     [(None, (14, 5)), ("neurips2024", (14, 5)), ("icml2024", (12, 1)), ("jmlr2001", (12, 1))],
 )
 def test_every_venue_can_be_read(frames, venue, size):
-    figure = study_figure(frames[size], "ratio", bound="d * log(t + 1) / t", venue=venue)
+    figure = study_figure(frames[size], "ratio", bound="d * log(round + 1) / round", venue=venue)
     assert text_problems(figure.fig) == []
     chosen = venues.venue(venue)
     wide = chosen.text if size[1] > 1 else chosen.column
@@ -57,7 +57,7 @@ def test_widths_and_long_labels_can_be_read(frames):
 @pytest.mark.parametrize("last", [200, 1500])
 def test_short_logarithmic_axes_have_labels_and_room_for_them(last):
     frame = study_frame(3, (2, 4, 8, 16), replicas=4, points=40)
-    frame = frame[(frame["t"] >= 20) & (frame["t"] <= last)]
+    frame = frame[(frame["place"] >= 20) & (frame["place"] <= last)]
     figure = study_figure(frame)
     assert text_problems(figure.fig) == []
     labels = [t.get_text() for t in shown_ticks(figure.fig.axes[0].xaxis)]

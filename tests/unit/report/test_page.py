@@ -120,7 +120,7 @@ def test_a_short_page_needs_no_filter(tmp_path):
 def test_figures_are_in_the_page_with_their_files(page):
     assert page.count("<svg") == 2
     assert page.count('download="a.pdf"') == page.count('download="a.csv"') == 1
-    assert "labels n" in page
+    assert "pairs n" in page
 
 
 def test_verdicts_are_shown_as_they_came_out(outline):

@@ -36,7 +36,7 @@ def test_an_interval_may_be_unbounded():
         ("max_a r(a)", "max<sub>a</sub> r(a)"),
         ("Σ_t^{-1}", "Σ<sub>t</sub><sup>-1</sup>"),
         ("C^π* and e^{-n}", "C<sup>π*</sup> and e<sup>-n</sup>"),
-        ("n_rounds and theta_hat", "n_rounds and theta_hat"),
+        ("batch_size and theta_hat", "batch_size and theta_hat"),
         ("a < b & c", "a &lt; b &amp; c"),
         ("x_{<b>}", "x<sub>&lt;b&gt;</sub>"),
     ],

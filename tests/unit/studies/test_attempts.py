@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_theory.studies.attempts import Answer, Attempt, Marks, undisturbed
-from rlhf_theory.studies.exceptions import told, writable
+from rlhf_theory.studies.exceptions import in_one_line, writable
 from tests.helpers.unruly import MuteError, StopEverythingError
 
 
@@ -58,7 +58,7 @@ def test_what_is_said_can_be_written_and_stays_as_it_is_where_it_can(tmp_path):
 
 
 def test_an_exception_that_cannot_say_what_it_is_has_a_name():
-    assert told(MuteError()).startswith("MuteError: ")
+    assert in_one_line(MuteError()).startswith("MuteError: ")
     assert Answer.of(MuteError()).error.startswith("MuteError: ")
 
 
@@ -78,7 +78,7 @@ def test_marks_know_their_folder_from_anywhere(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------- one after another
 
 
-def habits():
+def process_state():
     return os.getcwd(), list(warnings.filters), warnings.showwarning, np.geterr()  # noqa: PTH109
 
 
@@ -99,16 +99,16 @@ def _at_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [None, StopEverythingError("stop"), KeyboardInterrupt()])
 def test_what_was_changed_inside_is_undone(tmp_path, error):
-    before = habits()
+    before = process_state()
     try:
         with undisturbed():
             disturb("/")
-            assert habits() != before
+            assert process_state() != before
             if error is not None:
                 raise error
     except BaseException as raised:
         assert raised is error  # noqa: PT017
-    assert habits() == before
+    assert process_state() == before
 
 
 def test_warnings_that_were_shown_are_not_shown_again_for_it():
@@ -138,7 +138,7 @@ def test_a_folder_that_is_gone_stops_nobody(tmp_path):
 
 
 def test_threads_that_overlap_leave_the_process_as_the_first_found_it(tmp_path):
-    before = habits()
+    before = process_state()
     inside, first_left = threading.Event(), threading.Event()
 
     def other():
@@ -155,4 +155,4 @@ def test_threads_that_overlap_leave_the_process_as_the_first_found_it(tmp_path):
     assert os.getcwd() == "/"  # noqa: PTH109
     first_left.set()
     thread.join()
-    assert habits() == before
+    assert process_state() == before

@@ -17,11 +17,11 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.experiments.store import read_json
+from rlhf_theory.store import read_json
 from rlhf_theory.studies import blocks
 from rlhf_theory.studies.blocks import Task, compute, record_failure
 from rlhf_theory.studies.recording import recorded_rounds
-from rlhf_theory.studies.registry import build_learner, build_world
+from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import about_of, block_table, read_block
 from tests.helpers import unruly
 from tests.helpers.study_cells import HERE, offline_cell, online_cell
@@ -42,13 +42,12 @@ def whole(cell):
     """The whole cell in one call of the runner."""
     return run(
         build_learner(cell.learner),
-        build_world(cell.world, cell.replicas),
-        n_rounds=cell.rounds,
-        n=cell.pairs,
+        cell_world(cell, cell.replicas),
+        rounds=cell.rounds,
+        offline_pairs=cell.offline_pairs,
+        pairs=cell.pairs,
         seed=cell.seed,
         block=cell.block,
-        n_offline=cell.n_offline,
-        behaviour=cell.coverage,
     )
 
 
@@ -59,7 +58,7 @@ def whole(cell):
     "cell",
     [
         online_cell(),
-        online_cell(n_offline=20, coverage=0.5, replicas=10),
+        online_cell(offline_pairs=20, coverage=0.5, replicas=10),
         online_cell(world={"contexts": None, "instances": "shared"}, replicas=5),
         offline_cell(replicas=10),
     ],
@@ -71,11 +70,10 @@ def test_blocks_are_the_whole_run_bit_for_bit(tmp_path, cell):
     np.testing.assert_array_equal(frame["replica"], np.repeat(np.arange(cell.replicas), t))
     np.testing.assert_array_equal(frame[trace.index_name], np.tile(trace.index, cell.replicas))
     for name, values in trace.arrays.items():
-        if name not in ("labels", "n_labels"):
-            np.testing.assert_array_equal(frame[name], values.ravel(), err_msg=name)
+        np.testing.assert_array_equal(frame[name], values.ravel(), err_msg=name)
 
 
-@pytest.mark.parametrize("cell", [online_cell(n_offline=16), offline_cell()])
+@pytest.mark.parametrize("cell", [online_cell(offline_pairs=16), offline_cell()])
 def test_block_sizes_agree(tmp_path, cell):
     cell = replace(cell, replicas=20)
     frames = [computed(tmp_path, replace(cell, block=size)) for size in (1, 16, 64)]
@@ -88,39 +86,44 @@ def test_block_sizes_agree(tmp_path, cell):
 
 
 def test_labels_are_those_that_the_policy_of_the_row_was_fitted_on(tmp_path):
-    cell = online_cell(n_offline=20, coverage=0.5)
+    cell = online_cell(offline_pairs=20, coverage=0.5)
     labels = computed(tmp_path, cell)["labels"].to_numpy().reshape(cell.replicas, -1)
-    world = build_world(cell.world, cell.replicas)
-    learner = build_learner(cell.learner)
-    reported = whole(cell)["labels"]
-    np.testing.assert_array_equal(labels[:, 1:], reported[:, :-1])
-    # The labels before round one, from the state that a learner starts with.
-    seen = {}
+    world, learner = cell_world(cell, cell.replicas), build_learner(cell.learner)
+    # What the states of the learner hold, from its data: the runner counts on its own.
+    seen = []
 
     class Spy:
         def init(self, problem, data, key):
-            seen.setdefault("labels", []).append(data.n_labels)
-            return learner.init(problem, data, key)
+            return self._noted(learner.init(problem, data, key))
 
-        step, policy = learner.step, learner.policy
+        def step(self, state, problem, feedback, key):
+            state, report = learner.step(state, problem, feedback, key)
+            return self._noted(state), report
 
-    run(Spy(), world, n_rounds=0, n_offline=20, behaviour=0.5, block=cell.block)
-    np.testing.assert_array_equal(labels[:, 0], np.concatenate(seen["labels"]))
+        policy = learner.policy
+
+        def _noted(self, state):
+            seen.append(state.data.n_labels)
+            return state
+
+    run(Spy(), world, rounds=cell.rounds, offline_pairs=20, seed=cell.seed, block=cell.replicas)
+    np.testing.assert_array_equal(labels, np.stack(seen, axis=1))
     assert labels[:, 0].min() > 0
 
 
 def test_offline_labels_are_those_of_the_fit(tmp_path):
     cell = offline_cell()
     frame = computed(tmp_path, cell)
-    np.testing.assert_array_equal(frame["labels"], whole(cell)["n_labels"].ravel())
+    np.testing.assert_array_equal(frame["labels"], whole(cell)["labels"].ravel())
     assert "regret" not in frame
 
 
-def test_a_learner_that_reports_nothing_has_no_labels_but_row_zero(tmp_path):
+def test_labels_are_counted_also_where_a_learner_reports_nothing(tmp_path):
     cell = online_cell(f"{HERE}:Silent", learner={})
     labels = computed(tmp_path, cell)["labels"].to_numpy().reshape(cell.replicas, -1)
-    assert (labels[:, 0] == 0).all()
-    assert np.isnan(labels[:, 1:]).all()
+    want = computed(tmp_path / "told", online_cell(learner={}))
+    np.testing.assert_array_equal(labels.ravel(), want["labels"])
+    assert (labels[:, -1] > 0).all()
 
 
 def test_regret_sums_the_metric_over_all_rounds_before_whatever_is_kept(tmp_path):
@@ -188,7 +191,7 @@ def test_a_task_and_its_outcome_can_be_sent(tmp_path):
 
 
 def test_a_worker_writes_the_same_bytes(tmp_path):
-    cell = online_cell(world={"dim": 3, "actions": 5}, n_offline=10)
+    cell = online_cell(world={"dim": 3, "actions": 5}, offline_pairs=10)
     here, there = (tasks(tmp_path / place, cell) for place in ("a", "b"))
     # A fresh interpreter, whose linear algebra has as many threads as it likes.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -343,12 +346,12 @@ def test_success_removes_the_record(tmp_path):
                 "learner",
                 "family",
                 "metric",
-                "index",
-                "t",
+                "counted",
+                "place",
                 "replica",
                 "seed",
                 "block",
-                "n",
+                "pairs",
                 "round",
                 "world.dim",
                 "learner.batch_size",
@@ -396,7 +399,7 @@ def test_a_file_in_the_way_is_a_failure(tmp_path):
 
 
 def test_a_longer_run_replaces_a_shorter_one_and_equals_an_undisturbed_one(tmp_path):
-    short, long = online_cell(rounds=3, n_offline=8), online_cell(rounds=6, n_offline=8)
+    short, long = online_cell(rounds=3, offline_pairs=8), online_cell(rounds=6, offline_pairs=8)
     assert short.key == long.key
     computed(tmp_path / "a", short)
     computed(tmp_path / "a", long)
@@ -464,7 +467,7 @@ def test_another_primary_metric_with_fewer_rounds_keeps_the_rounds(tmp_path, met
 )
 @pytest.mark.parametrize("metrics", [None, ("kl", "residual"), ("residual",)])
 def test_a_run_of_no_rounds_is_extended(tmp_path, kind, learner, metrics):
-    none = online_cell(kind, learner=learner, rounds=0, n_offline=8, metrics=metrics)
+    none = online_cell(kind, learner=learner, rounds=0, offline_pairs=8, metrics=metrics)
     some = replace(none, rounds=4)
     computed(tmp_path / "a", none)
     if metrics == ("residual",) and kind.endswith("Silent"):
@@ -489,16 +492,15 @@ def test_a_cell_keeps_those_of_the_wanted_metrics_that_it_has(tmp_path):
     ]  # fmt: skip
     everything = computed(tmp_path, online_cell())
     pd.testing.assert_frame_equal(frame, everything[frame.columns], check_exact=True)
-    offline = computed(tmp_path, offline_cell(metrics=("n_labels", "exploitability", "kl")))
-    assert list(offline.columns) == ["replica", "n", "labels", "kl", "gap"]
+    offline = computed(tmp_path, offline_cell(metrics=("labels", "exploitability", "kl")))
+    assert list(offline.columns) == ["replica", "pairs", "labels", "kl", "gap"]
 
 
 @pytest.mark.parametrize("cell", [online_cell(), offline_cell()], ids=["online", "offline"])
 def test_what_every_table_has_can_be_asked_for_alone(tmp_path, cell):
-    for name in ("labels", "n_labels"):
-        frame = computed(tmp_path, replace(cell, metrics=(name,)))
-        assert list(frame.columns[-1:]) == ["gap"]
-        assert frame["labels"].notna().any()
+    frame = computed(tmp_path, replace(cell, metrics=("labels",)))
+    assert list(frame.columns[-1:]) == ["gap"]
+    assert frame["labels"].notna().all()
 
 
 def test_order_and_repetition_of_the_metrics_change_no_byte(tmp_path):
@@ -511,7 +513,7 @@ def test_order_and_repetition_of_the_metrics_change_no_byte(tmp_path):
     # One that is named twice may be another cell, whose key its file says; not another table.
     trace = whole(replace(cell, replicas=4))
     twice = replace(cell, metrics=("gap", "kl", "gap", "jeffreys"))
-    one, other = (block_table(c, 0, 4, trace, np.zeros(4)) for c in (cell, twice))
+    one, other = (block_table(c, 0, 4, trace) for c in (cell, twice))
     assert one.replace_schema_metadata(None).equals(other.replace_schema_metadata(None))
 
 

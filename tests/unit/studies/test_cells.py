@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import rlhf_theory as rt
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 
 def cell(**changes):
@@ -50,10 +50,10 @@ def by_hand(value):
 def test_the_key_is_a_hash_of_the_settings(pairs):
     one = cell(pairs=pairs, rounds=None if pairs else 20, metrics=("kl", "gap"), coverage=0.5)
     content = {
-        "format": 1,
+        "format": 2,
         "world": one.world,
         "learner": one.learner,
-        "n_offline": 0,
+        "offline_pairs": 0,
         "coverage": 0.5,
         "seed": 0,
         "block": 64,
@@ -76,7 +76,7 @@ FREE = {
 BOUND = {
     "world": {"kind": "linear", "version": 1, "dim": 5, "eta": 0.1, "contexts": None},
     "learner": {"kind": "online-iterative", "version": 2, "enhancer": {"kind": "uniform"}},
-    "n_offline": 1,
+    "offline_pairs": 1,
     "coverage": 0.25,
     "seed": 1,
     "block": 32,
@@ -171,11 +171,11 @@ def test_blocks_cover_the_replicas():
 
 
 def test_settings_are_one_flat_table():
-    flat = cell(n_offline=3).settings()
+    flat = cell(offline_pairs=3).settings()
     assert flat["world.dim"] == 4
     assert flat["world.contexts"] is None
     assert flat["learner.enhancer.kind"] == "uniform"
-    assert flat["learner.n_offline"] == 3
+    assert flat["learner.offline_pairs"] == 3
     assert flat["seed"] == 0
     assert not any("version" in name for name in flat)
     listed = cell(learner={"kind": "x", "powers": [1, 2], "parts": [{"kind": "a"}]}).settings()

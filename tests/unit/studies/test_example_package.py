@@ -13,8 +13,9 @@ USE = """
 import sys
 import numpy as np
 import rlhf_theory as rt
+from rlhf_theory.register import found
 from rlhf_theory.studies import registry
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 study = Study.from_toml(sys.argv[1], ["replicas=2", "rounds=4", "learner.batch_size=4"])
 cells = study.cells()
@@ -25,14 +26,14 @@ for cell in cells:
     world = registry.build_world(cell.world, cell.replicas)
     learner = registry.build_learner(cell.learner)
     assert registry.spec_of(learner) == cell.learner
-    trace = rt.run(learner, world, n_rounds=cell.rounds, seed=cell.seed)
+    trace = rt.run(learner, world, rounds=cell.rounds, seed=cell.seed)
     assert np.isfinite(trace["gap"]).all()
     if cell.learner["kind"].endswith("xploreThenCommit") or "commit" in cell.learner["kind"]:
         explore = cell.learner["explore"]
         # It learns no more: the policy after the last round that explored is deployed for good.
         assert (trace["gap"][:, explore:] == trace["gap"][:, explore:][:, :1]).all()
-print(*sorted({cell.learner["kind"] for cell in cells}), registry.learners().get(
-    "explore-then-commit", registry.learners()["nash-game"]).source)
+print(*sorted({cell.learner["kind"] for cell in cells}), found("learner").get(
+    "explore-then-commit", found("learner")["nash-game"]).source)
 """
 
 
@@ -80,9 +81,32 @@ def test_a_file_in_the_working_directory_is_known_by_address(copy):
     assert words[:2] == ["online-iterative", "rlhf_theory_example:ExploreThenCommit"]
 
 
+def test_its_radius_rule_holds_another(copy):
+    code = """
+import numpy as np
+import rlhf_theory as rt
+from rlhf_theory.studies import registry
+
+rule = {"kind": "marginal-likelihood", "theta_bound": 2.0}
+radius = {"kind": "rlhf_theory_example:AtMost", "most": 1.5, "rule": rule}
+learner = registry.build_learner({"kind": "online-iterative", "batch_size": 4, "radius": radius})
+world = rt.worlds.linear(replicas=2)
+trace = rt.run(learner, world, rounds=3, seed=0)
+assert np.isfinite(trace["gap"]).all()
+data = world.offline_data(rt.Key(0), 50)
+own, held = learner.radius, learner.radius.rule
+assert (held(data, world.problem) > 1.5).all() and (own(data, world.problem) == 1.5).all()
+fit = own.fit(data)
+assert (fit.value == held.fit(data).value).all()
+assert (own.confidence_set(fit, data).beta == 1.5).all()
+print(isinstance(own, rt.confidence.ConfidenceRule))
+"""
+    assert python(copy, "-c", code) == ["True"]
+
+
 def test_mistakes_in_its_settings_are_found_as_those_of_built_in_ones(copy):
     code = """
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 try:
     Study.from_toml("study.toml", ["learner[0].explore=-1"])
 except ValueError as error:

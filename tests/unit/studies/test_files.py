@@ -4,10 +4,10 @@ import pytest
 
 from rlhf_theory.studies.files import change, value_of
 from rlhf_theory.studies.messages import StudyError
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 TEXT = """
-format = 1
+format = 2
 name = "easy"
 rounds = 20
 pairs = [10, 100]
@@ -31,7 +31,7 @@ kind = "intransitive"
 [[learner]]
 kind = "online-iterative"
 enhancer = { grid = ["optimistic", { kind = "uniform" }] }
-radius = { kind = "scaled", multiplier = { grid = [0.1, 1] }, rule = "r2-prime" }
+radius = { kind = "scaled", multiplier = { grid = [0.1, 1] }, rule = "adaptive" }
 
 [[learner]]
 kind = "offline-greedy"
@@ -173,12 +173,16 @@ def test_changed_values_pass_the_same_checks(file):
     [
         ("3", 3),
         ("1e-3", 0.001),
+        (".5", 0.5),
+        ("-1.", -1.0),
+        ("01:00:00", "01:00:00"),
+        ("2026-01-01", "2026-01-01"),
         ("true", True),
         ("uniform", "uniform"),
         ('"3"', "3"),
         ("[1, 2]", [1, 2]),
         ("{ grid = [1] }", {"grid": [1]}),
-        ("r2-prime", "r2-prime"),
+        ("likelihood-ratio", "likelihood-ratio"),
         ("my_module:Thing", "my_module:Thing"),
     ],
 )
@@ -197,7 +201,7 @@ def test_files_that_are_no_studies(tmp_path):
     with pytest.raises(StudyError, match=r"none.toml cannot be read: No such file"):
         Study.from_toml(tmp_path / "none.toml")
     file = tmp_path / "broken.toml"
-    file.write_text("format = 1\nname = easy\n", encoding="utf-8")
+    file.write_text("format = 2\nname = easy\n", encoding="utf-8")
     with pytest.raises(
         StudyError, match=r"line 2, column \d+, is no TOML: .*there is: name = easy"
     ):
@@ -235,10 +239,10 @@ def test_another_kind_of_a_part_brings_its_own_settings(file):
         assert all(one == uniform for one in enhancers(study))
         assert study.origins["learner[0].enhancer.kind"] == "--set"
     # What the new kind has, too, stays; and a setting that no kind has is still a mistake.
-    sets = ["learner[0].radius.kind=r2-prime", "learner[0].radius.lam=3"]
+    sets = ["learner[0].radius.kind=adaptive", "learner[0].radius.lam=3"]
     file.write_text(TEXT.replace("radius = {", "radius = { lam = 2.0 } #"), encoding="utf-8")
     radii = [c.learner["radius"] for c in Study.from_toml(file, sets[:1]).cells() if c.online]
-    assert {(r["kind"], r["lam"]) for r in radii} == {("r2-prime", 2.0)}
+    assert {(r["kind"], r["lam"]) for r in radii} == {("adaptive", 2.0)}
     wrong = TEXT.replace(line, 'enhancer = { kind = "optimistic", fomr = "free" }\n')
     file.write_text(wrong, encoding="utf-8")
     with pytest.raises(StudyError, match="fomr: enhancer 'uniform' has no such setting"):

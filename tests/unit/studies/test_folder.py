@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlhf_theory.experiments.store import write_json
+from rlhf_theory.store import write_json
 from rlhf_theory.studies import curves, manifest
 from rlhf_theory.studies import folder as module
 from rlhf_theory.studies.blocks import compute
@@ -85,7 +85,7 @@ def test_claiming_stores_the_study_and_can_be_repeated(tmp_path):
     assert json.loads((out / "study.json").read_text()) == {
         "made_by": "rlhf-theory run",
         "name": "small",
-        "format": 1,
+        "format": 2,
     }
 
 
@@ -107,6 +107,14 @@ def test_another_format_and_another_maker_are_refused(tmp_path):
         write_json(tmp_path / "study.json", says)
         with pytest.raises(ValueError, match=r"its study.json says"):
             StudyFolder(tmp_path)
+
+
+def test_a_folder_of_format_1_is_to_be_computed_anew(tmp_path):
+    write_json(tmp_path / "study.json", {"made_by": "rlhf-theory run", "name": "a", "format": 1})
+    with pytest.raises(ValueError, match="have to be computed anew, in another folder") as caught:
+        StudyFolder(tmp_path)
+    assert str(caught.value).startswith(f"The study in {tmp_path} is of format 1, which is not")
+    assert str(caught.value).endswith("Choose one with --out.")
 
 
 def test_another_study_is_refused_with_what_differs(tmp_path):
@@ -138,7 +146,7 @@ def test_a_folder_that_somebody_is_just_claiming_is_waited_for(tmp_path, monkeyp
             half.unlink()
             write_json(
                 tmp_path / "study.json",
-                {"made_by": "rlhf-theory run", "name": "small", "format": 1},
+                {"made_by": "rlhf-theory run", "name": "small", "format": 2},
             )
 
     monkeypatch.setattr(module.time, "sleep", other)
@@ -364,20 +372,20 @@ def expected(folder, cell):
     """The table of a cell, put together with pandas from its files."""
     parts = [pd.read_parquet(task.path) for task in folder.tasks([cell]) if task.path.exists()]
     frame = pd.concat(parts, ignore_index=True)
-    index = "round" if cell.online else "n"
-    frame = frame.rename(columns={index: "t"})
     frame.insert(0, "cell", cell.key)
-    frame.insert(2, "index", index)
+    if cell.online:
+        frame.insert(3, "pairs", np.nan)
+    else:
+        frame.insert(2, "round", np.nan)
     return frame
 
 
 def same(found, *wanted):
     wanted = pd.concat(wanted, ignore_index=True)
-    assert list(found.columns[:6]) == ["cell", "replica", "index", "t", "labels", "regret"]
+    assert list(found.columns[:6]) == ["cell", "replica", "round", "pairs", "labels", "regret"]
     assert set(found.columns) == set(wanted.columns)
-    for name in ("cell", "index"):
-        assert isinstance(found[name].dtype, pd.CategoricalDtype)
-    plain = found.assign(**{name: found[name].astype(str) for name in ("cell", "index")})
+    assert isinstance(found["cell"].dtype, pd.CategoricalDtype)
+    plain = found.assign(cell=found["cell"].astype(str))
     pd.testing.assert_frame_equal(
         plain[list(wanted.columns)], wanted, check_exact=True, check_dtype=False
     )
@@ -402,7 +410,7 @@ def test_chosen_columns(tmp_path, compacted):
     if compacted:
         folder.compact(cells)
     found = folder.read(cells, ["gap", "regret"])
-    assert list(found.columns) == ["cell", "replica", "index", "t", "gap", "regret"]
+    assert list(found.columns) == ["cell", "replica", "round", "pairs", "gap", "regret"]
     assert found["gap"].notna().all()
     assert found["regret"].isna().sum() == 8 * 3
     with pytest.raises(ValueError, match=r"columns must be among .*gap.*; got gapp"):
@@ -493,9 +501,9 @@ def test_rounds_beyond_the_cell_are_cut_off(tmp_path):
         if compacted:
             folder.compact([cell])
         found = folder.read([replace(cell, rounds=4)])
-        assert found["t"].max() == 4
+        assert found["round"].max() == 4
         assert len(found) == 8 * 5
-        assert folder.read([cell])["t"].max() == 7
+        assert folder.read([cell])["round"].max() == 7
 
 
 def test_blocks_that_are_missing_are_left_out(tmp_path):
@@ -522,4 +530,5 @@ def test_regret_of_an_offline_study_is_not_a_number(tmp_path):
     cell = offline_cell()
     found = ran(tmp_path, cell).read([cell])
     assert np.isnan(found["regret"]).all()
-    assert set(found["index"]) == {"n"}
+    assert found["round"].isna().all()
+    assert found["pairs"].notna().all()

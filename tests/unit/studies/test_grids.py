@@ -28,10 +28,12 @@ def test_grids_multiply_and_the_last_varies_fastest():
 
 
 def test_a_grid_of_parts_may_hold_grids():
-    entry = {"radius": {"grid": ["r4", {"kind": "constant", "beta": {"grid": [1, 2]}}]}}
+    entry = {
+        "radius": {"grid": ["marginal-likelihood", {"kind": "constant", "beta": {"grid": [1, 2]}}]}
+    }
     variants = list(expand(entry))
     assert [v.value["radius"] for v in variants] == [
-        "r4",
+        "marginal-likelihood",
         {"kind": "constant", "beta": 1},
         {"kind": "constant", "beta": 2},
     ]

@@ -13,7 +13,7 @@ from rlhf_theory.studies.grids import Variant
 from rlhf_theory.studies.items import LearnerItem, WorldItem, count_pairs, pairs_of
 from rlhf_theory.studies.messages import StudyError
 from rlhf_theory.studies.running import chosen_cells
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 
 def world(label):
@@ -88,7 +88,7 @@ def test_one_cell_twice_is_refused_with_both_places():
     twins[0]["worlds"] = "linear dim=2"
     apart = Study(name="x", world=[worlds], learner=twins, rounds=1).cells()
     assert len({c.key for c in apart}) == len(apart) == 4
-    twins[0] |= {"worlds": "linear*", "n_offline": 5}
+    twins[0] |= {"worlds": "linear*", "offline_pairs": 5}
     cells = Study(name="x", world=[worlds], learner=twins, rounds=1).cells()
     assert len({c.key for c in cells}) == len(cells) == 5
 

@@ -6,10 +6,10 @@ import pytest
 
 from rlhf_theory.studies.origins import stored_origins
 from rlhf_theory.studies.provenance import Provenance
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 TEXT = """
-format = 1
+format = 2
 name = "easy"
 rounds = 20
 replicas = 8
@@ -22,7 +22,7 @@ dim = { grid = [4, 8] }
 kind = "tie-cycle"
 [[learner]]
 kind = "online-iterative"
-radius = { kind = "scaled", multiplier = { grid = [0.1, 1] }, rule = "r2-prime" }
+radius = { kind = "scaled", multiplier = { grid = [0.1, 1] }, rule = "adaptive" }
 [[plot]]
 kind = "suboptimality"
 style = "neurips2024"

@@ -157,7 +157,7 @@ def test_ctrl_c_ends_an_estimate(tmp_path):
 
 
 def test_real_cells_of_both_kinds(tmp_path):
-    cells = [online_cell(n_offline=10, coverage=0.2), offline_cell(), online_cell(rounds=0)]
+    cells = [online_cell(offline_pairs=10, coverage=0.2), offline_cell(), online_cell(rounds=0)]
     found = estimate(tasks(tmp_path, *cells), 2, budget=1.0)
     assert found.measured == 3
     assert min(found.seconds.values()) > 0

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import rlhf_theory as rt
-from rlhf_theory.algorithms.catalogue import CATALOGUE
+from rlhf_theory import register
 from rlhf_theory.core import Enhancer
-from rlhf_theory.estimators.confidence import R2Prime, Scaled
+from rlhf_theory.estimators.confidence import Adaptive, Scaled
+from rlhf_theory.register import found
 from rlhf_theory.studies import entries, registry
 from rlhf_theory.studies.resolve import Resolver
 from rlhf_theory.studies.signatures import settings_of
+from tests.helpers.registered import examples
 
 
 def resolved(role, given):
@@ -25,21 +27,22 @@ def resolved(role, given):
     return spec
 
 
-@pytest.mark.parametrize("kind", [k for k in CATALOGUE if ": " not in k])
+@pytest.mark.parametrize("kind", found("learner"))
 def test_a_learner_survives_the_way_through_plain_data(kind):
     spec = resolved("learner", {"kind": kind})
     learner = registry.build_learner(spec)
-    assert type(learner) is CATALOGUE[kind][0]
-    assert repr(learner) == repr(CATALOGUE[kind][0]())  # the defaults are those of the class
+    target = found("learner")[kind].target
+    assert type(learner) is target
+    assert repr(learner) == repr(target())  # the defaults are those of the class
     assert registry.spec_of(learner) == spec
-    assert registry.is_online(spec) == hasattr(CATALOGUE[kind][0], "step")
+    assert registry.is_online(spec) == hasattr(target, "step")
 
 
-@pytest.mark.parametrize("kind", list(rt.worlds.CATALOGUE))
+@pytest.mark.parametrize("kind", found("world"))
 def test_a_world_from_plain_data_is_the_world_of_the_function(kind):
     spec = resolved("world", {"kind": kind})
     made = registry.build_world(spec, 3)
-    plain = rt.worlds.CATALOGUE[kind][0](replicas=3)
+    plain = found("world")[kind].target(replicas=3)
     assert made.n_replicas == 3
     assert dict(made.settings) == dict(plain.settings)
     np.testing.assert_array_equal(made.preferences, plain.preferences)
@@ -48,28 +51,22 @@ def test_a_world_from_plain_data_is_the_world_of_the_function(kind):
 
 @pytest.mark.parametrize("role", ["enhancer", "radius", "planner", "policy"])
 def test_every_part_survives_the_way_through_plain_data(role):
-    needed = {
-        "constant": {"beta": 2.0},
-        "scaled": {"multiplier": 0.5, "rule": "r4"},
-        "best-of-n": {"n": 4.0},
-    }
-    for kind in registry.components(role):
+    for kind, entry in found(role).items():
         mistakes = []
         resolver = Resolver(lambda path, text: mistakes.append((path, text)))  # noqa: B023
-        slot = entries.find(role, kind)
-        spec = resolver._settings(slot, {"kind": kind, **needed.get(kind, {})}, ("part",))
+        spec = resolver._settings(entry, {"kind": kind, **entry.facts.examples[0]}, ("part",))
         assert not mistakes, (kind, mistakes)
         assert registry.spec_of(registry.build_component(role, spec)) == spec
 
 
 def test_nested_objects_become_nested_specs():
     learner = rt.OnlineIterative(
-        radius=Scaled(R2Prime(theta_bound=2.0), 0.1), enhancer=rt.enhancers.Uniform()
+        radius=Scaled(Adaptive(theta_bound=2.0), 0.1), enhancer=rt.enhancers.Uniform()
     )
     spec = registry.spec_of(learner)
     assert spec["radius"]["kind"] == "scaled"
     assert spec["radius"]["rule"] == {
-        "kind": "r2-prime",
+        "kind": "adaptive",
         "version": 1,
         "theta_bound": 2.0,
         "delta": 0.05,
@@ -82,20 +79,21 @@ def test_nested_objects_become_nested_specs():
 
 def test_only_planners_for_the_model_of_a_learner_are_offered():
     """A planner of rewards cannot plan for preferences; the type hints say which is which."""
+    own = {k for k, entry in found("planner").items() if entry.source == "built in"}
     known = {
-        kind: set(settings_of(registry.find("learner", kind))["planner"].slot.known())
+        kind: own & set(settings_of(entries.find("learner", kind))["planner"].slot.known())
         for kind in ("online-iterative", "nash-game", "offline-pessimistic")
     }
     assert known["online-iterative"] == {"gibbs", "argmax", "best-of-n", "chi-squared"}
     assert known["nash-game"] == {"nash", "pessimistic-nash", "unregularised-nash"}
-    assert known["offline-pessimistic"] == set(registry.components("planner"))
+    assert known["offline-pessimistic"] == own
 
 
 def test_unknown_kinds_list_the_known_ones():
     with pytest.raises(
         ValueError, match=r"unknown world 'linaer'.*'linear'.*Did you mean 'linear'"
     ):
-        registry.find("world", "linaer")
+        entries.find("world", "linaer")
     with pytest.raises(
         ValueError,
         match=r"^learner 'no_such_module:Thing' cannot be loaded: ModuleNotFoundError: No module "
@@ -103,13 +101,13 @@ def test_unknown_kinds_list_the_known_ones():
     ):
         registry.build_learner({"kind": "no_such_module:Thing"})
     with pytest.raises(ValueError, match=r"Did you mean 'rlhf_theory:OnlineIterative'\?$"):
-        registry.find("learner", "rlhf_theory.OnlineIterative")
+        entries.find("learner", "rlhf_theory.OnlineIterative")
     with pytest.raises(ValueError, match=r"AttributeError.* mean 'rlhf_theory:OnlineIterative'\?$"):
         registry.build_learner({"kind": "rlhf_theory:OnlineIteratve"})
     with pytest.raises(ValueError, match="cannot be loaded: AttributeError"):
         registry.build_learner({"kind": "rlhf_theory:NoSuchLearner"})
-    with pytest.raises(ValueError, match="must be a class or a function; got tuple"):
-        registry.build_learner({"kind": "rlhf_theory.studies.entries:ROLES"})
+    with pytest.raises(ValueError, match="must be a class or a function; got list"):
+        registry.build_learner({"kind": "rlhf_theory.studies.registry:__all__"})
 
 
 def test_another_version_is_refused():
@@ -178,7 +176,7 @@ def outside(monkeypatch):
     monkeypatch.setitem(sys.modules, "outside_module", module)
     monkeypatch.setattr(Outside, "__module__", "outside_module")
     yield module
-    registry.refresh()
+    entries.refresh()
 
 
 def test_a_learner_by_address_has_its_version_in_the_spec(outside):
@@ -222,28 +220,28 @@ def test_broken_plugins_are_quiet_until_they_are_asked_for(monkeypatch):
         "offline-greedy", "no_such_package:Learner", "rlhf_theory.learners"
     )
     monkeypatch.setattr(
-        entries, "entry_points", lambda group: [broken, shadow] if "learn" in group else []
+        register, "entry_points", lambda group: [broken, shadow] if "learn" in group else []
     )
-    registry.refresh()
+    entries.refresh()
     try:
-        assert "broken" in registry.learners()
-        assert "cannot be loaded" in registry.learners()["broken"].problem
-        assert registry.learners()["offline-greedy"].problem == ""  # names here stay ours
+        assert "broken" in found("learner")
+        assert "cannot be loaded" in found("learner")["broken"].problem
+        assert found("learner")["offline-greedy"].problem == ""  # names here stay ours
         resolved("learner", {"kind": "same-law-pairs"})
         with pytest.raises(ValueError, match=r"broken' .*cannot be loaded: ModuleNotFoundError"):
             registry.build_learner({"kind": "broken"})
     finally:
-        registry.refresh()
+        entries.refresh()
 
 
 def test_every_learner_runs_in_every_world():
     """Two rounds, or two numbers of pairs, with finite metrics: 64 combinations today."""
-    for kind in rt.worlds.CATALOGUE:
+    for kind in found("world"):
         world = registry.build_world(resolved("world", {"kind": kind}), 2)
         metric = "gap" if world.reward is not None else "exploitability"
-        for name in registry.learners():
+        for name in {given["kind"] for given in examples("learner").values()}:
             spec = resolved("learner", {"kind": name})
-            length = {"n_rounds": 2} if registry.is_online(spec) else {"n": [5, 40]}
+            length = {"rounds": 2} if registry.is_online(spec) else {"pairs": [5, 40]}
             trace = rt.run(registry.build_learner(spec), world, **length)
             assert np.isfinite(trace[metric]).all(), (kind, name)
 
@@ -254,4 +252,4 @@ def test_modules_in_the_working_directory_are_suggested(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(ValueError, match=r"Did you mean 'my_learners_here:Mixed'\?$"):
         registry.build_learner({"kind": "my_learner_here:Mixed"})
-    registry.refresh()
+    entries.refresh()

@@ -8,8 +8,9 @@ from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, slope_bootstrap
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.studies.findings import comparisons
+from rlhf_theory.studies.places import placed
 from rlhf_theory.studies.registry import build_learner, build_world
-from rlhf_theory.studies.result import StudyResult
+from rlhf_theory.study import StudyResult
 from tests.helpers.studied import WORLDS, small_result
 
 
@@ -20,7 +21,7 @@ def result(tmp_path_factory):
 
 def direct(cell):
     """Run a cell with the runner, without any of the study's machinery."""
-    size = {"n_rounds": cell.rounds} if cell.online else {"n": list(cell.pairs)}
+    size = {"rounds": cell.rounds} if cell.online else {"pairs": list(cell.pairs)}
     world = build_world(cell.world, cell.replicas)
     return rt.run(build_learner(cell.learner), world, seed=cell.seed, block=cell.block, **size)
 
@@ -28,9 +29,9 @@ def direct(cell):
 def test_curves_are_the_runs_themselves(result):
     table = result.to_pandas()
     for cell in result.cells:
-        trace, part = direct(cell), table[table["cell"] == cell.key]
+        trace, part = direct(cell), placed(table[table["cell"] == cell.key])
         metric = part["metric"].iloc[0]
-        values = part.pivot_table(index="replica", columns="t", values=metric)
+        values = part.pivot_table(index="replica", columns="place", values=metric)
         np.testing.assert_array_equal(values.columns, trace.index)
         np.testing.assert_array_equal(values.to_numpy(), trace[metric])
     assert set(table["metric"]) == {"gap", "exploitability"}
@@ -45,7 +46,7 @@ def test_regret_is_the_sum_over_earlier_rounds(result):
     table = result.to_pandas()
     online = table[(table["learner"] == "GSHF") & (table["world"] == "game")]
     for _, part in online.groupby("replica"):
-        ordered = part.sort_values("t")
+        ordered = part.sort_values("round")
         want = np.concatenate([[0.0], np.cumsum(ordered["exploitability"].to_numpy())[:-1]])
         np.testing.assert_allclose(ordered["regret"], want, rtol=1e-13)
     assert table.loc[table["learner"] == "greedy", "regret"].isna().all()
@@ -62,7 +63,8 @@ def test_columns_hold_what_varies_and_only_that(result):
 def test_final_rows_are_the_last_of_every_replica(result):
     final = result.to_pandas("final")
     assert len(final) == len(result.cells) * 12
-    assert final.groupby("index")["t"].unique().map(list).to_dict() == {"n": [40], "round": [6]}
+    ends = placed(final).groupby("counted", observed=True)["place"].unique()
+    assert ends.map(list).to_dict() == {"pairs": [40], "round": [6]}
     with pytest.raises(ValueError, match="level must be one of curves, final; got 'end'"):
         result.to_pandas("end")
 
@@ -84,14 +86,15 @@ def test_the_summary_is_mean_interval_and_quantiles(result):
     np.testing.assert_allclose(
         row[["q05", "median", "q95"]].astype(float), np.quantile(values, [0.05, 0.5, 0.95])
     )
-    assert (row["replicas"], row["index"], row["t"]) == (12, "round", 6)
+    assert (row["replicas"], row["round"]) == (12, 6)
+    assert row["pairs"] is pd.NA
 
 
 def test_a_summary_can_be_of_an_earlier_point_and_of_other_metrics(result):
     early = result.summary(at=5, metrics=["kl", "labels"])
     assert len(early) == 12
     row = early[(early["learner"] == "GSHF") & (early["metric"] == "labels")].iloc[0]
-    assert (row["index"], row["t"]) == ("round", 5)
+    assert row["round"] == 5
     assert 0 < row["mean"] <= 5 * 8
     with pytest.raises(
         ValueError, match=r"metric must be one of .*; got 'gapp'\. Did you mean 'gap'"
@@ -176,7 +179,7 @@ def changed(result, monkeypatch):
     def change(edit):
         again = StudyResult(result.folder.path)
         table = result.to_pandas()
-        monkeypatch.setattr(again, "_curves", edit(table), raising=False)
+        monkeypatch.setattr(again, "curves", edit(table), raising=False)
         return again
 
     return change
@@ -218,7 +221,7 @@ def test_a_metric_that_only_some_worlds_have_is_compared_there(result):
 def test_what_rounds_report_ends_one_round_earlier(result):
     summary = result.summary(metrics=["residual"])
     online = summary[summary["learner"] == "GSHF"]
-    assert list(online["t"]) == [5, 5, 5]
+    assert list(online["round"]) == [5, 5, 5]
     assert online["mean"].notna().all()
 
 
@@ -226,14 +229,14 @@ def test_learners_are_compared_at_rounds_that_all_have(result, changed):
     # One block of one learner was not extended yet.
     short = changed(
         lambda table: table[
-            ~(where(table, "game", "GSHF") & (table["replica"] < 5) & (table["t"] > 4))
+            ~(where(table, "game", "GSHF") & (table["replica"] < 5) & (table["round"] > 4))
         ]
     )
     summary = short.summary().set_index(["world", "learner"])
-    assert summary.loc[("game", "GSHF"), "t"] == 4
+    assert summary.loc[("game", "GSHF"), "round"] == 4
     assert summary.loc[("game", "GSHF"), "replicas"] == 12
-    assert summary.loc[("game", "greedy"), "t"] == 40
-    assert summary.loc[("easy dim=2", "GSHF"), "t"] == 6
+    assert summary.loc[("game", "greedy"), "pairs"] == 40
+    assert summary.loc[("easy dim=2", "GSHF"), "round"] == 6
     pd.testing.assert_series_equal(
         short.values()["game"]["GSHF"], result.values(at=4)["game"]["GSHF"]
     )
@@ -249,7 +252,7 @@ def test_a_learner_that_has_nothing_yet_is_named(result):
 def test_the_summary_says_after_how_many_labels(result):
     summary = result.summary().set_index(["world", "learner"])
     cell = next(c for c in result.cells if c.world_label == "game" and c.online)
-    labels = direct(cell)["labels"][:, 5].mean()
+    labels = direct(cell)["labels"][:, -1].mean()
     assert summary.loc[("game", "GSHF"), "labels"] == pytest.approx(labels)
 
 

@@ -8,11 +8,11 @@ import pytest
 
 import rlhf_theory as rt
 from rlhf_theory.core import ConfidenceSet, Policy, Problem
-from rlhf_theory.studies import registry
+from rlhf_theory.studies import entries
 from rlhf_theory.studies.messages import StudyError
 from rlhf_theory.studies.resolve import Resolver
 from rlhf_theory.studies.roles import is_online_learner
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.study import Study
 
 NO_LEARNER = (
     "is no learner: an online one has `init`, `step` and `policy`, an offline one is called with "
@@ -85,7 +85,7 @@ def mistakes(monkeypatch):
         return found
 
     yield ask
-    registry.refresh()
+    entries.refresh()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,8 @@ import json
 
 import pytest
 
-from rlhf_theory.studies.result import StudyResult
-from rlhf_theory.studies.running import chosen_cells, default_folder, longer, plan_study, run_study
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.studies.running import chosen_cells, default_folder, longer, plan_study
+from rlhf_theory.study import Study, StudyResult
 from tests.helpers.studied import TOML, small_file, small_result
 
 OPTIONS = {"backend": "serial", "jobs": 1, "quiet": True}
@@ -25,7 +24,7 @@ def test_a_second_run_computes_nothing(tmp_path, study):
     out = small_result(tmp_path).folder.path
     before = {f: f.stat().st_mtime_ns for f in (out / "cells").rglob("*.parquet")}
     assert len(before) == 18
-    again = run_study(study, out, **OPTIONS)
+    again = study.run(out, **OPTIONS)
     assert (again.tally.done, again.tally.left) == (0, 0)
     assert {f: f.stat().st_mtime_ns for f in (out / "cells").rglob("*.parquet")} == before
 
@@ -47,7 +46,7 @@ def test_a_plan_writes_nothing_and_counts(tmp_path, study):
     plan = plan_study(study, tmp_path / "out")
     assert (len(plan.todo), plan.done, plan.failed, len(plan.cells)) == (18, 0, 0, 6)
     assert not (tmp_path / "out").exists()
-    run_study(study, tmp_path / "out", only=["game"], **OPTIONS)
+    study.run(tmp_path / "out", only=["game"], **OPTIONS)
     plan = plan_study(study, tmp_path / "out")
     assert (len(plan.todo), plan.done) == (12, 6)
 
@@ -73,27 +72,27 @@ def test_more_replicas_keep_what_exists(tmp_path, study):
     more = longer(study, replicas=23)
     assert more.origins["replicas"] == "extend"
     assert longer(StudyResult(out).study, replicas=23).origins["rounds"] == "file"
-    result = run_study(more, out, **OPTIONS)
+    result = more.run(out, **OPTIONS)
     # Blocks of five: two of three stay, the third had two replicas and is one of five now.
     assert result.tally.done == 6 * 3
     after = digests(out)
     kept = {f: d for f, d in before.items() if "000010-000012" not in f}
     assert {f: after[f] for f in kept} == kept
-    fresh = run_study(more, tmp_path / "fresh", **OPTIONS)
+    fresh = more.run(tmp_path / "fresh", **OPTIONS)
     assert digests(fresh.folder.path) == after
 
 
 def test_more_rounds_repeat_the_stored_prefix(tmp_path, study):
     out = small_result(tmp_path).folder.path
     before = small_table(out, study)
-    result = run_study(longer(study, rounds=9), out, **OPTIONS)
+    result = longer(study, rounds=9).run(out, **OPTIONS)
     assert result.tally.done == 9  # the online cells
     after = result.to_pandas()
-    online = after[(after["index"] == "round") & (after["t"] <= 5)].reset_index(drop=True)
-    was = before[(before["index"] == "round") & (before["t"] <= 5)].reset_index(drop=True)
+    online = after[after["round"] <= 5].reset_index(drop=True)
+    was = before[before["round"] <= 5].reset_index(drop=True)
     assert online["gap"].equals(was["gap"])
-    assert after.loc[after["index"] == "round", "t"].max() == 9
-    fresh = run_study(longer(study, rounds=9), tmp_path / "fresh", **OPTIONS)
+    assert after["round"].max() == 9
+    fresh = longer(study, rounds=9).run(tmp_path / "fresh", **OPTIONS)
     assert digests(fresh.folder.path) == digests(out)
 
 
@@ -102,16 +101,16 @@ def test_the_end_of_a_study_on_its_way_to_more_rounds_is_what_all_blocks_have(tm
     want = result.summary()
     last = sorted((result.folder.path / "cells").rglob("r000010-000012.parquet"))
     short = {f: f.read_bytes() for f in last}
-    run_study(longer(study, rounds=9), result.folder.path, **OPTIONS)
+    longer(study, rounds=9).run(result.folder.path, **OPTIONS)
     for file, content in short.items():
         file.write_bytes(content)
     mixed = StudyResult(result.folder.path)
-    assert mixed.to_pandas()["t"].max() == 40
+    assert mixed.to_pandas()["pairs"].max() == 40
     assert mixed.summary().equals(want)
 
 
 def small_table(out, study):
-    return run_study(study, out, **OPTIONS).to_pandas()
+    return study.run(out, **OPTIONS).to_pandas()
 
 
 @pytest.mark.parametrize(
@@ -135,21 +134,21 @@ def test_a_study_without_online_learners_has_no_rounds():
 def test_a_new_learner_is_all_that_is_computed(tmp_path, study):
     out = small_result(tmp_path).folder.path
     learners = [*study.resolved()["learners"], {"kind": "ensemble-minimum", "n_members": 2}]
-    result = run_study(study.changed({"learners": learners}), out, **OPTIONS)
+    result = study.changed({"learners": learners}).run(out, **OPTIONS)
     assert result.tally.done == 9
     assert set(result.to_pandas()["learner"]) == {"greedy", "GSHF", "ensemble-minimum"}
 
 
 def test_backends_and_jobs_do_not_change_a_bit(tmp_path, study):
-    serial = run_study(study, tmp_path / "serial", **OPTIONS)
-    local = run_study(study, tmp_path / "local", backend="local", jobs=2, quiet=True)
+    serial = study.run(tmp_path / "serial", **OPTIONS)
+    local = study.run(tmp_path / "local", backend="local", jobs=2, quiet=True)
     assert digests(serial.folder.path) == digests(local.folder.path)
 
 
 def test_the_default_folder_is_named_after_the_study(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(default_folder(study)) == "results/small"
-    result = run_study(study, only=["game/greedy"], **OPTIONS)
+    result = study.run(only=["game/greedy"], **OPTIONS)
     assert result.folder.path.resolve() == tmp_path / "results" / "small"
 
 
@@ -160,11 +159,11 @@ def test_bad_options_write_nothing(tmp_path, study):
         ({"backend": "serial", "options": {"partition": "gpu"}}, "partition"),
     ):
         with pytest.raises(ValueError, match=words):
-            run_study(study, tmp_path / "out", **options)
+            study.run(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path, study):
     out = small_result(tmp_path).folder.path
     with pytest.raises(ValueError, match="holds another one: this has name=other"):
-        run_study(study.changed({"name": "other"}), out, **OPTIONS)
+        study.changed({"name": "other"}).run(out, **OPTIONS)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rlhf_theory as rt
-from rlhf_theory.estimators.confidence import R2Prime, Scaled
-from rlhf_theory.plots.studies.figure import KINDS
-from rlhf_theory.studies.backends import BACKENDS
+from rlhf_theory.estimators.confidence import Adaptive, Scaled
+from rlhf_theory.register import found
 from rlhf_theory.studies.messages import StudyError
-from rlhf_theory.studies.parts import PlotSpec, RunOptions
-from rlhf_theory.studies.schema import Study
+from rlhf_theory.studies.parts import RunOptions
+from rlhf_theory.studies.plot_specs import PlotSpec
+from rlhf_theory.study import Study
 
 BOTH = {
     "worlds": [{"kind": "linear", "dim": {"grid": [2, 4]}}],
@@ -133,7 +133,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_study():
         learner=[
             {
                 "kind": "online-iterative",
-                "n_offline": -1,
+                "offline_pairs": -1,
                 "radius": {"kind": "scaled", "multiplier": "x", "rule": {"kind": "r9"}},
                 "enhancer": {"kind": "optimistic", "fomr": "free"},
                 "batch_size": True,
@@ -154,13 +154,13 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_study():
         "world[1].kind: unknown world 'linaer'; choose from .*Did you mean 'linear'",
         'world[2].reference: must be "uniform", "dirichlet" or "peaked"; got "peakd". '
         "Did you mean 'peaked'",
-        "world[3].kind: is missing; choose from 'linear'",
-        "learner[0].n_offline: must be at least 0; got -1",
+        "world[3].kind: is missing; choose from 'annotator-cycle'",
+        "learner[0].offline_pairs: must be at least 0; got -1",
         "learner[0].enhancer.fomr: .*it has 'form', .*Did you mean 'form'",
-        "learner[0].radius.rule.kind: unknown radius 'r9'; choose from 'constant'",
+        "learner[0].radius.rule.kind: unknown radius 'r9'; choose from 'adaptive'",
         'learner[0].radius.multiplier: must be a number; got "x"',
         "learner[0].batch_size: must be a whole number; got true",
-        "plot[0].kind: must be 'suboptimality', .*Did you mean 'suboptimality'",
+        "plot[0].kind: must be 'frontier', .*Did you mean 'suboptimality'",
     ]
     text = "\n".join(lines)
     for pattern in expected:
@@ -209,8 +209,8 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_study():
             "worlds[0].metric: must be one of 'gap', 'jeffreys', 'kl'; got \"exploitability\"",
         ),
         (
-            {"learners": ["nash-game", {"kind": "offline-greedy", "n_offline": 5}]},
-            "learners[1].n_offline: is for online learners",
+            {"learners": ["nash-game", {"kind": "offline-greedy", "offline_pairs": 5}]},
+            "learners[1].offline_pairs: is for online learners",
         ),
         (
             {"learners": ["offline-greedy", {"kind": "nash-game", "coverage": 0.5}]},
@@ -222,7 +222,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_study():
         ),
         (
             {"learners": ["nash-game", {"kind": "offline-greedy", "planner": "nash"}]},
-            "learners[1].planner: unknown planner 'nash'; choose from 'gibbs'",
+            "learners[1].planner: unknown planner 'nash'; choose from 'argmax'",
         ),
         (
             {"learners": ["nash-game", {"kind": "offline-greedy", "planner": "best-of-n"}]},
@@ -252,22 +252,22 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_study():
         ({"worlds": [{"kind": "linear", "dim": {"gird": [4, 8]}}]}, "Did you mean 'grid'?"),
         ({"seed": {"gird": [4, 8]}}, "Did you mean 'grid'?"),
         (
-            {"learners": ["offline-greedy", {"kind": "nash-game", "n_offline": [0, 5]}]},
-            "n_offline: must be a whole number; got [0, 5]. For one entry per value write",
+            {"learners": ["offline-greedy", {"kind": "nash-game", "offline_pairs": [0, 5]}]},
+            "offline_pairs: must be a whole number; got [0, 5]. For one entry per value write",
         ),
         (
             {"learners": ["offline-greedy", {"kind": "online-iterative", "enhancer": 3}]},
-            "learners[1].enhancer: must be an enhancer: a name ('optimistic'",
+            "learners[1].enhancer: must be an enhancer: a name ('from-reference'",
         ),
         ({"batch_size": 4}, "Did you mean learners.batch_size?"),
-        ({"n_offline": 4}, "Did you mean learners.n_offline?"),
+        ({"offline_pairs": 4}, "Did you mean learners.offline_pairs?"),
         ({"dim": 4}, "Did you mean worlds.dim?"),
         ({"points": 4}, "Did you mean record.points?"),
         (
             {"plot": [], "plots": [{"kind": "regret"}]},
             "plots: is the same as 'plot'; give one of the two.",
         ),
-        ({"format": 2}, "format: must be 1; got 2"),
+        ({"format": 3}, "format: must be 2; got 3"),
         ({"plots": [{"kind": "regret", "facet": "world.dmi"}]}, "Did you mean 'world.dim'"),
         ({"plots": [{"kind": "regret", "metric": "gapp"}]}, 'plots[0].metric: "gapp" is not here'),
         ({"plots": [{"kind": "slopes", "window": [9, 3]}]}, "must be two increasing numbers"),
@@ -320,8 +320,8 @@ def test_objects_in_grids_and_in_tables():
                 "kind": rt.OnlineIterative(batch_size=4),
                 "label": "a",
                 "enhancer": {"grid": [rt.enhancers.Uniform(), "on-policy"]},
-                "radius": Scaled(R2Prime(), 0.5),
-                "n_offline": np.int64(7),
+                "radius": Scaled(Adaptive(), 0.5),
+                "offline_pairs": np.int64(7),
             }
         ],
         rounds=1e1,
@@ -329,7 +329,7 @@ def test_objects_in_grids_and_in_tables():
     cells = study.cells()
     assert [c.learner["enhancer"]["kind"] for c in cells] == ["uniform", "on-policy"]
     assert cells[0].learner["batch_size"] == 4
-    assert cells[0].n_offline == 7
+    assert cells[0].offline_pairs == 7
     assert cells[0].rounds == 10
     assert cells[0].learner["radius"]["multiplier"] == 0.5
 
@@ -361,10 +361,13 @@ def test_whatever_somebody_writes_is_a_study_or_a_study_error(entry):
         json.dumps(study.resolved(), allow_nan=False)
 
 
-def test_the_words_are_those_of_the_figures_and_of_the_backends():
-    kinds = PlotSpec.model_fields["kind"].annotation.__args__
-    assert set(kinds) == set(KINDS)
-    assert set(RunOptions.model_fields["backend"].annotation.__args__) == set(BACKENDS)
+def test_the_words_are_those_of_the_register():
+    kinds = PlotSpec.model_json_schema()["properties"]["kind"]["enum"]
+    assert kinds == list(found("plot"))
+    backends = RunOptions.model_json_schema()["properties"]["backend"]["enum"]
+    assert backends == list(found("backend"))
+    with pytest.raises(ValueError, match=r"Did you mean 'slurm'"):
+        Study(name="x", **BOTH, run={"backend": "slrum"})
 
 
 def test_pydantic_waits_until_a_study_is_made():

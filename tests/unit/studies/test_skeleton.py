@@ -8,10 +8,12 @@ from types import ModuleType
 
 import pytest
 
-from rlhf_theory.studies import entries, registry
+from rlhf_theory import register
+from rlhf_theory.register import found
+from rlhf_theory.studies import entries
 from rlhf_theory.studies.messages import StudyError
-from rlhf_theory.studies.schema import Study
 from rlhf_theory.studies.skeleton import copied, json_schema, skeleton
+from rlhf_theory.study import Study
 
 STANDARD = Path(__file__).parents[3] / "benchmarks" / "regret" / "standard.toml"
 
@@ -19,7 +21,7 @@ STANDARD = Path(__file__).parents[3] / "benchmarks" / "regret" / "standard.toml"
 @pytest.fixture(scope="module")
 def validator():
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json_schema()
+    schema = json_schema(Study)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -107,7 +109,11 @@ def test_the_schema_refuses_what_the_package_refuses(validator, change):
         lambda d: d["world"][0].update(dim={"grid": [2, 3]}, contexts="none"),
         lambda d: d["learner"][0].update(radius={"beta": 2}),
         lambda d: d["learner"][0].update(
-            radius={"kind": "scaled", "multiplier": {"grid": [0.1, 1]}, "rule": "r4"}
+            radius={
+                "kind": "scaled",
+                "multiplier": {"grid": [0.1, 1]},
+                "rule": "marginal-likelihood",
+            }
         ),
         lambda d: d["learner"][0].update(enhancer={"grid": ["uniform", {"kind": "optimistic"}]}),
         lambda d: d["learner"][1].update(worlds="easy", coverage={"grid": [0, 0.5]}),
@@ -128,15 +134,15 @@ def test_what_cannot_be_used_is_left_out_of_the_schema(monkeypatch):
         EntryPoint("odd", "no_such_module:Learner", "rlhf_theory.learners"),
         EntryPoint("clash", "clashing_module:Clash", "rlhf_theory.learners"),
     ]
-    monkeypatch.setattr(entries, "entry_points", lambda group: points if "learn" in group else [])
-    registry.refresh()
+    monkeypatch.setattr(register, "entry_points", lambda group: points if "learn" in group else [])
+    entries.refresh()
     try:
-        assert {"odd", "clash"} < set(registry.learners())
-        definitions = json_schema()["$defs"]
+        assert {"odd", "clash"} < set(found("learner"))
+        definitions = json_schema(Study)["$defs"]
         assert "learner-offline-greedy" in definitions
         assert {"learner-odd", "learner-clash"}.isdisjoint(definitions)
     finally:
-        registry.refresh()
+        entries.refresh()
 
 
 class Clash:
@@ -147,7 +153,7 @@ class Clash:
 
 
 def test_every_kind_is_in_the_schema():
-    definitions = json_schema()["$defs"]
+    definitions = json_schema(Study)["$defs"]
     for role in ("world", "learner", "enhancer", "radius", "planner", "policy"):
-        for name in registry.components(role):
+        for name in found(role):
             assert f"{role}-{name}" in definitions

@@ -61,15 +61,17 @@ def test_before_any_round_it_is_not_known_what_rounds_report():
 
 def test_fits_on_numbers_of_pairs_are_compared_to_the_last():
     def fits(**columns):
-        return table((10, 20), **columns).rename_columns({"round": "n"})
+        return table((10, 20), **columns).rename_columns({"round": "pairs"})
 
     assert difference(fits(), fits()) is None
     # There is no round after the last fit that could report something.
-    assert "b of replica 0 at n 20 was nan" in str(difference(fits(), changed(fits(), "b", 1, 0.0)))
+    assert "b of replica 0 at pairs 20 was nan" in str(
+        difference(fits(), changed(fits(), "b", 1, 0.0))
+    )
     assert "columns" in str(difference(fits(), fits(c=np.zeros(4))))
-    assert "index was n; now round" in str(difference(fits(), table((10, 20))))
+    assert "rows were by pairs; now they are not" in str(difference(fits(), table((10, 20))))
 
 
 def test_a_table_without_our_metadata_is_none_of_ours():
-    with pytest.raises(ValueError, match="format must be 1; got None"):
+    with pytest.raises(ValueError, match="format must be 2; got None"):
         about_of(table((0, 1)))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_theory import theorems
+from rlhf_theory.register import named
 from rlhf_theory.theorems.card import Check, Note, Silent, Verdict, sweep_data
 from tests.helpers.fake_theorems import fake
 
@@ -29,7 +29,7 @@ def verdict(**changes):
         ),
         "assumptions": ("one", "two"),
         "constants": {"beta": np.float64(2.0), "word": "yes"},
-        "sweep": {"replicas": np.int64(4), "n": (1, 2)},
+        "sweep": {"replicas": np.int64(4), "pairs": (1, 2)},
     }
     return Verdict(**{**parts, **changes})
 
@@ -39,7 +39,7 @@ def test_a_verdict_survives_json():
     back = Verdict.from_json(json.loads(text))
     assert back.checks == verdict().checks
     assert back.assumptions == ("one", "two")
-    assert back.sweep == {"replicas": 4, "n": [1, 2]}
+    assert back.sweep == {"replicas": 4, "pairs": [1, 2]}
     assert back.to_json() == verdict().to_json()
 
 
@@ -60,8 +60,8 @@ def test_an_incomplete_verdict_is_refused(content):
 
 
 def test_sweeps_compare_equal_after_json():
-    sweep = {"n": (1, 2), "eta": np.float64(0.1), "deep": {"k": [np.int64(3)]}}
-    assert sweep_data(sweep) == {"n": [1, 2], "eta": 0.1, "deep": {"k": [3]}}
+    sweep = {"pairs": (1, 2), "eta": np.float64(0.1), "deep": {"k": [np.int64(3)]}}
+    assert sweep_data(sweep) == {"pairs": [1, 2], "eta": 0.1, "deep": {"k": [3]}}
 
 
 def test_another_number_of_replicas_replaces_that_of_the_mode(tmp_path):
@@ -83,4 +83,4 @@ def test_progress_is_silent_or_a_note(tmp_path):
 
 def test_an_unknown_theorem_gets_the_nearest_name():
     with pytest.raises(ValueError, match="Did you mean 'fast-rates'"):
-        theorems.load("fast-rate")
+        named("theorem", "fast-rate")

@@ -70,7 +70,7 @@ def test_a_study_that_changed_is_computed_again(tmp_path, side, change):
     if change == "version":
         theorem = fake("a", side, version=2)
     elif change == "sweep":
-        theorem = fake("a", side, quick={**theorem.quick, "n": [10, 20]})
+        theorem = fake("a", side, quick={**theorem.quick, "pairs": [10, 20]})
     else:
         (out / "a" / "figure.pdf").unlink()
     reproduce([theorem], out, jobs=1)

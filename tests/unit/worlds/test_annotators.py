@@ -6,6 +6,7 @@ import pytest
 
 import rlhf_theory as rt
 from rlhf_theory.arrays import to_numpy
+from rlhf_theory.data import PairQuery
 from rlhf_theory.evaluation.intransitivity import intransitivity_index
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.policies import ReferencePolicy
@@ -79,7 +80,7 @@ def test_labels_are_answers_of_annotators_drawn_afresh():
     n = 30_000
     x = world.problem.sample_contexts(Key(5), n)
     a, b = np.zeros((1, n), dtype=int), np.ones((1, n), dtype=int)
-    y = rt.feedback_from(world.oracle)(x, a, b, Key(6))
+    y = world.feedback(PairQuery(x, a, b), Key(6)).y
     theta, phi = parameters(world)[0], world.problem.phi[0]
     for c in range(4):
         p = np.dot([0.7, 0.2, 0.1], 1 / (1 + np.exp(-theta @ (phi[c, 0] - phi[c, 1]))))
@@ -103,7 +104,7 @@ def test_annotators_who_agree_are_the_linear_world(changes):
     np.testing.assert_array_equal(mine.wins, theirs.wins)
     # The same labels and metrics in a run; and the equilibrium of a reward game is its Gibbs policy
     # where the labels have scale 1 (section 12.12 of the theory sheet: for the logit payoff).
-    one, two = (rt.run(rt.OnlineIterative(batch_size=8), w, n_rounds=3) for w in (world, same))
+    one, two = (rt.run(rt.OnlineIterative(batch_size=8), w, rounds=3) for w in (world, same))
     np.testing.assert_array_equal(one["gap"], two["gap"])
     if "scale" not in changes:
         np.testing.assert_allclose(world.nash.value, world.log_pi_star, atol=1e-8)
@@ -177,7 +178,7 @@ def test_greedy_learning_ends_at_the_floor_and_not_at_the_mean_utility():
     world = annotators(**{**SMALL, "replicas": 8}, heterogeneity=10.0, seed=1)
     floor = misspecification(world).floor
     assert floor[0] > 0.05
-    trace = rt.run(rt.OfflineGreedy(), world, n=[1_000_000], seed=3)
+    trace = rt.run(rt.OfflineGreedy(), world, pairs=[1_000_000], seed=3)
     np.testing.assert_allclose(trace["gap"][:, 0], floor, rtol=0.2)
 
 

@@ -39,7 +39,7 @@ def test_greedy_failure_data_compare_two_pairs():
     assert np.allclose(z[once], phi[[1, 2]])
     again = greedy_failure_data(world, Key(3), 50)
     assert np.array_equal(wins, to_numpy(again.wins))
-    with pytest.raises(ValueError, match="n must be positive"):
+    with pytest.raises(ValueError, match="pairs must be positive"):
         greedy_failure_data(world, Key(3), 0)
 
 
@@ -59,7 +59,7 @@ def test_greedy_failure_labels_follow_the_oracle():
 
 @pytest.mark.parametrize("n", [3, 100, 10**6])
 def test_chi_squared_instance_is_that_of_the_theory_sheet(n):
-    world = chi_squared(n=n, replicas=3)
+    world = chi_squared(pairs=n, replicas=3)
     rewards = world.reward.rewards(world.problem.table)[0, 0]
     assert np.allclose(rewards, [0.5, 0.5 - 1.0 / np.log(n), 0.0])
     pi0 = np.exp(world.problem.log_pi0[0, 0])
@@ -73,4 +73,4 @@ def test_chi_squared_instance_is_that_of_the_theory_sheet(n):
 
 def test_chi_squared_needs_three_pairs():
     with pytest.raises(ValueError, match="at least 3"):
-        chi_squared(n=2)
+        chi_squared(pairs=2)

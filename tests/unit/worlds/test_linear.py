@@ -123,10 +123,10 @@ def test_blocks_of_fresh_worlds_with_own_instances_work(reference):
     part = world.block(1, 3)
     x = part.problem.sample_contexts(Key(0).block(1), 5)
     np.testing.assert_array_equal(x.phi, world.problem.sample_contexts(Key(0), 5).phi[1:3])
-    whole, half = world.evaluate(world.optimum), part.evaluate(part.behaviour())
+    whole, half = world.evaluate(world.optimum), part.evaluate(part.covering(0.0))
     assert whole["gap"].tolist() == [0.0] * 4
     np.testing.assert_allclose(
-        half["gap"], world.evaluate(world.behaviour())["gap"][1:3], rtol=1e-12
+        half["gap"], world.evaluate(world.covering(0.0))["gap"][1:3], rtol=1e-12
     )
 
 

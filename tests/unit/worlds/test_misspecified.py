@@ -251,7 +251,7 @@ def test_greedy_learning_ends_at_the_floor():
     # by some 1e-3 either way; half or twice the floor would be noticed.
     world = misspecified(**{**SMALL, "replicas": 8}, gain=4.0)
     floor = misspecification(world).floor
-    trace = rt.run(rt.OfflineGreedy(), world, n=[1_000_000], seed=3)
+    trace = rt.run(rt.OfflineGreedy(), world, pairs=[1_000_000], seed=3)
     assert floor[0] > 0.01
     np.testing.assert_allclose(trace["gap"][:, 0], floor, rtol=0.25)
 

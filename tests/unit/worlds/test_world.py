@@ -9,8 +9,8 @@ from rlhf_theory.policies import MixturePolicy, ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds import World, annotator_cycle, intransitive, linear
-from rlhf_theory.worlds.world import cut, each_array
+from rlhf_theory.worlds import Bandit, annotator_cycle, intransitive, linear
+from rlhf_theory.worlds.bandit import cut, each_array
 from tests.helpers import reference
 from tests.helpers.small import log
 from tests.helpers.statistics import assert_frequencies, assert_same_law
@@ -28,7 +28,7 @@ def absent_world(replicas=4):
     problem = FiniteProblem(
         rng.normal(size=(1, 3, 4, 2)), log(p), np.full((1, 3), 1 / 3), 0.3, replicas
     )
-    return World(
+    return Bandit(
         name="absent", problem=problem, oracle=BradleyTerry(reward), reward=reward, game="logit"
     )
 
@@ -81,7 +81,7 @@ def test_a_world_without_a_reward_has_no_optimal_policy():
         _ = intransitive(**SMALL).log_pi_star
     problem = linear(**SMALL).problem
     with pytest.raises(ValueError, match="needs a reward or a game"):
-        World(name="x", problem=problem, oracle=BradleyTerry(LinearReward(np.zeros((1, 2)))))
+        Bandit(name="x", problem=problem, oracle=BradleyTerry(LinearReward(np.zeros((1, 2)))))
 
 
 def test_absent_actions_are_worth_nothing():
@@ -113,20 +113,20 @@ def test_absent_actions_are_worth_nothing():
 def test_behaviour_mixes_the_reference_and_the_optimum():
     world = linear(**SMALL, reference="dirichlet")
     x = world.problem.table
-    np.testing.assert_array_equal(world.behaviour().log_probs(x), x.log_pi0)
-    got = np.exp(world.behaviour(0.3).log_probs(x))
+    np.testing.assert_array_equal(world.covering(0.0).log_probs(x), x.log_pi0)
+    got = np.exp(world.covering(0.3).log_probs(x))
     want = 0.7 * np.exp(x.log_pi0) + 0.3 * np.exp(world.log_pi_star)
     np.testing.assert_allclose(got, want, rtol=1e-13)
-    np.testing.assert_allclose(world.behaviour(1.0).log_probs(x), world.log_pi_star, rtol=1e-13)
+    np.testing.assert_allclose(world.covering(1.0).log_probs(x), world.log_pi_star, rtol=1e-13)
     for bad in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"coverage must lie in \[0, 1\]"):
-            world.behaviour(bad)
+            world.covering(bad)
 
 
 def test_behaviour_works_over_fresh_contexts():
     world = linear(contexts=None, actions=3, dim=2, replicas=2)
     x = world.problem.sample_contexts(Key(0), 5)
-    got = np.exp(world.behaviour(0.5).log_probs(x))
+    got = np.exp(world.covering(0.5).log_probs(x))
     r = world.reward.rewards(x)
     for k in range(2):
         for b in range(5):
@@ -168,7 +168,7 @@ def explicit(world, n, first, second):
     batch = world.problem.empty_data().count.shape[1]
     for k in range(n // batch):
         key = Key(5).child("batch", k)
-        total = world.offline_data(key, batch, first, second=second, onto=total)
+        total = world.offline_data(key, batch, behaviour=first, second=second, onto=total)
     return total
 
 
@@ -180,9 +180,9 @@ def test_counts_and_pairs_have_one_law(policies):
     world = linear(**SMALL, reference="dirichlet", theta_norm=2.0)
     first = second = None
     if policies == "two":
-        first, second = world.behaviour(0.8), ReferencePolicy()
+        first, second = world.covering(0.8), ReferencePolicy()
     n = 4500
-    counted = world.offline_data(Key(4), n, first, second=second)
+    counted = world.offline_data(Key(4), n, behaviour=first, second=second)
     drawn = explicit(world, n, first, second)
     tables = []
     for data in (counted, drawn):

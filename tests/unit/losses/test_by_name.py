@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rlhf_theory import losses
-from rlhf_theory.losses import CATALOGUE, make, planning
+from rlhf_theory.losses import make, planning
+from rlhf_theory.register import found
 from tests.helpers.losses import (
     EXAMPLES,
     REF,
@@ -23,14 +24,14 @@ from tests.helpers.losses import (
 ETA = 0.4
 
 
-def test_names_are_those_of_the_classes():
-    assert {name: kind.name for name, (kind, _) in CATALOGUE.items()} == {n: n for n in CATALOGUE}
-    assert {loss.name for loss in EXAMPLES.values()} == set(CATALOGUE)
-    for kind, line in CATALOGUE.values():
-        assert kind.__name__ in losses.__all__
-        assert line
-        assert "Population minimiser" in kind.__doc__
-        assert "Source: " in kind.__doc__
+@pytest.mark.parametrize("name", found("loss"))
+def test_names_are_those_of_the_classes(name):
+    entry = found("loss")[name]
+    kind = entry.target
+    assert name == kind.name
+    assert entry.line
+    assert "Population minimiser" in kind.__doc__
+    assert "Source: " in kind.__doc__
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -1,4 +1,4 @@
-"""A world: a problem, the law of its labels, and the truth."""
+"""Bandit worlds: a problem, the law of its labels, and the exact truth."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rlhf_theory.arrays import Array, as_like, expand_rows, full_like, namespace, to_numpy
-from rlhf_theory.core import Policy, PreferenceOracle, RewardModel, Solution
-from rlhf_theory.data import Contexts, PairTable, PreferenceData
+from rlhf_theory.core import PairFeedback, Policy, PreferenceOracle, RewardModel, Solution
+from rlhf_theory.data import Contexts, PairQuery, PairTable, PreferenceData
 from rlhf_theory.errors import check_choice
 from rlhf_theory.evaluation.exploitability import exploitability
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
@@ -22,8 +22,9 @@ from rlhf_theory.planners.gibbs import GibbsPolicy, gibbs_log_probs
 from rlhf_theory.policies import MixturePolicy, ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key, categorical
+from rlhf_theory.visited_pairs import VisitedPairs
 
-__all__ = ["World", "cut", "each_array"]
+__all__ = ["Bandit", "cut", "each_array"]
 
 Game = Literal["logit", "probability"]
 
@@ -32,8 +33,8 @@ _EVALUATION_CONTEXTS = 512
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class World:
-    """A problem, the law of its labels, and the truth.
+class Bandit:
+    """A problem, the law of its labels, and the exact truth; a `World` that never changes.
 
     Attributes
     ----------
@@ -50,6 +51,9 @@ class World:
         the world is about rewards only.
     theta_star
         True parameters of a well-specified linear model, shape ``(R, p)`` or ``(1, p)``, or None.
+    behaviour
+        The law of both actions of offline pairs: a policy, or the coverage dial ``k`` in [0, 1] for
+        ``(1 - k) pi0 + k pi*``.
     settings
         What the world was made from, for records.
     """
@@ -60,6 +64,7 @@ class World:
     reward: RewardModel | None = None
     game: Game | None = None
     theta_star: Array | None = None
+    behaviour: Policy | float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,11 +73,25 @@ class World:
         if self.reward is None and self.game is None:
             message = "A world needs a reward or a game; got neither."
             raise ValueError(message)
+        if isinstance(self.behaviour, float | int):
+            _check_coverage(self.behaviour)
 
     @property
     def n_replicas(self) -> int:
         """Number of replicas ``R``."""
         return self.problem.n_replicas
+
+    @property
+    def feedback(self) -> PairFeedback:
+        """Labels drawn from the oracle: all that a learner gets to see of it."""
+        return feedback_from(self.oracle)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what `evaluate` returns, the one that the world is about first."""
+        names = ["gap", "jeffreys"] if self.reward is not None else []
+        names += ["exploitability"] if self.game is not None else []
+        return (*names, "kl")
 
     @cached_property
     def population(self) -> tuple[Contexts, Array]:
@@ -143,11 +162,9 @@ class World:
             metrics["exploitability"] = exploitability(self.payoff, log_pi, x.log_pi0, weights, eta)
         return {name: expand_rows(value, self.n_replicas) for name, value in metrics.items()}
 
-    def behaviour(self, coverage: float = 0.0) -> Policy:
+    def covering(self, coverage: float) -> Policy:
         """Return ``(1 - k) pi0 + k pi*`` for the coverage dial ``k`` in [0, 1]."""
-        if not 0.0 <= coverage <= 1.0:
-            message = f"coverage must lie in [0, 1]; got {coverage}."
-            raise ValueError(message)
+        _check_coverage(coverage)
         if coverage == 0.0:
             return ReferencePolicy()
         return MixturePolicy((ReferencePolicy(), self.optimum), (1.0 - coverage, coverage))
@@ -155,44 +172,50 @@ class World:
     def offline_data(
         self,
         key: Key,
-        n: int,
-        behaviour: Policy | None = None,
+        pairs: int,
         *,
+        behaviour: Policy | None = None,
         second: Policy | None = None,
         onto: PreferenceData | None = None,
     ) -> PreferenceData:
-        """Return ``n`` comparisons per replica of two independent draws from a behaviour policy.
+        """Return comparisons of two independent draws from a behaviour policy.
 
         Parameters
         ----------
         key
             Address of the draws.
-        n
-            Pairs drawn; those with ``a1 = a2`` are no comparison. 0 gives ``onto`` unchanged.
+        pairs
+            Pairs drawn per replica; those with ``a1 = a2`` are no comparison. 0 gives ``onto``
+            unchanged.
         behaviour
-            Policy of the first action; pi0 by default.
+            Policy of the first action; that of the world by default.
         second
             Policy of the second action; the same as the first by default.
         onto
             Data to add to; empty by default.
         """
         data = self.problem.empty_data() if onto is None else onto
-        first = ReferencePolicy() if behaviour is None else behaviour
-        other = first if second is None else second
-        if n == 0:
+        if pairs == 0:
             return data
-        if isinstance(data, PairTable) and n > data.count.shape[1]:
-            return self._counted(key, n, first, other, data)
+        first = self._behaviour if behaviour is None else behaviour
+        other = first if second is None else second
+        if isinstance(data, PairTable | VisitedPairs) and pairs > data.frame.n_cells:
+            return self._counted(key, pairs, first, other, data.tabulated())
         r = self.n_replicas
-        x = self.problem.sample_contexts(key.child("contexts"), n)
-        a1 = categorical(first.log_probs(x), key.child("a1").uniform(r, n, like=x.like))
-        a2 = categorical(other.log_probs(x), key.child("a2").uniform(r, n, like=x.like))
-        return data.add(x, a1, a2, feedback_from(self.oracle)(x, a1, a2, key.child("labels")))
+        x = self.problem.sample_contexts(key.child("contexts"), pairs)
+        a1 = categorical(first.log_probs(x), key.child("a1").uniform(r, pairs, like=x.like))
+        a2 = categorical(other.log_probs(x), key.child("a2").uniform(r, pairs, like=x.like))
+        return data.add(self.feedback(PairQuery(x, a1, a2), key.child("labels")))
+
+    @cached_property
+    def _behaviour(self) -> Policy:
+        law = self.behaviour
+        return self.covering(law) if isinstance(law, float | int) else law
 
     def _counted(
-        self, key: Key, n: int, first: Policy, second: Policy, data: PairTable
+        self, key: Key, pairs: int, first: Policy, second: Policy, data: PairTable
     ) -> PreferenceData:
-        """Draw counts of pairs and wins: the same law as pair by pair, at a cost free of ``n``."""
+        """Draw counts of pairs and wins: the same law, at a cost free of their number."""
         x, weights = self.population
         p1, p2 = np.exp(to_numpy(first.log_probs(x))), np.exp(to_numpy(second.log_probs(x)))
         w, prob = to_numpy(weights), to_numpy(self.preferences)
@@ -206,14 +229,18 @@ class World:
             generator = key.child("counts").generator(row)
             cell = cells[row if cells.shape[0] > 1 else 0]
             law = np.append(cell, max(0.0, 1.0 - cell.sum()))
-            count[row] = generator.multinomial(n, law / law.sum())[:-1]
+            count[row] = generator.multinomial(pairs, law / law.sum())[:-1]
             wins[row] = generator.binomial(
                 count[row].astype(np.int64), chance[row if chance.shape[0] > 1 else 0]
             )
         like = data.count
         return data.reweighted(data.count + as_like(count, like), data.wins + as_like(wins, like))
 
-    def block(self, first: int, stop: int) -> World:
+    def next(self, policy: Policy, key: Key) -> Bandit:  # noqa: ARG002
+        """Return this world: a bandit does not change."""
+        return self
+
+    def block(self, first: int, stop: int) -> Bandit:
         """Return replicas ``first .. stop - 1``; what is shared stays shared."""
         return replace(
             self,
@@ -221,15 +248,16 @@ class World:
             oracle=cut(self.oracle, first, stop),
             reward=cut(self.reward, first, stop),
             theta_star=cut(self.theta_star, first, stop),
+            behaviour=cut(self.behaviour, first, stop),
         )
 
-    def to(self, like: Array) -> World:
+    def to(self, like: Array) -> Bandit:
         """Return the same world in the array library, on the device and with the dtype of ``like``.
 
         Draws follow the key alone, so runs agree across libraries up to rounding.
         """
 
-        def move(value: Any) -> Any:
+        def move(value: object) -> Any:
             return each_array(value, lambda x: as_like(x, like))
 
         return replace(
@@ -238,6 +266,7 @@ class World:
             oracle=move(self.oracle),
             reward=move(self.reward),
             theta_star=move(self.theta_star),
+            behaviour=move(self.behaviour),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -278,7 +307,13 @@ class World:
         return facts
 
 
-def each_array(value: Any, change: Callable[[Array], Array]) -> Any:
+def _check_coverage(coverage: float) -> None:
+    if not 0.0 <= coverage <= 1.0:
+        message = f"coverage must lie in [0, 1]; got {coverage}."
+        raise ValueError(message)
+
+
+def each_array(value: object, change: Callable[[Array], Array]) -> Any:
     """Return a copy of a model with ``change`` applied to every array in its fields."""
     if isinstance(value, list | tuple):
         return type(value)(each_array(v, change) for v in value)
@@ -292,6 +327,6 @@ def each_array(value: Any, change: Callable[[Array], Array]) -> Any:
     return value
 
 
-def cut(value: Any, first: int, stop: int) -> Any:
+def cut(value: object, first: int, stop: int) -> Any:
     """Return replicas ``first .. stop - 1`` of a model; what is shared stays shared."""
     return each_array(value, lambda x: x if x.shape[0] == 1 else x[first:stop, ...])

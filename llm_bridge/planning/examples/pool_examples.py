@@ -8,10 +8,67 @@ from typing import Any, Literal
 import numpy as np
 
 from llm_bridge.pools.candidates import Pools
-from llm_bridge.training.examples import Example
+from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.training.examples import Example, with_mismatched
+from rlhf_theory.arrays import Array, to_numpy
+from rlhf_theory.core import Problem
+from rlhf_theory.data import Contexts
+from rlhf_theory.losses import GroupLoss, PairLoss
 from rlhf_theory.randomness import Key
 
-__all__ = ["pairs_of", "pool_examples"]
+__all__ = ["pairs_of", "planning_examples", "pool_examples"]
+
+# A pool of K draws has masses that are multiples of 1/K; this makes the others nearly so, and costs
+# nothing, since repeated responses go through the model once.
+_REPEATS = 8
+
+
+def planning_examples(
+    problem: Problem,
+    contexts: Contexts,
+    rewards: np.ndarray,
+    weights: np.ndarray,
+    reference: LanguageModelPolicy,
+    loss: PairLoss | GroupLoss,
+    pairs: Literal["all"] | int,
+    key: Key,
+    *,
+    lifted: bool,
+    bf16: bool,
+) -> list[Example]:
+    """Return a reward on the pools of a problem as examples, measured from ``reference``.
+
+    Parameters
+    ----------
+    problem, contexts
+        Whose pools, and the ``n`` contexts among them; ``ValueError`` for contexts without pools.
+    rewards, weights
+        Shape ``(n, K)``, and the law of the contexts, shape ``(n,)``.
+    reference
+        The policy that the loss measures from.
+    loss, pairs, key
+        As in `pool_examples`.
+    lifted
+        Whether masses of responses below that of one draw are lifted to it.
+    bf16
+        Whether they are trained on in half precision: so is the reference then.
+    """
+    pools = contexts.source
+    if not isinstance(pools, Pools) or contexts.ids is None:
+        message = "A language model is planned on the pools of a PromptProblem; got no pools."
+        raise ValueError(message)
+    rows = to_numpy(contexts.ids)[0]
+    log_ref = pools.log_pi0[rows]
+    if reference is not getattr(problem, "policy", None) or bf16:
+        log_ref = reference.pool_scores(pools, rows, bf16=bf16)[rows]
+    n_draws = max(getattr(problem, "pool_size", 0), pools.size)
+    least, size = 1.0 / n_draws if lifted else 0.0, _REPEATS * n_draws
+    examples = pool_examples(pools, rows, rewards, weights, log_ref, loss, pairs, size, key, least)
+    if "z0" in loss.needs:
+        return with_mismatched(
+            reference.model, examples, batch_size=reference.batch_size, bf16=bf16
+        )
+    return examples
 
 
 def pool_examples(
@@ -20,7 +77,7 @@ def pool_examples(
     rewards: np.ndarray,
     weights: np.ndarray,
     log_ref: np.ndarray,
-    loss: Any,
+    loss: PairLoss | GroupLoss,
     pairs: Literal["all"] | int,
     size: int,
     key: Key,
@@ -82,7 +139,9 @@ def pool_examples(
     return examples
 
 
-def pairs_of(mu: np.ndarray, loss: Any) -> tuple[list[tuple[int, int]], np.ndarray]:
+def pairs_of(
+    mu: np.ndarray, loss: PairLoss | GroupLoss
+) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Return the pairs of a pool that a loss can learn from, and the share of each in ``mu x mu``.
 
     Those of a response with itself are left out where they are a constant, see `PairLoss`.
@@ -93,7 +152,7 @@ def pairs_of(mu: np.ndarray, loss: Any) -> tuple[list[tuple[int, int]], np.ndarr
 
 
 def _pairs(
-    r: np.ndarray, mu: np.ndarray, loss: Any, u: np.ndarray | None
+    r: np.ndarray, mu: np.ndarray, loss: PairLoss | GroupLoss, u: np.ndarray | None
 ) -> tuple[list[int], dict[str, Any]]:
     """Return which responses are compared, and their pairs.
 
@@ -134,7 +193,7 @@ def _group(r: np.ndarray, mu: np.ndarray, size: int, u: float) -> tuple[list[int
     }
 
 
-def _logistic(u: Any) -> Any:
+def _logistic(u: Array) -> Array:
     return np.exp(-np.logaddexp(0.0, -np.asarray(u, dtype=float)))  # all digits where it is small
 
 

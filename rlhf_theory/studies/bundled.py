@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlhf_theory.errors import check_choice
 
-__all__ = ["shelf", "study_path", "study_text", "title"]
+__all__ = ["bundled_studies", "study_path", "study_text", "title"]
 
 # In a wheel the files lie beside this one; in a checkout they are those of `benchmarks/regret`.
 _PLACES = (
@@ -16,7 +16,7 @@ _PLACES = (
 )
 
 
-def shelf() -> dict[str, Path]:
+def bundled_studies() -> dict[str, Path]:
     """Return the studies that come with the package, name to file."""
     for place in _PLACES:
         if place.is_dir():
@@ -30,7 +30,7 @@ def title(path: Path) -> str:
 
 
 def study_path(study: str) -> Path:
-    """Return the file of a study: a path that exists, or a name on the shelf.
+    """Return the file of a study: a path that exists, or a listed name.
 
     Raises
     ------
@@ -46,11 +46,11 @@ def study_path(study: str) -> Path:
     if path.with_suffix(".toml").is_file():
         message = f"The study must be a file or a listed name. Did you mean {study}.toml?"
         raise ValueError(message)
-    known = shelf()
+    known = bundled_studies()
     check_choice("study", study, known)
     return known[study]
 
 
 def study_text(study: str) -> str:
-    """Return the text of a study, a file or a name on the shelf."""
+    """Return the text of a study, a file or a listed name."""
     return study_path(study).read_text(encoding="utf-8")

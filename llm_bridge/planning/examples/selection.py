@@ -18,12 +18,12 @@ _LARGEST = 40_000_000
 def most_informative(
     contexts: Contexts,
     sigma: Array,
-    n: int,
+    pairs: int,
     *,
     per_prompt: int | None = None,
     repeat: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    r"""Return ``n`` pairs of which each adds most to what is known, given those before it.
+    r"""Return pairs of which each adds most to what is known, given those before it.
 
     Greedy D-optimal design: with :math:`\Sigma` the design matrix of all labels so far,
 
@@ -38,8 +38,8 @@ def most_informative(
         Pools that all replicas share, features ``(1, N, K, d)``.
     sigma
         Design matrix ``Sigma``, shape ``(1, d, d)``, positive definite.
-    n
-        Pairs to choose.
+    pairs
+        How many to choose.
     per_prompt
         Most pairs of one prompt; None for no limit.
     repeat
@@ -59,7 +59,7 @@ def most_informative(
 
     Source: [2402.10500] (APO), for a batch; theory sheet 5.
     """
-    check_positive("n", n)
+    check_positive("pairs", pairs)
     phi, log_pi0 = to_numpy(contexts.phi)[0], to_numpy(contexts.log_pi0)[0]
     row, first, second = _all_pairs(log_pi0 > -np.inf)
     if row.size == 0:
@@ -77,7 +77,7 @@ def most_informative(
     left = np.full(log_pi0.shape[0], np.inf if per_prompt is None else per_prompt)
     closed = np.zeros(row.size, dtype=bool)
     chosen: list[int] = []
-    while len(chosen) < n:
+    while len(chosen) < pairs:
         open_ = np.where((left[row] > 0) & ~closed, gain, -np.inf)
         best = int(np.argmax(open_))
         if open_[best] == -np.inf:

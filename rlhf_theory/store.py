@@ -6,11 +6,23 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["claim_folder", "folder_study", "read_json", "replaced", "write_atomic", "write_json"]
+__all__ = [
+    "Claim",
+    "claim_folder",
+    "folder_study",
+    "read_json",
+    "replaced",
+    "write_atomic",
+    "write_json",
+]
+
+Json = dict[str, Any]
+"""A table as JSON gives it back."""
 
 MARKER = "study.json"
 """The file by which a folder is known as ours; it says which study it holds."""
@@ -38,13 +50,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write plain data as JSON, atomically; ``ValueError`` for NaN, which JSON does not know."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> Json | None:
     """Return the table in a JSON file, or None where there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -53,12 +65,36 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def folder_study(out: Path) -> dict[str, Any] | None:
+def folder_study(out: Path) -> Json | None:
     """Return what the marker of a folder says, or None where there is no readable marker."""
     return read_json(out / MARKER)
 
 
-def claim_folder(out: Path, study: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Claim:
+    """The words in which a folder is refused that holds something else.
+
+    Attributes
+    ----------
+    what
+        What the folder is.
+    content
+        What it must be or hold.
+    same
+        What it must be or hold where it is one of ours, and what it is instead.
+    remedy
+        What to do.
+    """
+
+    what: str = "output"
+    content: str = "be empty or hold this study"
+    same: str = "be empty or hold this study; it holds another one"
+    remedy: str = "Choose another folder with --out, or remove this one."
+
+
+def claim_folder(
+    out: Path, study: Mapping[str, object], words: Claim | None = None, *, shared: bool = False
+) -> None:
     """Make ``out`` the folder of ``study``, or find that it is already.
 
     Parameters
@@ -67,30 +103,52 @@ def claim_folder(out: Path, study: Mapping[str, Any]) -> None:
         Folder; made if it is missing.
     study
         What identifies the study: plain data, compared with the marker of the folder.
+    words
+        For refusals; None for the output of a study.
+    shared
+        Several processes may claim it at once: it is made in one step, never seen without its
+        marker. An empty folder is replaced then, so it must not be the current one.
 
     Raises
     ------
     ValueError
         If ``out`` is a file, or holds anything else than this study. Nothing is changed then.
     """
-    remedy = "Choose another folder with --out, or remove this one."
+    words = Claim() if words is None else words
     if out.exists() and not out.is_dir():
-        message = f"The output {out} must be a folder; it is a file. {remedy}"
+        message = f"The {words.what} {out} must be a folder; it is a file. {words.remedy}"
         raise ValueError(message)
-    if out.is_dir() and any(out.iterdir()):
-        _check_marker(out, study, remedy)
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / MARKER, study)
+    if not out.is_dir() or not any(out.iterdir()):
+        if not shared:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / MARKER, study)
+            return
+        _make_in_one_step(out, study)
+    _check_marker(out, study, words)
 
 
-def _check_marker(out: Path, study: Mapping[str, Any], remedy: str) -> None:
+def _make_in_one_step(folder: Path, marker: Mapping[str, object]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary.mkdir()
+    try:
+        write_json(temporary / MARKER, marker)
+        # Takes the place of an empty folder; fails where another process was faster.
+        with suppress(OSError):
+            temporary.rename(folder)
+    finally:
+        if temporary.is_dir():
+            (temporary / MARKER).unlink(missing_ok=True)
+            temporary.rmdir()
+
+
+def _check_marker(out: Path, study: Mapping[str, object], words: Claim) -> None:
     there = folder_study(out)
     if there is None:
         some = ", ".join(sorted(p.name for p in out.iterdir())[:3])
         message = (
-            f"The output folder {out} must be empty or hold this study; "
-            f"it holds other files ({some}). {remedy}"
+            f"The {words.what} folder {out} must {words.content}; it holds other files ({some}). "
+            f"{words.remedy}"
         )
         raise ValueError(message)
     # Through JSON, so that tuples and lists compare equal.
@@ -99,7 +157,7 @@ def _check_marker(out: Path, study: Mapping[str, Any], remedy: str) -> None:
     if differing:
         pairs = [f"{k}={wanted.get(k)} (the folder has {there.get(k)})" for k in differing]
         message = (
-            f"The output folder {out} must be empty or hold this study; "
-            f"it holds another one: this has {', '.join(pairs)}. {remedy}"
+            f"The {words.what} folder {out} must {words.same}: this has {', '.join(pairs)}. "
+            f"{words.remedy}"
         )
         raise ValueError(message)

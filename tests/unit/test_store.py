@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from rlhf_theory.experiments import store
-from rlhf_theory.experiments.store import (
+from rlhf_theory import store
+from rlhf_theory.store import (
     claim_folder,
     folder_study,
     read_json,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,15 +15,35 @@ from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.examples import Example, with_mismatched
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import train
+from llm_bridge.training.units import TrainingLoss
 from rlhf_theory.arrays import as_like, inner, namespace, to_numpy
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
+from rlhf_theory.data import PreferenceData
 from rlhf_theory.features import mean_feature
 from rlhf_theory.randomness import Key
 
-__all__ = ["LabelTraining", "labelled_examples", "learns_from_equal", "penalties", "trained_on"]
+__all__ = [
+    "fit_labels",
+    "labelled_examples",
+    "learns_from_equal",
+    "penalties",
+    "require_texts",
+    "trained_on",
+]
 
 
-def learns_from_equal(loss: Any) -> bool:
+def require_texts(data: PreferenceData) -> PromptData:
+    """Return the data, known to keep prompts and responses; ``ValueError`` if they do not."""
+    if not isinstance(data, PromptData):
+        message = (
+            "Training on labels needs PromptData, which keeps prompts and responses; got "
+            f"{type(data).__name__}. Start from problem.empty_data() or problem.data_of(...)."
+        )
+        raise ValueError(message)
+    return data
+
+
+def learns_from_equal(loss: TrainingLoss) -> bool:
     """Return whether a loss learns from a response against itself.
 
     It has no label, and most losses are constant on it. But its calibration sample counts as those
@@ -122,47 +141,60 @@ def labelled_examples(
     return examples
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelTraining:
-    """One training on labels."""
+def fit_labels(
+    data: PromptData,
+    loss: Loss,
+    settings: TrainingSettings,
+    *,
+    pi0: LanguageModelPolicy,
+    reference: LanguageModelPolicy,
+    start: LanguageModelPolicy,
+    gamma: np.ndarray | None = None,
+    sample: int | None = None,
+    key: Key,
+    folder: str | Path | None = None,
+    name: str,
+) -> Solution[Policy]:
+    """Return the policy that one training on labels gives, and how much the loss still fell.
 
-    pi0: LanguageModelPolicy
-    reference: LanguageModelPolicy
-    start: LanguageModelPolicy
-    loss: Loss
-    settings: TrainingSettings
-    folder: str | Path | None
-    sample: int | None
-
-    def __call__(
-        self, data: PromptData, gamma: np.ndarray | None, key: Key, name: str
-    ) -> Solution[Policy]:
-        """Return the policy, and how much the loss still fell in the end."""
-        # Penalties are of the comparisons that count; losses with a margin learn from these alone.
-        comparisons = trained_on(data, self.loss) if gamma is None else data.comparisons
-        examples = labelled_examples(
-            comparisons,
-            self.reference,
-            self.pi0,
-            gamma=gamma,
-            sample=self.sample,
-            mismatched="z0" in self.loss.needs,
-            bf16=self.settings.bf16,
-        )
-        trained = train(
-            self.start.model,
-            examples,
-            self.loss,
-            self.settings,
-            key=key.child("training"),
-            folder=self.folder,
-            name=name,
-        )
-        policy = LanguageModelPolicy(trained.model, self.pi0.sampler, self.pi0.batch_size)
-        residual = as_like(np.array([_still_falling(trained.history)]), data.count)
-        # Stopping after so many steps is the regulariser: labels that can be separated have no
-        # minimiser. So all steps taken is what is asked for.
-        return Solution(policy, residual, residual >= 0.0, trained.n_steps)
+    Parameters
+    ----------
+    data, loss, settings, key, folder, name
+        The comparisons, and how they are trained on; see `training.train`.
+    pi0
+        The reference policy of the data, whose sampler the result has.
+    reference, start
+        What the loss measures from, and whose weights training starts from.
+    gamma
+        Penalties of both responses, shape ``(n, 2)``; None for no margin.
+    sample
+        Place of the further response in all comparisons, for losses that have one.
+    """
+    # Penalties are of the comparisons that count; losses with a margin learn from these alone.
+    comparisons = trained_on(data, loss) if gamma is None else data.comparisons
+    examples = labelled_examples(
+        comparisons,
+        reference,
+        pi0,
+        gamma=gamma,
+        sample=sample,
+        mismatched="z0" in loss.needs,
+        bf16=settings.bf16,
+    )
+    trained = train(
+        start.model,
+        examples,
+        loss,
+        settings,
+        key=key.child("training"),
+        folder=folder,
+        name=name,
+    )
+    residual = as_like(np.array([_still_falling(trained.history)]), data.count)
+    # Stopping after so many steps is the regulariser: labels that can be separated have no
+    # minimiser. So all steps taken is what is asked for.
+    policy = replace(pi0, model=trained.model)
+    return Solution(policy, residual, residual >= 0.0, trained.n_steps)
 
 
 def _still_falling(history: np.ndarray) -> float:

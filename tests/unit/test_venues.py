@@ -4,7 +4,8 @@ import matplotlib as mpl
 import pytest
 from tueplots import bundles
 
-from rlhf_theory.plots import style, venues
+from rlhf_theory import venues
+from rlhf_theory.plots import style
 
 
 def test_sizes_are_those_of_the_bundle():
@@ -13,7 +14,7 @@ def test_sizes_are_those_of_the_bundle():
     icml = venues.venue("icml2024")
     assert (icml.column, icml.text) == (3.25, 6.75)
     bundle = bundles.icml2024(usetex=False)
-    with venues.context("icml2024"):
+    with style.venue_theme("icml2024"):
         for name in ("font.size", "axes.labelsize", "legend.fontsize", "xtick.labelsize"):
             assert mpl.rcParams[name] == bundle[name]
         # Fonts stay ours, and no LaTeX is asked for.
@@ -38,8 +39,8 @@ def test_an_unknown_venue_is_answered_by_the_nearest():
 
 def test_settings_come_back():
     before = mpl.rcParams["font.size"]
-    with venues.context("neurips2024"), style.theme():
+    with style.venue_theme("neurips2024"), style.theme():
         pass
     assert mpl.rcParams["font.size"] == before
-    with venues.context() as own:
+    with style.venue_theme() as own:
         assert own.text == 6.75

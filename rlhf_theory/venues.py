@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import matplotlib as mpl
 from tueplots import bundles
 
 from rlhf_theory.errors import check_choice
-from rlhf_theory.plots import style
 
-__all__ = ["Venue", "context", "names", "venue"]
+__all__ = ["Venue", "names", "venue"]
 
 # Type and width follow the venue. Its fonts do not: they would have to be on every machine.
 _TYPE = (
@@ -42,13 +39,13 @@ class Venue:
     column, text
         Width of a column and of the whole text; equal where papers have one column.
     settings
-        Settings of matplotlib that go over ``style.theme()``.
+        Settings of matplotlib that go over ``plots.style.theme()``.
     """
 
     name: str = ""
     column: float = _COLUMN
     text: float = _TEXT
-    settings: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: MappingProxyType[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def _bundles() -> dict[str, Callable[..., dict[str, Any]]]:
@@ -80,7 +77,7 @@ def venue(name: str | None = None) -> Venue:
     check_choice("venue", name, sorted(known))
     make = known[name]
     takes = inspect.signature(make).parameters
-    plain: dict[str, Any] = {"usetex": False} if "usetex" in takes else {}
+    plain: dict[str, object] = {"usetex": False} if "usetex" in takes else {}
     parts = ({"column": "half"}, {"column": "full"}) if "column" in takes else ({}, {})
     column, text = (make(**plain, **part) for part in parts)
     return Venue(
@@ -89,12 +86,3 @@ def venue(name: str | None = None) -> Venue:
         text=float(text["figure.figsize"][0]),
         settings=MappingProxyType({key: float(text[key]) for key in _TYPE if key in text}),
     )
-
-
-@contextmanager
-def context(name: str | None = None) -> Iterator[Venue]:
-    """Draw in the style of the project with the sizes of a venue; settings come back after it."""
-    chosen = venue(name)
-    settings: Any = dict(chosen.settings)
-    with style.theme(), mpl.rc_context(settings):
-        yield chosen

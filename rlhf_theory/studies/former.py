@@ -1,0 +1,46 @@
+"""What format 1 called things, so that whoever writes it is told what to write; never an alias."""
+
+from __future__ import annotations
+
+__all__ = ["KINDS", "SETTINGS", "WORDS", "file_of_format_1", "results_of_format_1"]
+
+KINDS = {
+    ("radius", "r1"): "global-fixed-design",
+    ("radius", "r1-prime"): "fixed-design",
+    ("radius", "r2"): "global-adaptive",
+    ("radius", "r2-prime"): "adaptive",
+    ("radius", "r2-ridge"): "adaptive-ridge",
+    ("radius", "r3"): "likelihood-ratio",
+    ("radius", "r4"): "marginal-likelihood",
+    ("radius", "r5"): "wald",
+}
+"""By role and former name of a kind: its name."""
+
+SETTINGS = {
+    ("learner", "n_offline"): "offline_pairs",
+    ("world", "n"): "pairs",
+}
+"""By role and former name of a key or setting: its name. An entry may have a setting of that name;
+then it is no former one."""
+
+WORDS = {"t": "round or pairs", "n": "labels"}
+"""By former name of what the rows of results count: what bounds and axes call it."""
+
+
+def file_of_format_1() -> str:
+    """Return what to write in the place of a file of format 1."""
+    keys = ", ".join(f"{new} for {old}" for (_, old), new in SETTINGS.items())
+    words = ", ".join(f"{new} for {old}" for old, new in WORDS.items())
+    kinds = ", ".join(f"{new} for {old}" for (_, old), new in KINDS.items())
+    return (
+        f"is 1, which is not read any more; write format = 2, and in the file: {keys}; in "
+        f"bounds and as x of plots: {words}; as kinds of confidence rules: {kinds}."
+    )
+
+
+def results_of_format_1(what: str) -> str:
+    """Return what to do about results of format 1; ``what`` they are, at the start."""
+    return (
+        f"{what} is of format 1, which is not read any more: the results have to be computed anew, "
+        "in another folder."
+    )
