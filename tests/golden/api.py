@@ -48,6 +48,7 @@ from rlhf_theory.rewards import LinearReward, SkewBilinear
 from rlhf_theory.studies.tables import read_block
 from rlhf_theory.study import Study
 from rlhf_theory.theorems.card import Silent
+from rlhf_theory.visited_pairs import VisitedPairs
 
 RULES = {
     "constant": confidence.Constant,
@@ -220,6 +221,8 @@ def about_world(kind: str, settings: Mapping[str, Any]) -> dict[str, np.ndarray]
         found[f"summary {name}"] = np.asarray(value)
     for k, pairs in enumerate((9, 5000)):
         data = world.offline_data(Key(6).child("offline", k), pairs, behaviour=world.covering(0.3))
+        if isinstance(data, VisitedPairs):
+            data = data.tabulated()  # the counts of all pairs, whatever the form of the data
         found[f"{pairs} pairs: labels"] = data.n_labels
         found[f"{pairs} pairs: count"], found[f"{pairs} pairs: wins"] = data.count, data.wins
     return found
