@@ -85,11 +85,12 @@ def cases() -> dict[str, Case]:
     )
 
     for name, settings in {
-        **{p: {"pairs": p} for p in ("on-policy", "reference", "best-worst", "optimistic")},
+        **{p: {"pairs": p} for p in ("on-policy", "best-worst", "optimistic")},
+        "reference": {"pairs": "from-reference"},
         "latest": {"data": "latest"},
         "latest last": {"data": "latest", "reference": "last"},
         "start last": {"start": "last", "loss": "ipo"},
-        "xpo": {"pairs": "reference", "loss": "xpo made"},
+        "xpo": {"pairs": "from-reference", "loss": "xpo made"},
     }.items():
         found[f"iterative-direct/{name}"] = partial(_run, partial(_iterative, **settings))
     found["iterative-direct/hybrid"] = partial(_run, _iterative, pairs=20)
