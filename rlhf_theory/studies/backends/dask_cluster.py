@@ -68,9 +68,10 @@ class DaskPool:
                         n_workers=jobs,
                         threads_per_worker=1,
                         processes=True,
-                        # Without these, a port is opened, and workers near a limit of memory that
-                        # nobody asked for stop working.
-                        dashboard_address=None,
+                        # The scheduler's web server cannot be left out: any free port, for this
+                        # machine alone, so that two runs do not fight over one.
+                        dashboard_address="127.0.0.1:0",
+                        # Workers near a limit that nobody asked for stop working.
                         memory_limit=0,
                         silence_logs=logging.CRITICAL,
                     )
