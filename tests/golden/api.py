@@ -17,18 +17,6 @@ import numpy as np
 import pandas as pd
 
 from rlhf_theory import losses
-from rlhf_theory.algorithms import (
-    EnsembleMinimum,
-    NashGame,
-    OfflineGreedy,
-    OfflinePessimistic,
-    OfflinePessimisticNash,
-    OnlineIterative,
-    UncertaintyWeighted,
-    baselines,
-    enhancers,
-    game_enhancers,
-)
 from rlhf_theory.algorithms.offline_nash import PessimisticPreference
 from rlhf_theory.data import Contexts, PairQuery
 from rlhf_theory.estimators import confidence
@@ -49,37 +37,6 @@ from rlhf_theory.studies.tables import read_block
 from rlhf_theory.study import Study
 from rlhf_theory.theorems.card import Silent
 from rlhf_theory.visited_pairs import VisitedPairs
-
-RULES = {
-    "constant": confidence.Constant,
-    "fixed-design": confidence.FixedDesign,
-    "global-fixed-design": confidence.GlobalFixedDesign,
-    "adaptive": confidence.Adaptive,
-    "global-adaptive": confidence.GlobalAdaptive,
-    "adaptive-ridge": confidence.AdaptiveRidge,
-    "likelihood-ratio": confidence.LikelihoodRatio,
-    "marginal-likelihood": confidence.MarginalLikelihood,
-    "wald": confidence.Wald,
-}
-
-LEARNERS = {
-    "offline-greedy": OfflineGreedy,
-    "offline-pessimistic": OfflinePessimistic,
-    "ensemble-minimum": EnsembleMinimum,
-    "uncertainty-weighted": UncertaintyWeighted,
-    "offline-pessimistic-nash": OfflinePessimisticNash,
-    "online-iterative": OnlineIterative,
-    "same-law-pairs": baselines.SameLawPairs,
-    "nash-game": NashGame,
-}
-
-ENHANCERS = {
-    "optimistic": enhancers.Optimistic,
-    "from-reference": enhancers.FromReference,
-    "on-policy": enhancers.OnPolicy,
-    "uniform": enhancers.Uniform,
-    "information-ratio": game_enhancers.InformationRatio,
-}
 
 REWARD_PLANNERS = {
     "gibbs": Gibbs,
@@ -107,16 +64,16 @@ PLANNING_LOSSES = (
 
 def rule(kind: str, *, multiplier: float | None = None, **settings: Any) -> Any:
     """A confidence rule; with a multiplier its scaled version."""
-    plain = RULES[kind](**settings)
+    plain = named("radius", kind)(**settings)
     return plain if multiplier is None else confidence.Scaled(plain, multiplier)
 
 
 def learner(kind: str, **settings: Any) -> Any:
-    return LEARNERS[kind](**settings)
+    return named("learner", kind)(**settings)
 
 
 def enhancer(kind: str, **settings: Any) -> Any:
-    return ENHANCERS[kind](**settings)
+    return named("enhancer", kind)(**settings)
 
 
 def bandit(kind: str, *, coverage: float = 0.0, **settings: Any) -> Any:
