@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LabelsPending", "ModelError", "memory_advice"]
-
 
 class ModelError(ValueError):
     """A model or tokenizer cannot be loaded, or not be used as asked."""

@@ -15,8 +15,6 @@ import numpy as np
 from rlhf_theory.arrays import Array, full_like, int_like, namespace
 from rlhf_theory.designs import LaplacianRows, skew_rows
 
-__all__ = ["AllDifferences", "AllSkewRows"]
-
 # Numbers that a matrix over the pairs of some contexts may have.
 _AT_A_TIME = 4_000_000
 

@@ -17,36 +17,6 @@ import array_api_compat as compat
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = [
-    "Array",
-    "arange_like",
-    "as_like",
-    "batched_inverse",
-    "check_finite",
-    "expand_rows",
-    "eye_like",
-    "full_like",
-    "inner",
-    "int_like",
-    "is_numpy",
-    "keep_freed_memory",
-    "library",
-    "log_sigmoid",
-    "log_softmax",
-    "logsumexp",
-    "matvec",
-    "namespace",
-    "one_hot",
-    "quadratic",
-    "sigmoid",
-    "softplus",
-    "solve",
-    "take_actions",
-    "take_rows",
-    "tally",
-    "to_numpy",
-]
-
 Array = Any
 """An array of any library that follows the Python array API standard."""
 

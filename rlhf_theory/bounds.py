@@ -13,26 +13,6 @@ from scipy.special import chdtri
 from rlhf_theory.arrays import Array, namespace, sigmoid
 from rlhf_theory.errors import check_nonnegative, check_positive, check_probability
 
-__all__ = [
-    "adaptive_noise",
-    "adaptive_radius",
-    "class_threshold",
-    "curvature",
-    "elliptical_potential",
-    "elliptical_potential_rounds",
-    "fixed_noise",
-    "fixed_radius",
-    "global_radius",
-    "hessian_radius",
-    "laplace_log_evidence",
-    "likelihood_ratio_threshold",
-    "mixture_threshold",
-    "pessimistic_mle_radius",
-    "ridge_radius",
-    "version_space_radius",
-    "wilks_threshold",
-]
-
 
 def curvature(m: Array) -> Array:
     """Return ``gamma_M = 1 / (2 + e^M + e^-M)``, the least slope of the logistic on ``[-M, M]``.

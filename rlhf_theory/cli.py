@@ -22,8 +22,6 @@ from rlhf_theory.register import found
 if TYPE_CHECKING:
     from rlhf_theory.theorems.card import Verdict
 
-__all__ = ["application", "main"]
-
 PLUGINS = "rlhf_theory.commands"
 """Entry-point group of further commands; each entry is a ``typer.Typer`` or a function."""
 

@@ -12,8 +12,6 @@ import numpy as np
 from rlhf_theory.arrays import Array, int_like, namespace, take_rows
 from rlhf_theory.errors import ShapeError, check_shape
 
-__all__ = ["Contexts"]
-
 
 class Contexts:
     """Contexts as a learner sees them: features and reference policy of every action.

@@ -11,27 +11,6 @@ from rlhf_theory.data import Comparisons, Contexts, PairQuery, PreferenceData
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "ConfidenceSet",
-    "Data",
-    "Enhancer",
-    "Feedback",
-    "OfflineAlgorithm",
-    "OnlineAlgorithm",
-    "PairFeedback",
-    "Planner",
-    "Policy",
-    "PreferenceModel",
-    "PreferenceOracle",
-    "Problem",
-    "Radius",
-    "Record",
-    "RewardModel",
-    "Solution",
-    "World",
-    "closed_form",
-]
-
 T = TypeVar("T")
 S = TypeVar("S")
 Model_contra = TypeVar("Model_contra", contravariant=True)

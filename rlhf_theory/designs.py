@@ -10,8 +10,6 @@ import numpy as np
 
 from rlhf_theory.arrays import Array, as_like, eye_like, full_like, inner, int_like, namespace
 
-__all__ = ["Design", "LaplacianRows", "Possible", "Rows", "skew_rows"]
-
 
 class Possible(Protocol):
     """What is known of every row that data could ever have, whether they are kept or not."""

@@ -7,18 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-__all__ = [
-    "ConvergenceError",
-    "ShapeError",
-    "Shaped",
-    "check_choice",
-    "check_nonnegative",
-    "check_positive",
-    "check_probability",
-    "check_shape",
-    "suggestion",
-]
-
 
 class Shaped(Protocol):
     """An array of any library."""

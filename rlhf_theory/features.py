@@ -7,15 +7,6 @@ import math
 from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.data import Contexts, skew_rows
 
-__all__ = [
-    "centred",
-    "feature_bound",
-    "game_features",
-    "mean_feature",
-    "mean_game_features",
-    "reference_feature",
-]
-
 
 def mean_feature(contexts: Contexts, log_probs: Array) -> Array:
     """Return ``E_{a ~ pi} phi(x, a)``, shape ``(R, B, d)``, for ``log_probs`` ``(R, B, A)``."""

@@ -12,18 +12,6 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_nonnegative
 from rlhf_theory.roles import policy
 
-__all__ = [
-    "FunctionPolicy",
-    "MixturePolicy",
-    "ReferencePolicy",
-    "SolvedPolicy",
-    "TablePolicy",
-    "entropy",
-    "expectation",
-    "kl",
-    "uniform_log_probs",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class TablePolicy:

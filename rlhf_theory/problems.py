@@ -27,8 +27,6 @@ from rlhf_theory.visited_pairs import VisitedPairs
 # about what a list of the visited pairs does.
 SMALL_TABLE = 1000
 
-__all__ = ["FiniteProblem", "FreshProblem", "check_contexts"]
-
 
 def check_contexts(contexts: Contexts) -> None:
     """Raise ``ValueError`` unless features are finite and pi0 is a distribution per context."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.contexts import Contexts
 
-__all__ = ["Comparisons", "PairQuery"]
-
 
 @dataclass(frozen=True, eq=False)
 class PairQuery:

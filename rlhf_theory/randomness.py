@@ -11,8 +11,6 @@ from scipy.special import ndtri
 
 from rlhf_theory.arrays import Array, as_like, namespace
 
-__all__ = ["Key", "bernoulli", "categorical"]
-
 # One 64-bit word per double. A Philox counter yields four words, and `advance` counts in counters,
 # so a row starts at a whole counter only if it takes a multiple of four words.
 _WORDS = 4

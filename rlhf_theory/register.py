@@ -21,25 +21,6 @@ from typing import Any, TypeVar
 
 from rlhf_theory.errors import check_choice
 
-__all__ = [
-    "HOMES",
-    "ROLES",
-    "Entry",
-    "Facts",
-    "Role",
-    "asked_by",
-    "facts_of",
-    "found",
-    "named",
-    "points",
-    "refresh",
-    "register",
-    "role_asked_by",
-    "role_named",
-    "roles",
-    "same",
-]
-
 T = TypeVar("T")
 
 Example = Mapping[str, object]

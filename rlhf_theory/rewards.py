@@ -11,16 +11,6 @@ from rlhf_theory.core import PreferenceModel, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import ShapeError
 
-__all__ = [
-    "LinearReward",
-    "ProbabilityPreference",
-    "RewardDifference",
-    "SkewBilinear",
-    "TablePreference",
-    "TableReward",
-    "skew_matrix",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class LinearReward:

@@ -14,8 +14,6 @@ from rlhf_theory.core import (
 )
 from rlhf_theory.register import Example, register
 
-__all__ = ["Model", "enhancer", "learner", "planner", "policy"]
-
 Model = Literal["reward", "game"]
 """What is learnt from the labels: a reward, or the payoff of a game."""
 

@@ -11,16 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "Claim",
-    "claim_folder",
-    "folder_study",
-    "read_json",
-    "replaced",
-    "write_atomic",
-    "write_json",
-]
-
 Json = dict[str, Any]
 """A table as JSON gives it back."""
 

@@ -21,8 +21,6 @@ from rlhf_theory.studies.schema import StudyData
 if TYPE_CHECKING:
     from rlhf_theory.plots.studies import StudyFigure
 
-__all__ = ["Study", "StudyResult"]
-
 
 class Study(StudyData):
     """Learners in worlds: a sweep as data.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from rlhf_theory.arrays import Array, full_like, namespace
 
-__all__ = ["ball_minimum", "minimise_in_ball"]
-
 # Secular steps approach the multiplier from one side and at least double the digits near it.
 _SECULAR_STEPS = 60
 

@@ -13,8 +13,6 @@ from tueplots import bundles
 
 from rlhf_theory.errors import check_choice
 
-__all__ = ["Venue", "names", "venue"]
-
 # Type and width follow the venue. Its fonts do not: they would have to be on every machine.
 _TYPE = (
     "axes.labelsize",

@@ -21,8 +21,6 @@ from rlhf_theory.designs import Design, Rows, skew_rows
 from rlhf_theory.errors import check_shape
 from rlhf_theory.queries import Comparisons
 
-__all__ = ["VisitedPairs"]
-
 
 @dataclass(frozen=True, eq=False)
 class VisitedPairs:

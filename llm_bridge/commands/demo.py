@@ -9,8 +9,6 @@ import typer
 from llm_bridge.commands import options as o
 from llm_bridge.commands.guard import command
 
-__all__ = ["demo"]
-
 
 @command
 def demo(

@@ -10,8 +10,6 @@ import typer
 from llm_bridge.commands import options as o
 from llm_bridge.commands.guard import command, work_offline
 
-__all__ = ["fit"]
-
 
 @command
 def fit(

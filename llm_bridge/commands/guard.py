@@ -10,8 +10,6 @@ from typing import ParamSpec
 
 import typer
 
-__all__ = ["PENDING", "command", "require_libraries", "work_offline"]
-
 P = ParamSpec("P")
 
 PENDING = 3

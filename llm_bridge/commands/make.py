@@ -6,8 +6,6 @@ from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.training.settings import LoRA, TrainingSettings
 
-__all__ = ["feature_options", "source", "training_settings"]
-
 
 def source(
     model: str,

@@ -7,37 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = [
-    "Accumulation",
-    "BatchSize",
-    "Cache",
-    "CheckpointEvery",
-    "Device",
-    "Dim",
-    "DryRun",
-    "Dtype",
-    "Encoder",
-    "Epochs",
-    "Eta",
-    "Layers",
-    "LearningRate",
-    "LoRARank",
-    "MaxNewTokens",
-    "Model",
-    "Offline",
-    "Out",
-    "PadToken",
-    "PoolSize",
-    "Pooling",
-    "Revision",
-    "Seed",
-    "Settings",
-    "Steps",
-    "TestShare",
-    "TrainingBatch",
-    "Whiten",
-]
-
 Model = Annotated[
     str, typer.Option(metavar="MODEL", help="Folder of a model, or its id on the hub.")
 ]

@@ -35,8 +35,6 @@ from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.report.sections import Section
 from rlhf_theory.rewards import LinearReward
 
-__all__ = ["write_demo_page"]
-
 _SHOWN = (
     *("fresh_gold", "fresh_kl_k1", "fresh_objective", "fresh_win_rate", "fresh_grammatical"),
     *("fresh_length", "fresh_entropy", "pool_kl", "pool_gap"),

@@ -16,8 +16,6 @@ from llm_bridge.language.fingerprints import weights_hash
 from llm_bridge.language.loading import check_tokenizer, load_parts
 from llm_bridge.language.models import Ids
 
-__all__ = ["EncoderModel", "load_encoder"]
-
 
 @dataclass(frozen=True, eq=False)
 class EncoderModel:

@@ -19,8 +19,6 @@ from llm_bridge.errors import ModelError, memory_advice
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.storage.cache import RowCache, row_key
 
-__all__ = ["extract", "open_store"]
-
 FLUSH_BATCHES = 16
 """Batches between two appends to the cache: what a killed process loses at most."""
 

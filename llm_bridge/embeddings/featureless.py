@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["NoFeatures"]
-
 
 @dataclass(frozen=True)
 class NoFeatures:

@@ -28,8 +28,6 @@ from llm_bridge.storage.cache import DTYPES as CACHE_DTYPES
 from llm_bridge.storage.cache import RowCache
 from rlhf_theory.errors import check_choice, check_positive
 
-__all__ = ["FittedFeatures", "TransformerFeatures"]
-
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 CHUNK = 8192

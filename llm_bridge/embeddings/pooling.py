@@ -14,8 +14,6 @@ from llm_bridge.language.log_probs import forward_accepts, pad_rows, token_log_p
 from llm_bridge.language.models import LanguageModel, evaluating
 from rlhf_theory.errors import check_choice
 
-__all__ = ["POOLINGS", "FeatureSpec", "forward", "pool"]
-
 POOLINGS = ("last", "mean", "sum", "first")
 
 

@@ -11,8 +11,6 @@ import torch
 from llm_bridge.language.models import Ids
 from rlhf_theory.data import Contexts
 
-__all__ = ["FrozenFeatures", "ProjectedFeatures", "preference_axes"]
-
 
 class FrozenFeatures(Protocol):
     """Features that no longer change: rows of prompts and responses to rows of numbers."""

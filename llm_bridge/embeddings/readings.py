@@ -11,8 +11,6 @@ from llm_bridge.errors import ModelError
 from llm_bridge.language.log_probs import check_lengths
 from llm_bridge.language.models import Ids, LanguageModel
 
-__all__ = ["Piece", "Reading", "Written", "read", "reader_of", "writer_of"]
-
 
 class Written(Protocol):
     """A prompt or a response as the bridge keeps it, such as `Prompt` and `Response`."""

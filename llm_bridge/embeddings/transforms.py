@@ -15,8 +15,6 @@ from safetensors import SafetensorError, safe_open
 from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.store import write_atomic
 
-__all__ = ["SCALES", "FrozenTransform", "TransformSettings"]
-
 SCALES = ("none", "unit", "ball")
 
 # Rows in single precision carry a relative error of some 1e-6, so 1e-12 of the largest variance.

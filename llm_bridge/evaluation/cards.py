@@ -13,8 +13,6 @@ import pandas as pd
 from rlhf_theory.report.words import pretty
 from rlhf_theory.store import write_atomic
 
-__all__ = ["Card", "write_card"]
-
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 LIMITS = (

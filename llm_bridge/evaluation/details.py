@@ -15,8 +15,6 @@ from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.statistics import ratio_interval
 from rlhf_theory.store import write_atomic
 
-__all__ = ["Details", "frame_bytes"]
-
 
 def frame_bytes(frame: pd.DataFrame) -> bytes:
     """Return a frame as a Parquet file."""

@@ -28,15 +28,6 @@ from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.figures import save
 
-__all__ = [
-    "Drawing",
-    "frontier",
-    "frontier_points",
-    "over_optimisation",
-    "rounds",
-    "win_rates",
-]
-
 PROMPTS = "95 % bootstrap intervals over held-out prompts"
 
 

@@ -25,8 +25,6 @@ from rlhf_theory.randomness import Key
 if TYPE_CHECKING:
     from llm_bridge.pools.problem import PromptProblem
 
-__all__ = ["FreshAnswers", "draw_answers", "fresh_values", "host"]
-
 
 @dataclass(frozen=True, eq=False)
 class FreshAnswers:

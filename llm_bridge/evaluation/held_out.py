@@ -34,8 +34,6 @@ from rlhf_theory.randomness import Key
 if TYPE_CHECKING:
     from llm_bridge.pools.problem import PromptProblem
 
-__all__ = ["HeldOut"]
-
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["METRICS"]
-
 METRICS: Mapping[str, str] = {
     "pool_gold": "gold reward, exact on the pools",
     "pool_proxy": "proxy reward, exact on the pools",

@@ -16,8 +16,6 @@ from rlhf_theory.planners.gibbs import GibbsPolicy
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 
-__all__ = ["best_of_n_path", "gibbs_path", "temperatures"]
-
 
 def temperatures(model: RewardModel, held_out: HeldOut, n: int = 12) -> np.ndarray:
     """Return weights of the KL from weak to strong optimisation of a reward, shape ``(n,)``.

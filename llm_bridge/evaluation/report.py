@@ -17,18 +17,6 @@ from rlhf_theory.experiments.trace import versions
 from rlhf_theory.report.sections import Section, Sheet, Table, write_page
 from rlhf_theory.report.words import pretty
 
-__all__ = [
-    "answers_table",
-    "card_section",
-    "described",
-    "figure_sheets",
-    "language_versions",
-    "pool_section",
-    "results_section",
-    "results_table",
-    "write_run_page",
-]
-
 
 def language_versions() -> dict[str, str]:
     """Return the versions that results of language models depend on."""

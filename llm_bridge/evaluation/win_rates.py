@@ -11,8 +11,6 @@ from rlhf_theory.core import PreferenceOracle
 from rlhf_theory.data import Contexts
 from rlhf_theory.oracles.labels import preference_matrix
 
-__all__ = ["off_diagonal_mean", "pool_win_probabilities", "win_matrix"]
-
 
 def win_matrix(rewards: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return who has more: 1, 1/2 for ties, 0; ``(..., n)`` and ``(..., m)`` to ``(..., n, m)``."""

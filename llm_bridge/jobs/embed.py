@@ -26,8 +26,6 @@ from llm_bridge.storage.jsonl import problems_with, read_jsonl
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic, write_json
 
-__all__ = ["EmbedJob"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedJob:

@@ -38,8 +38,6 @@ from rlhf_theory.commands.tables import aligned
 from rlhf_theory.report.words import pretty
 from rlhf_theory.store import write_atomic, write_json
 
-__all__ = ["EvaluateJob", "draw_results", "named_models", "summary_table"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob:

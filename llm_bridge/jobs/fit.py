@@ -32,8 +32,6 @@ from rlhf_theory.register import found
 from rlhf_theory.store import write_atomic
 from rlhf_theory.studies.signatures import settings_of
 
-__all__ = ["FitJob", "check_members", "confidence_rule", "split_comparisons"]
-
 
 def confidence_rule(
     rule: str, *, beta: float, lam: float, norm: float, delta: float

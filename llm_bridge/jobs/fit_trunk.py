@@ -32,8 +32,6 @@ from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic
 
-__all__ = ["TrunkJob"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkJob:

@@ -26,8 +26,6 @@ from rlhf_theory.estimators.ensembles import RewardEnsemble
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.store import write_json
 
-__all__ = ["Head", "is_head", "load_head", "reads_other_words", "save_head"]
-
 
 @dataclass(frozen=True, eq=False)
 class Head:

@@ -41,8 +41,6 @@ from rlhf_theory.oracles import feedback_from
 from rlhf_theory.report.sections import Section
 from rlhf_theory.store import write_atomic
 
-__all__ = ["IterateJob"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class IterateJob:

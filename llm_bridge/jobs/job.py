@@ -8,8 +8,6 @@ from typing import Protocol
 
 from rlhf_theory.store import MARKER, claim_folder
 
-__all__ = ["Job", "Say", "carry_out", "flat"]
-
 Say = Callable[[str], None]
 """Shows a line to the user."""
 

@@ -17,8 +17,6 @@ from rlhf_theory.studies.messages import Mistake, StudyError, place_of
 from rlhf_theory.studies.resolve import Resolver
 from rlhf_theory.studies.signatures import settings_of
 
-__all__ = ["LearnerOptions"]
-
 _HERE = {"batch_size": 256, "game": "probability"}
 """Defaults of the online loop: labels are dear, and those of a preference are probabilities."""
 

@@ -21,8 +21,6 @@ from llm_bridge.rewards.trained import TrainedReward
 from rlhf_theory.core import RewardModel
 from rlhf_theory.errors import suggestion
 
-__all__ = ["callable_of", "preference_of", "reward_of"]
-
 
 def callable_of(spec: str) -> Callable[..., Any]:
     """Return a Python function named ``module:function``.

@@ -30,8 +30,6 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.register import Entry, found
 from rlhf_theory.rewards import LinearReward
 
-__all__ = ["SelectJob"]
-
 _BATCHES = 20
 
 INFORMATIVE = "informative"

@@ -20,13 +20,6 @@ from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.storage.jsonl import problems_with, read_jsonl
 
-__all__ = [
-    "ModelSource",
-    "content_hash",
-    "read_prompts",
-    "split_held_out",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:

@@ -16,8 +16,6 @@ from llm_bridge.language.models import LanguageModel, Prompt, Text
 from llm_bridge.language.responses import Response
 from llm_bridge.pools.data import Comparison
 
-__all__ = ["FeatureOptions", "as_prompt", "as_response", "unscored"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:

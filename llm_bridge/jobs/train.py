@@ -25,9 +25,6 @@ from rlhf_theory.losses import make
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_json
 
-__all__ = ["TrainJob"]
-
-
 _GIBBS = ("dpo", "cdpo", "robust-dpo")
 """Losses whose minimiser is the Gibbs policy at eta = beta."""
 

@@ -27,8 +27,6 @@ from llm_bridge.training.units import TrainingLoss
 from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.losses import KTO
 
-__all__ = ["Comparisons", "LabelledResponses", "TrainingData", "n_prompts", "training_data"]
-
 
 class TrainingData(Protocol):
     """Rows of a file, all of one kind."""

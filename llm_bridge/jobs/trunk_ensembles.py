@@ -9,8 +9,6 @@ from pathlib import Path
 from llm_bridge.rewards.trained import TrainedReward
 from rlhf_theory.store import write_json
 
-__all__ = ["is_ensemble", "members_of", "save_members"]
-
 _FACTS = "ensemble.json"
 
 

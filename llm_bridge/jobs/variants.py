@@ -9,8 +9,6 @@ from typing import Any
 
 from rlhf_theory.errors import check_choice
 
-__all__ = ["Variant", "variant_of"]
-
 _KINDS = ("estimate", "lower", "mean", "min", "uncertainty")
 
 

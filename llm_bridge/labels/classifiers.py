@@ -20,8 +20,6 @@ from rlhf_theory.arrays import Array
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_positive
 
-__all__ = ["TransformerReward"]
-
 _FORMS = ("auto", "chat", "pair", "joined")
 
 

@@ -20,8 +20,6 @@ from rlhf_theory.arrays import Array
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_positive
 
-__all__ = ["PairwisePreferenceModel"]
-
 _QUESTION = (
     "Which of two responses to a prompt is better?\n\nPrompt:\n{prompt}\n\nResponse A:\n{first}\n\n"
     "Response B:\n{second}\n\nThe better response, A or B, is"

@@ -17,8 +17,6 @@ from llm_bridge.language.chats import Row
 from llm_bridge.language.models import Text
 from llm_bridge.storage.jsonl import problems_with
 
-__all__ = ["LabelledResponse", "are_labelled_responses", "read_labelled_responses"]
-
 _COLUMNS = frozenset({"prompt", "completion", "label"})
 
 

@@ -27,8 +27,6 @@ from rlhf_theory.data import Comparisons, PairQuery
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic
 
-__all__ = ["LabelFile", "Question"]
-
 _MARKER = {"kind": "llm_bridge labels", "format": 1}
 _WORDS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 _LOCK_SECONDS = 60.0

@@ -11,8 +11,6 @@ from llm_bridge.language.models import Ids, LanguageModel, Prompt, Text
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.data import Comparison, PromptData
 
-__all__ = ["Preferences", "encoded_pair"]
-
 
 @dataclass(frozen=True)
 class Preferences:

@@ -15,18 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from llm_bridge.language.chats import Message, Row, chat_of
 from llm_bridge.language.models import Ids, Text
 
-__all__ = [
-    "PREFIX",
-    "PreferencePair",
-    "PreferenceRanking",
-    "Weight",
-    "answer_of",
-    "pair_of",
-    "plain_prompt",
-    "ranking_of",
-    "row_of",
-]
-
 PREFIX = "rlhf_"
 """What names of columns that TRL does not know begin with."""
 

@@ -16,14 +16,6 @@ from rlhf_theory.arrays import Array, as_like, to_numpy
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice
 
-__all__ = [
-    "TextPreference",
-    "half_logits",
-    "pair_probabilities",
-    "pool_payoffs",
-    "symmetric_halves",
-]
-
 _LARGEST_HALF = 0.5 * (1.0 - 2.0**-53)
 
 

@@ -13,18 +13,6 @@ from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, to_numpy
 from rlhf_theory.data import Contexts
 
-__all__ = [
-    "Scorer",
-    "asked_pairs",
-    "by_ids",
-    "by_text",
-    "pool_rewards",
-    "pools_of",
-    "remembered",
-    "shown",
-    "transcript",
-]
-
 
 @runtime_checkable
 class Scorer(Protocol):

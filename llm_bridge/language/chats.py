@@ -15,8 +15,6 @@ from pydantic import (
     ValidationInfo,
 )
 
-__all__ = ["Message", "Row", "Spoken", "chat_of"]
-
 _SHOWN = 80
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["weights_hash"]
-
 # What says where a model came from, how it is stored or run, but not what it computes. Saving and
 # loading adds or changes these. (The weights' dtype is hashed with the weights.)
 _VOLATILE = frozenset(

@@ -24,8 +24,6 @@ from llm_bridge.language.responses import (
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
 
-__all__ = ["GenerateSampler"]
-
 
 @contextmanager
 def _own_settings(model: Any) -> Iterator[None]:

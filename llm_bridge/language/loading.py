@@ -15,8 +15,6 @@ from transformers.utils import logging
 from llm_bridge.errors import ModelError, memory_advice
 from rlhf_theory.errors import check_choice
 
-__all__ = ["DTYPES", "check_causal", "check_tokenizer", "load_parts", "quiet"]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 

@@ -20,18 +20,6 @@ from llm_bridge.errors import ModelError, memory_advice
 from llm_bridge.language.models import Ids, LanguageModel, evaluating
 from rlhf_theory.errors import check_choice, check_positive
 
-__all__ = [
-    "BF16_MULTIPLE",
-    "check_lengths",
-    "check_tokens",
-    "forward_accepts",
-    "pad_rows",
-    "positions",
-    "response_log_probs",
-    "sequence_log_probs",
-    "token_log_probs",
-]
-
 Reduction = Literal["sum", "mean"]
 
 BF16_MULTIPLE = 16

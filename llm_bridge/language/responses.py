@@ -14,16 +14,6 @@ from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "Response",
-    "Sampler",
-    "as_responses",
-    "batches",
-    "broken",
-    "check_request",
-    "left_padded",
-]
-
 
 @dataclass(frozen=True)
 class Response:

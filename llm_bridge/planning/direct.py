@@ -21,8 +21,6 @@ from rlhf_theory.roles import learner
 if TYPE_CHECKING:
     from llm_bridge.pools.data import PromptData
 
-__all__ = ["DirectPreference", "DirectState", "IterativeDirect"]
-
 
 @learner("direct-preference")
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,6 @@ from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.register import asked_by, found, register
 
-__all__ = ["AgainstEnhancer", "BestWorst", "PairRule", "pair_rule"]
-
 
 @asked_by("pair-rule")
 @runtime_checkable

@@ -19,8 +19,6 @@ from rlhf_theory.policies import expectation, kl
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["DPOPlanner", "PlanQuality", "plan_quality", "planning_loss"]
-
 Loss = PairLoss | GroupLoss
 
 

@@ -15,8 +15,6 @@ from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["Imitation", "chosen_draws"]
-
 
 def chosen_draws(
     rewards: np.ndarray, rule: Literal["rejection", "best"], eta: float, u: np.ndarray

@@ -17,8 +17,6 @@ from rlhf_theory.losses import INPO, SPPO, PairLoss, mixed_reference
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["SelfPlay", "decreasing_step"]
-
 Update = Literal["inpo", "sppo", "nash-md"]
 
 _HINT = (

@@ -18,8 +18,6 @@ from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import RewardModel
 
-__all__ = ["beside", "drawn_rewards"]
-
 # Finite, so that nothing multiplies 0 and infinity, and below what any policy's log-ratio to pi0
 # could lift to a mass that counts.
 _LOG_NOTHING = -1e6

@@ -24,17 +24,6 @@ from llm_bridge.pools.report import PoolReport
 from rlhf_theory.errors import ShapeError, check_shape
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "Draws",
-    "Generating",
-    "Pools",
-    "draw_pools",
-    "draw_responses",
-    "merge_draws",
-    "refreshed_pools",
-    "score_responses",
-]
-
 
 @runtime_checkable
 class Generating(Protocol):

@@ -16,8 +16,6 @@ from rlhf_theory.arrays import Array, as_like, full_like, int_like, namespace, t
 from rlhf_theory.data import Comparisons, Contexts, Design, PairList, PairQuery, Pairs
 from rlhf_theory.errors import check_shape
 
-__all__ = ["MAX_GAME_DIM", "Comparison", "PromptData"]
-
 MAX_GAME_DIM = 32
 """Features up to which a general preference is learnt: it has d (d + 1) / 2 parameters."""
 

@@ -18,8 +18,6 @@ from rlhf_theory.core import Policy, Problem
 from rlhf_theory.data import Contexts
 from rlhf_theory.randomness import Key
 
-__all__ = ["LanguageModelPolicy", "reference_model", "require_model"]
-
 
 @dataclass(frozen=True, eq=False)
 class LanguageModelPolicy:

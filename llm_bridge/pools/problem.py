@@ -21,8 +21,6 @@ from rlhf_theory.errors import check_choice, check_positive, check_shape
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 
-__all__ = ["PromptProblem"]
-
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

@@ -15,8 +15,6 @@ from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.worlds.bandit import cut
 
-__all__ = ["Judge", "PromptWorld"]
-
 
 class Judge(Protocol):
     """What policies are worth, on prompts that never change."""

@@ -23,8 +23,6 @@ from rlhf_theory.evaluation.resampling import RESAMPLING, Interval, resample
 from rlhf_theory.losses.scalars import softplus
 from rlhf_theory.randomness import Key
 
-__all__ = ["Calibration", "calibration", "calibration_of", "win_logits"]
-
 # More prompts are resampled in so many bundles: their sums have the same variance, and the weights
 # of 2000 resamples stay small.
 _BUNDLES = 1000

@@ -19,14 +19,6 @@ from llm_bridge.rewards.losses import comparison_loss
 from llm_bridge.rewards.modules import HeadSpec, Reader, batch_of
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "RewardExample",
-    "RewardObjective",
-    "bootstrapped",
-    "comparison_examples",
-    "ranking_examples",
-]
-
 
 @dataclass(frozen=True)
 class RewardExample:

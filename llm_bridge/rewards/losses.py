@@ -6,8 +6,6 @@ from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import ShapeError, check_shape
 from rlhf_theory.losses.scalars import softplus
 
-__all__ = ["comparison_loss", "ranking_loss"]
-
 
 def comparison_loss(first: Array, second: Array, label: Array) -> Array:
     r"""Return the Bradley-Terry loss of comparisons.

@@ -26,16 +26,6 @@ from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 
-__all__ = [
-    "HeadFit",
-    "ModelEnsemble",
-    "OnFeatures",
-    "fit_ensemble",
-    "fit_head",
-    "with_features",
-]
-
-
 # --------------------------------------------------------------------------- a linear head
 
 

@@ -17,8 +17,6 @@ from llm_bridge.language.log_probs import forward_accepts, pad_rows
 from llm_bridge.language.models import LanguageModel
 from rlhf_theory.errors import check_choice
 
-__all__ = ["HeadSpec", "Reader", "RewardModule", "batch_of", "trunk_of"]
-
 Reader = LanguageModel | EncoderModel
 """Who reads: its ``model`` is the trunk alone, so that a language model here cannot write."""
 

@@ -23,8 +23,6 @@ from filelock import FileLock
 from llm_bridge.storage.folders import claim
 from rlhf_theory.errors import ShapeError, check_choice
 
-__all__ = ["RowCache", "row_key"]
-
 ROOT = {"kind": "llm_bridge row cache", "format": 1}
 """What the marker of a cache's folder says; ``format`` changes with the files below it."""
 

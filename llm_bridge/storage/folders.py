@@ -7,8 +7,6 @@ from pathlib import Path
 
 from rlhf_theory.store import Claim, claim_folder
 
-__all__ = ["claim"]
-
 
 def claim(folder: Path, marker: Mapping[str, object], what: str = "cache") -> None:
     """Make the folder with its marker, or find that it has this marker already.

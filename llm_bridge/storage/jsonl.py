@@ -8,8 +8,6 @@ from pathlib import Path
 
 from rlhf_theory.store import write_atomic
 
-__all__ = ["jsonl_line", "problems_with", "read_jsonl", "write_jsonl"]
-
 _SHOWN = 10
 
 

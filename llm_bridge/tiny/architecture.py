@@ -14,8 +14,6 @@ from llm_bridge.tiny.words import SPECIAL, vocabulary
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
 
-__all__ = ["CONTEXT", "tiny_tokenizer", "untrained"]
-
 CONTEXT = 128
 """Longest text in tokens; prompts have at most 15, sampled answers at most about 35."""
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from llm_bridge.tiny.parser import Judged, judge
 from rlhf_theory.errors import check_nonnegative
 
-__all__ = ["ReaderGroups", "gold_preference", "gold_reward", "reward_terms"]
-
 _FACT = 2.0
 _UNGRAMMATICAL = -2.0
 _TONE = {"polite": 1.0, "plain": 0.0, "rude": -1.5}

@@ -29,8 +29,6 @@ from llm_bridge.tiny.words import (
 from rlhf_theory.errors import suggestion
 from rlhf_theory.randomness import Key
 
-__all__ = ["AnswerLaw", "Question", "questions", "read_prompt", "sample_answers", "split_prompts"]
-
 _T = TypeVar("_T")
 
 

@@ -20,8 +20,6 @@ from llm_bridge.tiny.words import (
     VALUES,
 )
 
-__all__ = ["Answer", "Judged", "judge", "parse"]
-
 Words = tuple[str, ...]
 Meaning = TypeVar("Meaning")
 

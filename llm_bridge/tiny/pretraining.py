@@ -13,8 +13,6 @@ from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
 
-__all__ = ["Pair", "length_batches", "pretrain"]
-
 Pair = tuple[Ids, Ids]
 """The tokens of a prompt and of an answer with its end."""
 

@@ -12,8 +12,6 @@ from rlhf_theory.arrays import Array, as_like, check_finite, namespace, to_numpy
 from rlhf_theory.errors import check_positive, check_shape
 from rlhf_theory.randomness import Key
 
-__all__ = ["RealisableReward", "realisable_reward"]
-
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SHIFTS = 8
 """A row is compared with at most so many others, so that a large table costs no pairs squared."""

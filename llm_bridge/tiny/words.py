@@ -2,23 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "CLOSINGS",
-    "COLORS",
-    "FACTS",
-    "FACT_FORMS",
-    "FILLERS",
-    "OPENERS",
-    "OPINIONS",
-    "PLACES",
-    "QUESTION_FORMS",
-    "SPECIAL",
-    "STYLE_FORMS",
-    "TOPICS",
-    "VALUES",
-    "vocabulary",
-]
-
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 """Tokens that are no words, at the head of the vocabulary; padding is not the end of a text."""
 

@@ -28,8 +28,6 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_json
 
-__all__ = ["TinyWorld", "TinyWorldRecipe", "build", "cache_folder", "one_thread"]
-
 MARKER = "tiny_world.json"
 """The file by which a finished world is known; it is written last."""
 

@@ -10,8 +10,6 @@ import torch
 from llm_bridge.training.settings import LoRA
 from rlhf_theory.randomness import Key
 
-__all__ = ["peft_version", "with_adapters"]
-
 
 def _peft() -> Any:
     try:

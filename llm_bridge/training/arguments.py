@@ -15,14 +15,6 @@ from transformers import TrainingArguments
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "ByLength",
-    "arguments",
-    "generators_kept",
-    "recompute_nothing",
-    "switch_off_dropout",
-]
-
 
 def arguments(
     settings: TrainingSettings, n_examples: int, folder: Path, device: torch.device, key: Key

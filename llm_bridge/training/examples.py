@@ -14,8 +14,6 @@ from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.errors import check_choice
 
-__all__ = ["NLL", "Example", "content_of", "with_mismatched"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Example:

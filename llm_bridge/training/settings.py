@@ -8,8 +8,6 @@ from typing import Literal
 
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 
-__all__ = ["LoRA", "TrainingSettings"]
-
 Schedule = Literal["constant", "linear", "cosine"]
 
 

@@ -23,8 +23,6 @@ from llm_bridge.training.units import TrainingLoss
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import read_json, write_json
 
-__all__ = ["Trained", "alone", "claim_training", "load", "store"]
-
 ROOT = {"kind": "llm_bridge trainings", "format": 1}
 """What the marker of a folder of trainings says; ``format`` changes with what a training does."""
 

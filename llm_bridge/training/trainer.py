@@ -24,8 +24,6 @@ from llm_bridge.training.objective import Batch, Objective
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.errors import ConvergenceError
 
-__all__ = ["PreferenceTrainer", "newest_checkpoint", "step_of"]
-
 WHOLE = "whole.json"
 """Written last into a checkpoint: the losses of all steps so far."""
 

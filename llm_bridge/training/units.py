@@ -13,8 +13,6 @@ from llm_bridge.training.examples import Example
 from rlhf_theory.errors import check_choice
 from rlhf_theory.losses import Comparisons, Groups, PairLoss, soft
 
-__all__ = ["Batch", "Given", "TrainingLoss", "Unit", "check_example", "put", "unit_of"]
-
 Batch = dict[str, Any]
 """Tensors of one batch by name; ``size``, its number of examples; ``rows``, what the model reads.
 

@@ -9,8 +9,6 @@ import torch
 
 from rlhf_theory.errors import check_positive
 
-__all__ = ["UnpairedKTO"]
-
 
 @dataclass(frozen=True)
 class UnpairedKTO:

@@ -13,8 +13,6 @@ from rlhf_theory.data import PreferenceData
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import learner
 
-__all__ = ["SameLawPairs"]
-
 
 @learner(
     "same-law-pairs",

@@ -11,8 +11,6 @@ from rlhf_theory.errors import check_choice, check_shape
 from rlhf_theory.planners.enhancer import pointwise_bound
 from rlhf_theory.randomness import Key
 
-__all__ = ["best_round", "online_bound"]
-
 
 def online_bound(
     problem: Problem,

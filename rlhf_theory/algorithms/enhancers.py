@@ -23,15 +23,6 @@ from rlhf_theory.policies import (
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import enhancer
 
-__all__ = [
-    "FromReference",
-    "OnPolicy",
-    "Optimistic",
-    "Uniform",
-    "enhance",
-    "require_ellipsoid",
-]
-
 Form = Literal["constrained", "penalised", "free"]
 
 

@@ -15,8 +15,6 @@ from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import enhancer
 
-__all__ = ["InformationRatio", "exploitability_bound"]
-
 
 @enhancer("information-ratio", {"n_random": 1, "contexts": 16}, model="game")
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,6 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import ProbabilityPreference, SkewBilinear
 from rlhf_theory.roles import learner
 
-__all__ = ["NashGame", "NashState", "game_model"]
-
 
 def game_model(theta: Array, game: Literal["logit", "probability"]) -> PreferenceModel:
     """Return the payoff of the bilinear preference ``theta`` ``(R, p)`` in a game.

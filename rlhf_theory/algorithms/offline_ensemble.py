@@ -14,8 +14,6 @@ from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import learner
 
-__all__ = ["EnsembleMinimum", "UncertaintyWeighted"]
-
 
 @learner("ensemble-minimum")
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,8 +13,6 @@ from rlhf_theory.planners.saddle import PessimisticNash
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import learner
 
-__all__ = ["OfflinePessimisticNash", "PessimisticPreference"]
-
 
 @dataclass(frozen=True, eq=False)
 class PessimisticPreference:

@@ -26,8 +26,6 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.roles import learner
 
-__all__ = ["OnlineIterative", "OnlineState"]
-
 
 @dataclass(frozen=True, eq=False)
 class OnlineState:

@@ -10,8 +10,6 @@ from rlhf_theory.core import PairFeedback, Policy, Problem, Solution
 from rlhf_theory.data import PairQuery, PreferenceData
 from rlhf_theory.randomness import Key, categorical
 
-__all__ = ["compare", "report"]
-
 
 def compare(
     problem: Problem,

@@ -10,8 +10,6 @@ import typer
 from rlhf_theory.commands.studies import Out
 from rlhf_theory.commands.tables import frame_text
 
-__all__ = ["compare", "export", "plot"]
-
 
 def compare(
     out: Out,

@@ -15,8 +15,6 @@ from rlhf_theory.commands.tables import aligned
 from rlhf_theory.errors import check_choice
 from rlhf_theory.register import Entry, found, role_named, roles
 
-__all__ = ["list_known", "updated"]
-
 _TABLE = re.compile(r"(<!-- list ([a-z-]+) of (\w+) -->\n).*?(<!-- end of list -->)", re.DOTALL)
 
 

@@ -12,8 +12,6 @@ import typer
 import typer.main
 from typer.core import TyperCommand
 
-__all__ = ["PlotCommand"]
-
 _ATTRIBUTE = re.compile(r"^([\w, ]+)\n((?: {4,}.*\n?|\n)+)", re.MULTILINE)
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from rlhf_theory.studies.running import Plan
     from rlhf_theory.study import Study, StudyResult
 
-__all__ = ["extend", "run", "seconds_of", "status"]
-
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `run` has written.")]
 _Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", help="Workers; one per core if not given.")

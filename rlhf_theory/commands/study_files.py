@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["new", "schema"]
-
 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the study; the file is NAME.toml.")],

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, SupportsFloat
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["aligned", "frame_text"]
-
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text; the first one is the head."""

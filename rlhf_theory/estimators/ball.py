@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.trust_region import minimise_in_ball
 
-__all__ = ["QuadraticModel", "least_linear"]
-
 _LEVEL_STEPS = 60
 
 

@@ -11,8 +11,6 @@ from rlhf_theory.errors import check_nonnegative, check_positive, check_shape
 from rlhf_theory.estimators.scaling import scaled
 from rlhf_theory.trust_region import minimise_in_ball
 
-__all__ = ["ball_mle"]
-
 # Logits beyond which doubles cannot tell a fitted probability from 0 or 1.
 _WIDEST = 30.0
 

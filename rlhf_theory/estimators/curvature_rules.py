@@ -23,23 +23,6 @@ from rlhf_theory.estimators.rule_parts import (
     set_of,
 )
 
-__all__ = [
-    "Adaptive",
-    "AdaptiveNoise",
-    "AdaptiveRidge",
-    "DesignMetric",
-    "DesignRule",
-    "FixedDesign",
-    "FixedNoise",
-    "GivenRadius",
-    "GlobalAdaptive",
-    "GlobalFixedDesign",
-    "Metric",
-    "NoiseRadius",
-    "RidgeMetric",
-    "RidgeNoise",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Metric:

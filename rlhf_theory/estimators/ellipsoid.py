@@ -21,8 +21,6 @@ from rlhf_theory.errors import check_positive, check_shape
 from rlhf_theory.estimators.mle import fisher_information
 from rlhf_theory.estimators.scaling import scaled
 
-__all__ = ["Ellipsoid", "design_matrix", "ellipsoid", "hessian_ellipsoid"]
-
 
 @dataclass(frozen=True, eq=False)
 class Ellipsoid:

@@ -15,14 +15,6 @@ from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.features import centred
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "EnsembleReward",
-    "RewardEnsemble",
-    "bootstrap_ensemble",
-    "bootstrap_weights",
-    "ensemble_of",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class EnsembleReward:

@@ -13,8 +13,6 @@ from rlhf_theory.estimators.ball_mle import ball_mle
 from rlhf_theory.estimators.mle import fisher_information, neg_log_likelihood
 from rlhf_theory.randomness import Key
 
-__all__ = ["importance_evidence", "laplace_evidence"]
-
 
 def _mode(
     design: Design, count: Array, wins: Array, variance: float, start: Solution[Array] | None

@@ -26,16 +26,6 @@ from rlhf_theory.estimators.rule_parts import (
     set_of,
 )
 
-__all__ = [
-    "LikelihoodRatio",
-    "LikelihoodRule",
-    "MarginalLikelihood",
-    "MixtureThreshold",
-    "RatioThreshold",
-    "Wald",
-    "WilksThreshold",
-]
-
 Form = Literal["ellipsoid", "likelihood"]
 Found = Solution[Array] | None
 """The MLE over the ball; what needs it finds it where it is not given."""

@@ -12,8 +12,6 @@ from rlhf_theory.errors import check_positive, check_shape
 from rlhf_theory.estimators.ball import QuadraticModel, least_linear
 from rlhf_theory.estimators.mle import neg_log_likelihood
 
-__all__ = ["LikelihoodSet"]
-
 _HINT = "The bounds stay valid, only longer than they need be: raise `max_iter`."
 
 # Small matrices are handled together up to this many (replicas times directions).

@@ -10,8 +10,6 @@ from rlhf_theory.data import PreferenceData
 from rlhf_theory.errors import check_positive
 from rlhf_theory.visited_pairs import VisitedPairs
 
-__all__ = ["bounded_margin_mle"]
-
 _HINT = (
     "Raise `max_iter`, or lower `bound`: with a wide bound the likelihood is far from quadratic."
 )

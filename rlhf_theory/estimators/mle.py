@@ -17,14 +17,6 @@ from rlhf_theory.errors import check_nonnegative, check_positive, check_shape
 from rlhf_theory.estimators.ball_mle import ball_mle
 from rlhf_theory.estimators.newton import Warm, newton
 
-__all__ = [
-    "bradley_terry_mle",
-    "fisher_information",
-    "log_likelihood_gradient",
-    "logistic_mle",
-    "neg_log_likelihood",
-]
-
 _HINT = (
     "The data may be separable or leave a direction unseen: raise `ridge`, set `bound`, or inspect "
     "the data for actions that never lost."

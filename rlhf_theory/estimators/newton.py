@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from rlhf_theory.arrays import Array, check_finite, eye_like, full_like, namespace, sigmoid, solve
 from rlhf_theory.data import Design
 
-__all__ = ["Warm", "invertible", "newton"]
-
 # Logits within which a Hessian is used again.
 _NEAR = 0.01
 

@@ -7,8 +7,6 @@ from rlhf_theory.core import Solution
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.mle import logistic_mle
 
-__all__ = ["bilinear_mle"]
-
 
 def bilinear_mle(
     data: PreferenceData,

@@ -20,20 +20,6 @@ from rlhf_theory.estimators.mle import logistic_mle
 from rlhf_theory.estimators.scaling import scaled
 from rlhf_theory.register import Example, register
 
-__all__ = [
-    "Ball",
-    "Composed",
-    "ConfidenceRule",
-    "Ridge",
-    "Scalable",
-    "check_rule",
-    "fit_of",
-    "radius",
-    "radius_of",
-    "rule_rows",
-    "set_of",
-]
-
 
 @runtime_checkable
 class Scalable(ConfidenceSet, Protocol):

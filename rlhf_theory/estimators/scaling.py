@@ -8,8 +8,6 @@ from rlhf_theory.arrays import Array
 from rlhf_theory.data import Design
 from rlhf_theory.errors import check_positive
 
-__all__ = ["ScaledRows", "scaled"]
-
 
 @dataclass(frozen=True, eq=False)
 class ScaledRows:

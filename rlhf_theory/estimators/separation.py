@@ -8,8 +8,6 @@ from scipy.optimize import linprog
 from rlhf_theory.arrays import Array, as_like, eye_like, to_numpy
 from rlhf_theory.data import PreferenceData
 
-__all__ = ["separable"]
-
 
 def separable(data: PreferenceData) -> Array:
     """Return whether the unpenalised MLE does not exist because data are separable.

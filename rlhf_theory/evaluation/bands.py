@@ -17,8 +17,6 @@ from rlhf_theory.evaluation.resampling import N_RESAMPLES, RESAMPLING, Interval,
 from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.randomness import Key
 
-__all__ = ["ratio_to_bound", "simultaneous_band"]
-
 # Below this a resample is too often a single replica repeated for its spread to mean anything.
 _FEWEST = 4
 # Columns resampled at once: resamples times columns doubles are in memory.

@@ -21,16 +21,6 @@ from rlhf_theory.evaluation.resampling import RESAMPLING, Interval
 from rlhf_theory.evaluation.statistics import clopper_pearson, mean_interval, ratio_interval
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "PairedComparison",
-    "compare_all",
-    "holm",
-    "probability_better",
-    "sign_flip_test",
-    "tied_difference",
-    "to_frame",
-]
-
 # Signs held at once: flips times replicas doubles are in memory.
 _SIGNS = 2**22
 

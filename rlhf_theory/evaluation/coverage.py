@@ -11,15 +11,6 @@ from rlhf_theory.evaluation.gaps import over_contexts
 from rlhf_theory.features import mean_feature, reference_feature
 from rlhf_theory.policies import expectation
 
-__all__ = [
-    "concentrability",
-    "coverage_coefficient",
-    "fast_rate_constant",
-    "fisher_of_sampling",
-    "pairwise_coverage_coefficient",
-    "policy_covariance",
-]
-
 
 def concentrability(log_pi: Array, log_ref: Array, weights: Array) -> Array:
     r"""Return the concentrability coefficient of a policy.

@@ -7,8 +7,6 @@ import math
 from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.policies import expectation, kl
 
-__all__ = ["jeffreys", "mean_kl", "objective", "over_contexts", "regret", "suboptimality"]
-
 
 def over_contexts(values: Array, weights: Array) -> Array:
     """Return ``E_x values``, shape ``(R,)``; a context of weight 0 counts nothing.

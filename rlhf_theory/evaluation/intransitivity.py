@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from rlhf_theory.arrays import Array, namespace
 
-__all__ = ["cyclic_part", "intransitivity_index"]
-
 
 def cyclic_part(logit: Array) -> Array:
     """Return what no reward explains of skew logits ``(R, B, A, A)``, same shape.

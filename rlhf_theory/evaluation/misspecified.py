@@ -10,8 +10,6 @@ from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.problems import FiniteProblem
 
-__all__ = ["expected_comparisons", "self_consistent_fit"]
-
 _HINT = "The iteration may cycle, as the preferences do: lower `damping`."
 
 

@@ -12,14 +12,6 @@ import numpy as np
 
 from rlhf_theory.errors import ShapeError, check_choice
 
-__all__ = [
-    "Law",
-    "drop_from_peak",
-    "over_optimisation_fit",
-    "over_optimisation_law",
-    "peak_distance",
-]
-
 Law = Literal["best-of-n", "rl"]
 
 

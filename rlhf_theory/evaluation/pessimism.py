@@ -11,14 +11,6 @@ from rlhf_theory.evaluation.gaps import over_contexts
 from rlhf_theory.features import centred, mean_feature, reference_feature
 from rlhf_theory.policies import expectation
 
-__all__ = [
-    "comparator_excess",
-    "comparator_loss",
-    "expected_bound",
-    "pointwise_bound",
-    "reward_interval",
-]
-
 
 def comparator_loss(log_pi: Array, log_pi_hat: Array, error: Array, weights: Array) -> Array:
     r"""Return the left side of the offline theorem for a comparator.

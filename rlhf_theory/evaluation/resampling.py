@@ -16,16 +16,6 @@ from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.errors import ShapeError, check_probability
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "N_RESAMPLES",
-    "RESAMPLING",
-    "Interval",
-    "expanded_tail",
-    "replica_weights",
-    "resample",
-    "resample_means",
-]
-
 RESAMPLING = Key(seed=0, path=("resampling",))
 """The address of bootstrap weights unless another is given: equal numbers, equal intervals."""
 

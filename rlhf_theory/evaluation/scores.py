@@ -26,16 +26,6 @@ from rlhf_theory.evaluation.resampling import (
 )
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "family_scores",
-    "iqm",
-    "normalised_score",
-    "stratified_mean",
-    "summary_interval",
-    "tail_mean",
-]
-
-
 # --------------------------------------------------------------------------- scores
 
 

@@ -16,8 +16,6 @@ from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import ShapeError, check_positive, check_probability
 from rlhf_theory.evaluation.resampling import Interval
 
-__all__ = ["bounded_confidence_sequence", "confidence_sequence", "mixture_widths"]
-
 # Largest bet of the empirical-Bernstein sequence, as in the paper; 1 would be infinite.
 _LARGEST_BET = 0.5
 

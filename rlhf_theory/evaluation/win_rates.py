@@ -8,15 +8,6 @@ from rlhf_theory.arrays import Array, check_finite, full_like, namespace
 from rlhf_theory.errors import check_shape
 from rlhf_theory.evaluation.gaps import over_contexts
 
-__all__ = [
-    "Winners",
-    "borda_scores",
-    "copeland_scores",
-    "win_rate",
-    "win_rate_per_context",
-    "winners",
-]
-
 # Probabilities this close to 1/2, and scores this close to the best, count as ties.
 _TIE = 1e-12
 

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 import loky
 from threadpoolctl import threadpool_info
 
-__all__ = ["extras", "findings"]
-
 _CORE = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "array-api-compat", "loky")
 _EXTRA = re.compile(r"""^([\w.-]+).*;.*\bextra == ["']([\w-]+)["']""")
 

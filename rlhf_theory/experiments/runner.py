@@ -13,8 +13,6 @@ from rlhf_theory.errors import ShapeError, check_nonnegative, check_positive
 from rlhf_theory.experiments.trace import Trace, versions
 from rlhf_theory.randomness import Key
 
-__all__ = ["BLOCK", "run", "run_offline", "run_online"]
-
 BLOCK = 64
 """Replicas per block unless told otherwise; part of a study, because it fixes the last bits."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Trace", "versions"]
-
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""

@@ -9,8 +9,6 @@ from rlhf_theory.errors import check_positive, suggestion
 from rlhf_theory.losses.comparisons import GroupLoss, PairLoss, Plans
 from rlhf_theory.register import facts_of, named
 
-__all__ = ["make", "planning"]
-
 
 def make(name: str, **settings: Any) -> PairLoss | GroupLoss:
     """Return a loss by name.

@@ -13,20 +13,6 @@ from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.errors import ShapeError
 from rlhf_theory.register import Example, asked_by, register
 
-__all__ = [
-    "NO_REFERENCE",
-    "Comparisons",
-    "GroupLoss",
-    "Groups",
-    "Law",
-    "PairLoss",
-    "Plans",
-    "checked",
-    "checked_group",
-    "loss",
-    "soft",
-]
-
 Law = Literal["any", "distinct", "full"]
 """What a loss's minimiser takes from the law of the pairs, see `PairLoss`."""
 

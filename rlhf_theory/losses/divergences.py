@@ -12,8 +12,6 @@ from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, los
 from rlhf_theory.losses.logistic import with_margin
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, tame_exp
 
-__all__ = ["DIVERGENCES", "FDPO", "ChiPO", "Divergence"]
-
 Divergence = Literal["reverse-kl", "forward-kl", "js", "alpha", "chi2-kl"]
 
 DIVERGENCES: tuple[Divergence, ...] = ("reverse-kl", "forward-kl", "js", "alpha", "chi2-kl")

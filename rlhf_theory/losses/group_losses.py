@@ -10,8 +10,6 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.losses.comparisons import NO_REFERENCE, Groups, Law, Plans, checked_group, loss
 from rlhf_theory.losses.scalars import softplus
 
-__all__ = ["NCA", "RRHF", "InfoNCA"]
-
 
 @loss({"beta": 0.7, "alpha": 0.6}, plans=Plans(weight=lambda loss, eta: eta / loss.alpha))
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import softplus
 
-__all__ = ["CDPO", "DPO", "RDPO", "VPO", "XPO", "RobustDPO", "check_smoothing", "with_margin"]
-
 
 def with_margin(logit: Array, c: Comparisons) -> Array:
     """Return ``logit + margin``, or the logit where no margin is given."""

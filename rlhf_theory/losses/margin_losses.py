@@ -16,8 +16,6 @@ from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, los
 from rlhf_theory.losses.logistic import check_smoothing, with_margin
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, square, tame_exp
 
-__all__ = ["EXO", "Exponential", "Hinge", "Savage", "SquaredHinge"]
-
 
 @loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import softplus, square
 
-__all__ = ["BCO", "KTO", "SPPO", "NCAPair", "SPPOHard", "mismatched_kl"]
-
 
 @loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)

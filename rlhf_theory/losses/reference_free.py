@@ -14,8 +14,6 @@ from rlhf_theory.errors import check_nonnegative, check_positive
 from rlhf_theory.losses.comparisons import NO_REFERENCE, Comparisons, Law, checked, loss
 from rlhf_theory.losses.scalars import log_one_minus_exp, softplus
 
-__all__ = ["CPO", "ORPO", "SLiC", "SimPO"]
-
 
 @loss({"beta": 0.7, "lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)

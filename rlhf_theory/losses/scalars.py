@@ -11,8 +11,6 @@ import math
 
 from rlhf_theory.arrays import Array, namespace
 
-__all__ = ["log_one_minus_exp", "log_sigmoid", "softplus", "square", "tame_exp"]
-
 
 def softplus(u: Array) -> Array:
     """Return ``log(1 + e^u)``; derivative ``sigma(u)`` everywhere, 1/2 at zero."""

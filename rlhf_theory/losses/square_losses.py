@@ -14,8 +14,6 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import square
 
-__all__ = ["INPO", "IPO", "IPOPerToken", "mixed_reference"]
-
 
 @loss({"tau": 0.3}, plans=Plans("tau", 0.25))
 @dataclass(frozen=True)

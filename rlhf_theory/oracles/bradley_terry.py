@@ -9,8 +9,6 @@ from rlhf_theory.core import RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 
-__all__ = ["BradleyTerry"]
-
 
 @dataclass(frozen=True, eq=False)
 class BradleyTerry:

@@ -13,8 +13,6 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative
 from rlhf_theory.oracles.labels import log_odds, preference_logits, preference_matrix
 
-__all__ = ["AnnotatorMixture", "GeneralPreference"]
-
 
 @dataclass(frozen=True, eq=False)
 class GeneralPreference:

@@ -9,8 +9,6 @@ from rlhf_theory.core import PairFeedback, PreferenceOracle
 from rlhf_theory.data import Comparisons, Contexts, PairQuery
 from rlhf_theory.randomness import Key, bernoulli
 
-__all__ = ["feedback_from", "log_odds", "preference_logits", "preference_matrix"]
-
 
 @dataclass(frozen=True, eq=False)
 class _Draw:

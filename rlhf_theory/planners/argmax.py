@@ -11,8 +11,6 @@ from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["Argmax", "argmax_log_probs"]
-
 
 def argmax_log_probs(rewards: Array, log_pi0: Array, tie: float = 1e-12) -> Array:
     """Return the policy that plays an action of largest reward.

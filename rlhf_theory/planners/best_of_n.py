@@ -15,15 +15,6 @@ from rlhf_theory.errors import ShapeError
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = [
-    "BestOfN",
-    "BestOfNPolicy",
-    "best_of_n_log_probs",
-    "best_of_n_path",
-    "best_of_n_value",
-    "continuous_kl",
-]
-
 
 def _check_n(n: float) -> None:
     if not (math.isfinite(n) and n >= 1):

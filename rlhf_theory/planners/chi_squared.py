@@ -13,8 +13,6 @@ from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["ChiSquared", "chi_squared_log_probs", "log_omega"]
-
 _HINT = "The rewards may not be finite, or eta is tiny against their range."
 
 

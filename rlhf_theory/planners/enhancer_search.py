@@ -12,8 +12,6 @@ from rlhf_theory.planners.tilting import Form, Response, Space, respond, tilt
 from rlhf_theory.policies import kl
 from rlhf_theory.randomness import Key
 
-__all__ = ["Enhancement", "Starts", "search"]
-
 _HINT = "Raise `max_iter`; the bonus found is a lower bound of a local maximum."
 # How many starts are kept after how many alternations, until one is left; and how exactly the tilt
 # is found on the way: coarser, starts that differ by less than that are told apart by chance.

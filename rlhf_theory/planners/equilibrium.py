@@ -37,8 +37,6 @@ from rlhf_theory.planners.skew_games import (
     select,
 )
 
-__all__ = ["SkewSolution", "solve_skew_games"]
-
 # Near the path, as KL(pi || BR) and Jeffreys divergence: eta may fall from here.
 _NEAR_KL, _NEAR_JEFFREYS = 0.3, 2.0
 # Well inside the region where Newton converges ("firm"): a game that lost the path returns to its

@@ -11,8 +11,6 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["Gibbs", "GibbsPolicy", "gibbs_log_probs", "log_partition"]
-
 
 def gibbs_log_probs(rewards: Array, log_pi0: Array, eta: float) -> Array:
     r"""Return the Gibbs policy ``pi0 exp(r / eta) / Z``.

@@ -18,8 +18,6 @@ from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["MatrixEquilibrium", "UnregularisedNash", "matrix_game"]
-
 _HINT = "The linear program failed: look for payoffs of very different size."
 
 

@@ -23,8 +23,6 @@ from rlhf_theory.policies import SolvedPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["Nash", "NashPolicy", "best_reply", "nash_policy"]
-
 T = TypeVar("T")
 
 HINT = "Raise `max_iter`, or inspect the payoff: max |payoff| / eta may be beyond double precision."

@@ -36,8 +36,6 @@ from rlhf_theory.rewards import LinearReward
 from rlhf_theory.roles import planner
 from rlhf_theory.trust_region import ball_minimum
 
-__all__ = ["ConfidenceEllipsoid", "ExpectedLowerBound", "OptionOne"]
-
 _HINT = (
     "Raise `max_iter` of OptionOne, or eta: with a tiny eta the dual is nearly piecewise linear."
 )

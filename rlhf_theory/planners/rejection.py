@@ -6,8 +6,6 @@ from rlhf_theory.arrays import Array, full_like, log_softmax, logsumexp, namespa
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key, categorical
 
-__all__ = ["acceptance_rates", "expected_draws", "rejection_sample", "stage_log_probs"]
-
 
 def _check(eta: float, steps: int) -> None:
     check_positive("eta", eta)

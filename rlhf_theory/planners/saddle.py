@@ -23,8 +23,6 @@ from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
-__all__ = ["PessimisticNash", "two_player_saddle"]
-
 
 def two_player_saddle(
     payoff: Array,

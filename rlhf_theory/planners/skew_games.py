@@ -16,8 +16,6 @@ import numpy as np
 
 from rlhf_theory.arrays import Array, as_like, eye_like, full_like, logsumexp, namespace
 
-__all__ = ["Point", "SkewGames", "best_of", "choose", "moved", "newton_step", "point", "select"]
-
 # Stands for log 0 where -inf would make NaN: its exponential is 0 exactly.
 _ABSENT = -1e6
 # A rising action gets this times eta / max |S| at once: with less mass than that, others hardly

@@ -19,8 +19,6 @@ from rlhf_theory.arrays import (
     namespace,
 )
 
-__all__ = ["Form", "Response", "Space", "respond", "tilt", "whiten"]
-
 Form = Literal["constrained", "penalised", "free"]
 
 # Scores this close (relative to the largest) are ties: the argmax policy must not depend on the

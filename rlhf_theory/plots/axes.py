@@ -16,8 +16,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rlhf_theory.plots.style import MUTED
 
-__all__ = ["end_labels", "legend", "log_axes", "number", "power_of_ten"]
-
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Decades of an axis from which on single digits between two powers of ten are not labelled.
 _WIDE = 1.6

@@ -19,20 +19,6 @@ from numpy.typing import ArrayLike
 from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.plots.style import COLORS, INK, MUTED, SeriesStyle
 
-__all__ = [
-    "band",
-    "bars",
-    "bound",
-    "curve",
-    "is_noted",
-    "level",
-    "mean_curve",
-    "noted",
-    "points",
-    "slope_guide",
-    "text",
-]
-
 _NOTES: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 _DRAWN: WeakSet[Artist] = WeakSet()
 

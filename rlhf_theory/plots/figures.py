@@ -15,8 +15,6 @@ from rlhf_theory.plots import curves
 from rlhf_theory.plots.style import theme
 from rlhf_theory.store import write_atomic
 
-__all__ = ["figure_bytes", "plotted_numbers", "save"]
-
 _COLUMNS = ["panel", "series", "x", "y", "lower", "upper"]
 
 

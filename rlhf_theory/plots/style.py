@@ -16,18 +16,6 @@ from matplotlib.figure import Figure
 from rlhf_theory.errors import check_choice
 from rlhf_theory.venues import Venue, venue
 
-__all__ = [
-    "COLORS",
-    "INK",
-    "MUTED",
-    "PAPER",
-    "SeriesStyle",
-    "figure",
-    "series",
-    "theme",
-    "venue_theme",
-]
-
 # Ink, muted ink and paper are sentinels as well as colours: the report replaces them in the SVG by
 # the text and background colours of the page, so that a figure follows light and dark.
 INK = "#1b1c1e"

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 
 from rlhf_theory.plots import axes, curves, style
 
-__all__ = ["Recorded", "trace_figure"]
-
 _WORDS = {
     "gap": "gap J(π*) − J(π)",
     "jeffreys": "J(π*) − J(π) + η KL(π*‖π)",

@@ -6,8 +6,6 @@ import itertools
 import re
 from collections import Counter
 
-__all__ = ["compact_svg"]
-
 _LENGTHS = {"M": 2, "L": 2, "Q": 4, "C": 6, "z": 0}
 _TOKEN = re.compile(r"[A-Za-z]|[-+]?[\d.]+(?:[eE][-+]?\d+)?")
 _ROUNDED = r"(?:x|y|x1|x2|y1|y2|cx|cy|r|width|height|points)"

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from rlhf_theory.report.tables import Tags
 
-__all__ = ["Facet", "facets", "tags_json"]
-
 
 @dataclass(frozen=True)
 class Facet:

@@ -16,8 +16,6 @@ from rlhf_theory.store import folder_study
 from rlhf_theory.theorems.card import Verdict
 from rlhf_theory.theorems.stored import read_verdict
 
-__all__ = ["read_verdicts", "write_report"]
-
 
 @dataclass(frozen=True)
 class _Card:

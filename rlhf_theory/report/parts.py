@@ -19,8 +19,6 @@ from rlhf_theory.report.svg import inline_svg, standalone_svg
 from rlhf_theory.report.words import duration, formula, interval, pretty
 from rlhf_theory.store import write_atomic
 
-__all__ = ["Download", "download", "downloads", "figure_svg", "is_wide", "render"]
-
 _MEDIA = {
     "pdf": "application/pdf",
     "svg": "image/svg+xml",

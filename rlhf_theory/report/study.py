@@ -14,8 +14,6 @@ from rlhf_theory.report.sections import Drawing, Sheet, draw
 from rlhf_theory.report.tables import Table, Tags
 from rlhf_theory.report.words import pretty
 
-__all__ = ["Failure", "write_study_page"]
-
 _WITH_PDF = 24
 """Figures up to which their PDF files are part of the page."""
 

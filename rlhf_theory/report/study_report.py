@@ -17,8 +17,6 @@ from rlhf_theory.studies.folder import MADE_BY
 from rlhf_theory.studies.plot_specs import PlotSpec, plot_facts
 from rlhf_theory.studies.result import ResultTables
 
-__all__ = ["default_plots", "draw_figures", "is_study", "write_study_report"]
-
 # Up to so many learners all pairs fit into a table that somebody reads.
 _FEW = 5
 

@@ -7,8 +7,6 @@ import re
 from rlhf_theory.plots.style import COLORS, INK, MUTED, PAPER
 from rlhf_theory.report.compact import compact_svg
 
-__all__ = ["inline_svg", "standalone_svg"]
-
 # In a file as on a page: nothing that is drawn.
 _NEEDLESS = (r"<!DOCTYPE.*?>", r"<!--.*?-->", r"<metadata>.*?</metadata>")
 _DROPPED = (

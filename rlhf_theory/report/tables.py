@@ -15,8 +15,6 @@ import pandas as pd
 from rlhf_theory.errors import check_choice
 from rlhf_theory.report.words import interval, pretty
 
-__all__ = ["Table", "Tags", "table_of"]
-
 Tags = Mapping[str, str | Sequence[str]]
 """What something is about, such as ``{"world": "easy", "learner": ["A", "B"]}``."""
 

@@ -9,8 +9,6 @@ from markupsafe import Markup, escape
 
 from rlhf_theory.plots.axes import power_of_ten
 
-__all__ = ["duration", "formula", "interval", "pretty"]
-
 # A letter, a combining accent or a closing bracket, then _ or ^, then {anything}, a word, or signs.
 _SCRIPT = re.compile(
     r"(?P<before>[^\W\d_]+|[\u0300-\u036f‖|)\]*]|</sub>)"

@@ -22,8 +22,6 @@ import numpy as np
 
 from rlhf_theory.studies.exceptions import in_one_line, writable
 
-__all__ = ["Answer", "Attempt", "DeadWorkerError", "Marks", "undisturbed"]
-
 _T = TypeVar("_T")
 
 

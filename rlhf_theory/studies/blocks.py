@@ -22,13 +22,6 @@ from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writab
 from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
-__all__ = [
-    "Outcome",
-    "Task",
-    "compute",
-    "record_failure",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from rlhf_theory.errors import check_choice
 
-__all__ = ["bundled_studies", "study_path", "study_text", "title"]
-
 # In a wheel the files lie beside this one; in a checkout they are those of `benchmarks/regret`.
 _PLACES = (
     Path(__file__).parent / "regret",

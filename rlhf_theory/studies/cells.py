@@ -9,8 +9,6 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-__all__ = ["KEY_FORMAT", "Cell", "canonical"]
-
 KEY_FORMAT = 2
 """Version of what is hashed into a key; a new one makes all stored results strangers."""
 

@@ -13,8 +13,6 @@ from rlhf_theory.studies.messages import not_here, place_of
 from rlhf_theory.studies.plot_checks import Chosen, check_plots
 from rlhf_theory.studies.resolve import Say
 
-__all__ = ["MOST_CELLS", "check_size", "check_study"]
-
 MOST_CELLS = 100_000
 """Cells that a study may have."""
 

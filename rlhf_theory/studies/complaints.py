@@ -14,8 +14,6 @@ from rlhf_theory.studies.parts import Quick, Record, RunOptions, Table
 from rlhf_theory.studies.plot_specs import PlotSpec
 from rlhf_theory.studies.signatures import ENVELOPE, settings_of
 
-__all__ = ["complaints", "order"]
-
 _TABLES: dict[str, type[Table]] = {
     "record": Record,
     "run": RunOptions,

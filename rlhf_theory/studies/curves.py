@@ -19,8 +19,6 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.places import PLACES
 from rlhf_theory.studies.tables import read_block
 
-__all__ = ["Contents", "compact", "read"]
-
 _NAME = "curves.parquet"
 _META = b"rlhf_theory"
 _FORMAT = 2

@@ -6,8 +6,6 @@ import pandas as pd
 
 from rlhf_theory.studies.places import placed
 
-__all__ = ["last_rows"]
-
 
 def last_rows(curves: pd.DataFrame, metric: str | None, at: float | None) -> pd.DataFrame:
     """Return one row per cell and replica: the last that all cells of a world have.

@@ -16,8 +16,6 @@ from rlhf_theory.register import Entry, facts_of, found, points, roles
 from rlhf_theory.register import refresh as refresh_register
 from rlhf_theory.studies.former import KINDS
 
-__all__ = ["find", "kind_of", "name_in", "refresh", "role_of"]
-
 _ADDRESS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")

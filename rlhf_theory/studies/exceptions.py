@@ -7,8 +7,6 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-__all__ = ["in_one_line", "is_full", "line_of", "writable"]
-
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 _OURS = Path(__file__).parents[1]

@@ -14,8 +14,6 @@ import numpy as np
 
 from rlhf_theory.studies.former import WORDS
 
-__all__ = ["SHORT_NAMES", "Expression", "ExpressionError", "setting_names"]
-
 SHORT_NAMES: dict[str, str] = {"d": "dim", "A": "actions", "X": "contexts", "m": "batch_size"}
 """Letters of the papers, and the settings that they stand for."""
 

@@ -22,8 +22,6 @@ from rlhf_theory.studies.parts import (
 )
 from rlhf_theory.studies.plot_specs import PlotSpec
 
-__all__ = ["StudyFields"]
-
 
 def _listed(value: object) -> object:
     """Return one table as a list of one: somebody wrote ``[plot]`` for ``[[plot]]``."""

@@ -16,8 +16,6 @@ from rlhf_theory.studies.grids import is_grid
 from rlhf_theory.studies.messages import Mistake, Path, StudyError, choices, place_of
 from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, settings_of
 
-__all__ = ["assignments", "change", "load", "value_of"]
-
 Toml = dict[str, Any]
 """A table as TOML gives it: texts, numbers, lists and tables, whatever somebody wrote."""
 

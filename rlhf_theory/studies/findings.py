@@ -20,8 +20,6 @@ from rlhf_theory.evaluation.scores import family_scores, normalised_score
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import slope_bootstrap
 
-__all__ = ["comparisons", "rates", "scores"]
-
 Values = Mapping[str, Mapping[str, pd.Series]]
 """By world and learner: one number per replica, by its number."""
 

@@ -39,8 +39,6 @@ from rlhf_theory.studies.former import results_of_format_1
 from rlhf_theory.studies.manifest import Held, Manifest
 from rlhf_theory.studies.tables import read_block
 
-__all__ = ["FORMAT", "MADE_BY", "Study", "StudyFolder"]
-
 FORMAT = 2
 """Of the folder; another one is refused."""
 

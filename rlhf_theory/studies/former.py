@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["KINDS", "SETTINGS", "WORDS", "file_of_format_1", "results_of_format_1"]
-
 KINDS = {
     ("radius", "r1"): "global-fixed-design",
     ("radius", "r1-prime"): "fixed-design",

@@ -12,8 +12,6 @@ from typing import Any, TypeGuard
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies.messages import Path, shown
 
-__all__ = ["LARGEST", "Variant", "check_grids", "expand", "grid_hint", "is_grid", "label_of"]
-
 LARGEST = 10_000
 """Entries that one entry may become."""
 

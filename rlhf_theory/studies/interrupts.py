@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
-__all__ = ["Interrupt"]
-
-
 _Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 

@@ -18,17 +18,6 @@ from rlhf_theory.studies.messages import Path, choices, mistakes_of, shown
 from rlhf_theory.studies.resolve import Resolver, Say, whole
 from rlhf_theory.studies.signatures import ENVELOPE
 
-__all__ = [
-    "LearnerItem",
-    "WorldItem",
-    "count_pairs",
-    "learner_items",
-    "pairs_of",
-    "stored_learner",
-    "stored_world",
-    "world_items",
-]
-
 Label = Annotated[str, Field(min_length=1)]
 
 

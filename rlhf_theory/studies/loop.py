@@ -17,8 +17,6 @@ from rlhf_theory.studies.blocks import Outcome
 from rlhf_theory.studies.exceptions import is_full
 from rlhf_theory.studies.interrupts import Interrupt
 
-__all__ = ["MAX_DEATHS", "Folder", "Loop", "Named", "Report", "Tally"]
-
 MAX_DEATHS = 3
 """Deaths after which a task is given up: one among others, the others alone."""
 

@@ -14,8 +14,6 @@ from rlhf_theory.store import read_json, write_json
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.tables import About
 
-__all__ = ["Held", "Manifest"]
-
 _FORMAT = 1
 _BETWEEN_WRITES = 5.0
 """Seconds between two writes while blocks come in."""

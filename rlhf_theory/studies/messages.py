@@ -9,19 +9,6 @@ from typing import Any
 
 from rlhf_theory.errors import suggestion
 
-__all__ = [
-    "NAME_RULE",
-    "Mistake",
-    "Path",
-    "StudyError",
-    "an",
-    "choices",
-    "mistakes_of",
-    "not_here",
-    "place_of",
-    "shown",
-]
-
 Path = tuple[str | int, ...]
 """Where in a study: names of keys and numbers of entries, from the outside in."""
 

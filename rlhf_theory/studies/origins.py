@@ -11,8 +11,6 @@ from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.items import LearnerItem, WorldItem
 from rlhf_theory.studies.messages import Path, place_of
 
-__all__ = ["leaves", "origins_in_resolved", "origins_of", "stored_origins"]
-
 
 def leaves(value: object, path: Path = ()) -> Iterator[Path]:
     """Yield the paths of all values that are no tables; lists count as one value."""

@@ -24,18 +24,6 @@ from rlhf_theory.studies.grids import grid_hint
 from rlhf_theory.studies.messages import shown
 from rlhf_theory.studies.resolve import whole
 
-__all__ = [
-    "Count",
-    "Named",
-    "Pairs",
-    "Quick",
-    "Record",
-    "Rounds",
-    "RunOptions",
-    "Swept",
-    "Table",
-]
-
 
 class Table(BaseModel):
     """A table of a study: fixed once made, without unknown keys, and nothing is guessed."""

@@ -20,8 +20,6 @@ from rlhf_theory.studies.progress import duration
 from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import block_table
 
-__all__ = ["Estimate", "estimate"]
-
 _FEW = 4
 _GROWTH = 4
 

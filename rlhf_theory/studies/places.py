@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["PLACES", "placed", "without_empty"]
-
 PLACES = ("round", "pairs")
 """Columns of every table of results: a row of an online learner has the first, else the second."""
 

@@ -17,8 +17,6 @@ from rlhf_theory.studies.messages import Path, choices, not_here, shown
 from rlhf_theory.studies.plot_specs import PlotSpec, plot_facts, useless
 from rlhf_theory.studies.resolve import Say
 
-__all__ = ["Chosen", "check_plots"]
-
 Chosen = Sequence[tuple[WorldItem, LearnerItem]]
 """Which learner runs in which world."""
 

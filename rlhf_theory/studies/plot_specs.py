@@ -13,8 +13,6 @@ from rlhf_theory.studies.former import WORDS
 from rlhf_theory.studies.messages import StudyError, mistakes_of
 from rlhf_theory.studies.parts import Named, Table, as_tuple
 
-__all__ = ["PlotFacts", "PlotSpec", "plot_facts", "useless"]
-
 
 def _not_former(value: object) -> object:
     """Raise ``ValueError`` for what format 1 called it."""

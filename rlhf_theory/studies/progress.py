@@ -11,8 +11,6 @@ from typing import Any, Protocol, Self, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Counts", "Progress", "duration"]
-
 _LOG = logging.getLogger(__name__)
 
 _STEP, _PATIENCE = 0.05, 60.0

@@ -27,8 +27,6 @@ from rlhf_theory.register import found
 from rlhf_theory.store import write_json
 from rlhf_theory.studies.exceptions import writable
 
-__all__ = ["Provenance", "git_state", "plain_json", "surroundings"]
-
 _ALSO = ("pandas", "pyarrow", "pydantic", "loky")
 _GIT_PATIENCE = 5.0
 

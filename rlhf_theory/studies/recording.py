@@ -6,8 +6,6 @@ import numpy as np
 
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 
-__all__ = ["GRIDS", "recorded_rounds"]
-
 GRIDS = ("log", "linear", "all")
 
 _ALL_UP_TO = 10

@@ -16,18 +16,6 @@ from rlhf_theory.studies.entries import find, kind_of, role_of
 from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = [
-    "arguments",
-    "build_component",
-    "build_learner",
-    "build_world",
-    "cell_world",
-    "is_online",
-    "plain",
-    "plain_setting",
-    "spec_of",
-]
-
 Spec = Mapping[str, Any]
 """A resolved spec: plain data with ``kind``, ``version`` and every setting."""
 

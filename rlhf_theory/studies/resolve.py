@@ -23,8 +23,6 @@ from rlhf_theory.studies.messages import Path, an, choices, shown
 from rlhf_theory.studies.roles import check_target, is_online_learner
 from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, inner_hint, settings_of
 
-__all__ = ["Resolver", "Say", "leaf_adapter", "leaf_words", "whole"]
-
 Say = Callable[[Path, str], None]
 """Takes a path in the entry and what is wrong there."""
 

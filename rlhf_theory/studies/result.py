@@ -23,8 +23,6 @@ from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import StudyData
 
-__all__ = ["ResultTables"]
-
 Level = Literal["curves", "final"]
 
 _ABOUT = ("cell", "world", "learner", "family", "metric")

@@ -9,8 +9,6 @@ from typing import Any
 from rlhf_theory.register import Entry
 from rlhf_theory.studies.entries import role_of
 
-__all__ = ["check_target", "is_online_learner"]
-
 _METHODS = ("init", "step", "policy")
 _FITS = ("learner", "part")
 """Roles in which a class is no other thing than a learner: its own, and none."""

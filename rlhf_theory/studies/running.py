@@ -20,17 +20,6 @@ from rlhf_theory.studies.progress import Progress
 from rlhf_theory.studies.provenance import Provenance
 from rlhf_theory.studies.schema import StudyData
 
-__all__ = [
-    "Plan",
-    "chosen_cells",
-    "default_folder",
-    "longer",
-    "n_workers",
-    "plan_study",
-    "run_study",
-]
-
-
 _Study = TypeVar("_Study", bound=StudyData)
 
 

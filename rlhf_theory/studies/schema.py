@@ -29,8 +29,6 @@ from rlhf_theory.studies.resolve import Resolver, Say
 from rlhf_theory.studies.summary import counts_of, html_of
 from rlhf_theory.studies.written import entries_of, written
 
-__all__ = ["StudyData"]
-
 
 class StudyData(StudyFields):
     """A study as data, checked; `rlhf_theory.study.Study` also runs, and says what is in it.

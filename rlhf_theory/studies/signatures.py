@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from rlhf_theory.core import Planner
 from rlhf_theory.register import Entry, facts_of, found, role_asked_by
 
-__all__ = ["ENVELOPE", "Setting", "Slot", "inner_hint", "settings_of"]
-
 ENVELOPE = {
     "world": ("kind", "label", "family", "metric"),
     "learner": ("kind", "label", "offline_pairs", "coverage", "worlds"),

@@ -16,8 +16,6 @@ from rlhf_theory.studies.messages import NAME_RULE, Mistake, StudyError, shown
 from rlhf_theory.studies.resolve import leaf_adapter, leaf_words
 from rlhf_theory.studies.signatures import Setting, Slot, settings_of
 
-__all__ = ["copied", "json_schema", "skeleton"]
-
 _TEXT = """\
 # A study: learners in worlds. Change what you like, then
 #

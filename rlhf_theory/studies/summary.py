@@ -7,8 +7,6 @@ import html
 from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.items import count_pairs
 
-__all__ = ["counts_of", "html_of"]
-
 
 def counts_of(study: StudyFields) -> str:
     """Return how much there is: ``"3 worlds, 2 learners, 6 cells, 64 replicas"``."""

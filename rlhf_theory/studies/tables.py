@@ -24,8 +24,6 @@ from rlhf_theory.studies.recording import recorded_rounds
 if TYPE_CHECKING:
     from rlhf_theory.studies.cells import Cell
 
-__all__ = ["FORMAT", "About", "about_of", "block_table", "difference", "encode", "read_block"]
-
 FORMAT = 2
 """Of the block files; raised when their columns change meaning."""
 

@@ -13,8 +13,6 @@ from rlhf_theory.studies.entries import kind_of, role_of
 from rlhf_theory.studies.messages import Path
 from rlhf_theory.studies.resolve import Say
 
-__all__ = ["entries_of", "written"]
-
 
 def written(value: object, path: Path, say: Say, role: str | None = None) -> Any:
     """Return a value as a study file would have it; what cannot be written is a mistake.

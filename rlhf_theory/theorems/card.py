@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
     from rlhf_theory.randomness import Key
 
-__all__ = [
-    "Bar",
-    "Check",
-    "Note",
-    "Progress",
-    "Silent",
-    "Sweep",
-    "Theorem",
-    "Verdict",
-    "sweep_data",
-]
-
 Sweep = Mapping[str, Any]
 """Plain data (numbers, texts, lists): what a study runs over."""
 

@@ -23,8 +23,6 @@ from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.hard_instances import chi_squared
 
-__all__ = ["THEOREM"]
-
 _METHODS = {"KL": "KL", "chi2": "χ² + KL"}
 _LOOKS = {"KL": "vermillion", "chi2": "blue"}
 # Corrections in log log n bend the KL curve, so its power of log n need only be near 1; as a power

@@ -20,8 +20,6 @@ from rlhf_theory.theorems.coverage_runs import (
 from rlhf_theory.theorems.query_rules import QUERY_RULES
 from rlhf_theory.theorems.spread import label_spread
 
-__all__ = ["THEOREM"]
-
 _RULES = (*IN_DESIGN, *ON_LIKELIHOOD)
 _KEEP = ("R2", "R2′", "R3", "R4")
 # Radius over error as the theory sheet has it (10.8): rule, |theta*|, n -> value.

@@ -30,16 +30,6 @@ from rlhf_theory.theorems.card import Progress, Sweep
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = [
-    "ALL",
-    "IN_DESIGN",
-    "ON_LIKELIHOOD",
-    "coverage_world",
-    "measure_coverage",
-    "schedule",
-    "used_shares",
-]
-
 IN_DESIGN: dict[str, type[GlobalFixedDesign | FixedDesign | GlobalAdaptive | Adaptive]] = {
     "R1": GlobalFixedDesign,
     "R1′": FixedDesign,

@@ -25,8 +25,6 @@ from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["THEOREM"]
-
 # Slack of the agreement at the largest n, beyond Monte Carlo error: set before looking.
 _SLACK = 0.05
 # Slopes before and after the crossover may differ from -1/2 and -1 by this, beyond Monte Carlo

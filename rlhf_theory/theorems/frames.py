@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["by_replica"]
-
 
 def by_replica(part: pd.DataFrame, axis: str, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the points of ``axis``, shape ``(T,)``, and a column per replica, ``(R, T)``."""

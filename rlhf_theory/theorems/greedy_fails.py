@@ -34,8 +34,6 @@ from rlhf_theory.worlds.hard_instances import (
     greedy_failure_switch,
 )
 
-__all__ = ["THEOREM"]
-
 _LIMIT = 1.0 / (1.0 + math.e)  # sigma(-1): the single comparison is won by the worse action
 _BEST, _REFERENCE = 3, 2  # a4 and a3
 _REWARDS = np.array([-0.9, -1.0, 0.0, 0.1])

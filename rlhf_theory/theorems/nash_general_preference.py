@@ -31,8 +31,6 @@ from rlhf_theory.theorems.nash_general_preference_study import (
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Game
 
-__all__ = ["THEOREM"]
-
 # The rules, set before looking at full runs.
 _SLACK = 0.1  # between a learner after finitely many rounds and its limit
 _SOLVED = 1e-8  # largest difference of log-probabilities of the same policy

@@ -23,8 +23,6 @@ from rlhf_theory.theorems.nash_general_preference_study import (
 )
 from rlhf_theory.worlds.bandit import Game
 
-__all__ = ["draw"]
-
 _LOOKS = {
     name: style.series(k) for name, k in zip((*NASH, BRADLEY_TERRY), (0, 2, 3, 1), strict=True)
 }

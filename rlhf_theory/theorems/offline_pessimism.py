@@ -26,8 +26,6 @@ from rlhf_theory.theorems.offline_pessimism_study import (
 )
 from rlhf_theory.theorems.spread import label_spread
 
-__all__ = ["THEOREM"]
-
 # Option I is solved to 1e-10 in units of reward; a bound may be missed by that.
 _ROUNDING = 1e-9
 _SLACK = 0.05

@@ -18,8 +18,6 @@ from rlhf_theory.theorems.offline_pessimism_study import (
     table,
 )
 
-__all__ = ["LOOKS", "draw"]
-
 LOOKS = {
     "greedy": 1,
     "Option I": 2,

@@ -43,22 +43,6 @@ from rlhf_theory.theorems.card import Progress, Sweep
 from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = [
-    "COLUMNS",
-    "Cell",
-    "against_coverage",
-    "base_cell",
-    "cells",
-    "limit_constant",
-    "limit_of",
-    "measure",
-    "measure_cell",
-    "rule",
-    "select",
-    "table",
-    "world_of",
-]
-
 COLUMNS = ["study", "setting", "learner", "pairs", "replica", "gap", "left", "right", "excess"]
 COLUMNS += ["event", "coverage"]
 """``left`` and ``right`` are the two sides of the theorem for the comparator pi*, ``excess`` the

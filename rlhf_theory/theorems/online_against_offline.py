@@ -27,8 +27,6 @@ from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["THEOREM"]
-
 # Slack of the agreement at the last number of labels, beyond Monte Carlo error: set before looking.
 # Corrections to the limit are of order tr(F^-1 C*) / (n eta^2), about 5 % there, and early rounds
 # were sampled from policies that still had to learn.

@@ -33,8 +33,6 @@ from rlhf_theory.theorems.online_runs import (
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["THEOREM"]
-
 # Slack of the predicted gap at the largest number of offline pairs, beyond Monte Carlo error: set
 # before looking. The prediction is a limit, and takes pi* for the main agent of all rounds.
 _SLACK = 0.20

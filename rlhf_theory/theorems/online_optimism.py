@@ -32,8 +32,6 @@ from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.uncertain_rounds import PopulationCovariance
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["THEOREM"]
-
 _MAIN = "constrained, β"
 
 

@@ -31,21 +31,6 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Sweep
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = [
-    "Certificate",
-    "TwoTerms",
-    "Watch",
-    "Watched",
-    "always_held",
-    "best_rounds",
-    "certificates",
-    "curves_of",
-    "draw_bounds",
-    "exploring_learners",
-    "held_check",
-    "table",
-]
-
 Watch = Callable[[OnlineState, Problem, object, Key], tuple[Mapping[str, Array], object]]
 """From state, problem, its own memory (None at first) and key to a report and the new memory."""
 

@@ -15,8 +15,6 @@ from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key, categorical
 
-__all__ = ["QUERY_RULES", "Query"]
-
 
 @dataclass(frozen=True, eq=False)
 class Query:

@@ -20,8 +20,6 @@ from rlhf_theory.studies.backends.pool import ONE_THREAD
 from rlhf_theory.theorems.card import Bar, Mode, Theorem, Verdict
 from rlhf_theory.theorems.stored import Task, carry_out, stored_verdict
 
-__all__ = ["check_device", "reproduce"]
-
 Say = Callable[[str], None]
 
 # Seconds between two looks at what the workers are doing.

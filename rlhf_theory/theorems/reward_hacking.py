@@ -35,8 +35,6 @@ from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["THEOREM"]
-
 _PLAIN = "plain proxy"
 _PATHS = ("Gibbs", "best-of-n")
 _KEYS = ["replica", "labels", "method", "multiplier", "path", "step"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["label_spread"]
-
 
 def label_spread(world: Bandit, where: str = "") -> dict[str, float | str]:
     """Return the 5 %, 50 % and 95 % quantiles of the win probabilities, and a warning if need be.

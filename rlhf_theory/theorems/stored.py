@@ -19,8 +19,6 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic, write_json
 from rlhf_theory.theorems.card import Mode, Note, Progress, Sweep, Theorem, Verdict, sweep_data
 
-__all__ = ["FILES", "Task", "carry_out", "read_verdict", "stored_verdict"]
-
 FILES = (
     "verdict.json",
     "curves.parquet",

@@ -14,8 +14,6 @@ from rlhf_theory.evaluation.coverage import policy_covariance
 from rlhf_theory.features import mean_feature
 from rlhf_theory.randomness import Key
 
-__all__ = ["PopulationCovariance"]
-
 
 @dataclass(frozen=True, eq=False)
 class Explored:

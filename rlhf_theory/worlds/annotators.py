@@ -20,8 +20,6 @@ from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds.bandit import Bandit, Game
 from rlhf_theory.worlds.linear import Reference, linear
 
-__all__ = ["annotators", "disagreement", "draw_deviations"]
-
 
 def draw_deviations(key: Key, rows: int, dim: int, weights: np.ndarray) -> np.ndarray:
     """Return deviations of annotator types, shape ``(rows, K, d)``.

@@ -24,8 +24,6 @@ from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.visited_pairs import VisitedPairs
 
-__all__ = ["Bandit", "cut", "each_array"]
-
 Game = Literal["logit", "probability"]
 
 # Contexts on which policies over fresh contexts are evaluated; the same for every policy.

@@ -18,16 +18,6 @@ from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = [
-    "GREEDY_FAILURE_PAIRS",
-    "chi_squared",
-    "greedy_failure",
-    "greedy_failure_data",
-    "greedy_failure_escape",
-    "greedy_failure_outcomes",
-    "greedy_failure_switch",
-]
-
 # Features and parameters of the paper, in three dimensions with <1, theta> = 0.
 _PHI = ((1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 _THETA_STAR = (-1.0, 0.1, 0.9)

@@ -16,8 +16,6 @@ from rlhf_theory.rewards import LinearReward, SkewBilinear, TablePreference, Tab
 from rlhf_theory.worlds.bandit import Bandit, Game
 from rlhf_theory.worlds.linear import Reference, draw_features, draw_reference, draw_theta
 
-__all__ = ["annotator_cycle", "intransitive", "tie_cycle"]
-
 
 @register("world", "intransitive", {"contexts": 4, "actions": 4, "dim": 3})
 def intransitive(

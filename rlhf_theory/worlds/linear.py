@@ -18,8 +18,6 @@ from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds.bandit import Bandit
 
-__all__ = ["draw_features", "draw_reference", "draw_theta", "linear"]
-
 Reference = Literal["uniform", "dirichlet", "peaked"]
 
 

@@ -24,8 +24,6 @@ from rlhf_theory.rewards import LinearReward, TableReward
 from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.linear import Reference, draw_reference, linear
 
-__all__ = ["Misspecification", "TanhReward", "misspecification", "misspecified"]
-
 # Contexts whose rewards set the scale of a world of fresh contexts.
 _SCALE_CONTEXTS = 512
 

@@ -5,8 +5,6 @@ import numpy as np
 from rlhf_theory.arrays import as_like
 from tests.helpers.small import finite_problem
 
-__all__ = ["counted_data"]
-
 
 def counted_data(like, *, n=200, replicas=3, x=4, a=4, d=3, norm=1.0, seed=0, scale=1.0, skew=None):
     """Return data with ``n`` labels per replica, their problem and theta* ``(1, p)``.

@@ -17,8 +17,6 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.studies.places import placed
 from rlhf_theory.studies.plot_specs import PlotSpec
 
-__all__ = ["LEARNERS", "shown_ticks", "study_figure", "study_frame", "text_problems", "texts"]
-
 LEARNERS = (
     "GSHF",
     "on-policy",

@@ -27,8 +27,6 @@ from llm_bridge.training.train import LoRA, TrainingSettings, train
 from rlhf_theory.losses import DPO
 from rlhf_theory.randomness import Key
 
-__all__ = ["Timed", "dpo"]
-
 BETA = 0.1
 
 # In steps of training: the first two are slower.

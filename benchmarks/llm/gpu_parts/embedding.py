@@ -17,8 +17,6 @@ from llm_bridge.embeddings.features import TransformerFeatures
 from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.randomness import Key
 
-__all__ = ["LOG_PROB_ERROR", "ROW_ERROR", "causal", "encoder", "log_prob_tolerance", "random_ids"]
-
 # Eight bits of mantissa give an error of 2^-9 per rounding; some hundred roundings in a row that
 # are as often up as down leave a few times that. With the real shape of one billion weights it was
 # 0.011.

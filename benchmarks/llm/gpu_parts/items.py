@@ -22,8 +22,6 @@ from gpu_parts.measuring import (
     told,
 )
 
-__all__ = ["ITEMS", "Item", "run_item"]
-
 
 @dataclass(frozen=True)
 class Item:

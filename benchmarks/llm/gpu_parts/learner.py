@@ -17,8 +17,6 @@ from rlhf_theory.estimators.ellipsoid import ellipsoid
 from rlhf_theory.estimators.mle import bradley_terry_mle, logistic_mle
 from rlhf_theory.randomness import Key
 
-__all__ = ["bonus_and_newton"]
-
 LAM = 1.0
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

@@ -18,20 +18,6 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "Checks",
-    "OutOfTime",
-    "VerificationError",
-    "alternate",
-    "free_memory",
-    "intervals",
-    "limited",
-    "mark",
-    "single_precision_exact",
-    "synchronize",
-    "told",
-]
-
 
 class VerificationError(RuntimeError):
     """A result differs from its reference by more than rounding explains.

@@ -15,8 +15,6 @@ import torch
 from gpu_parts.measuring import alternate
 from rlhf_theory.randomness import Key
 
-__all__ = ["nominal_peak", "peaks", "provenance", "shares"]
-
 # Dense bf16 products with single-precision sums, TFLOP/s, from the makers' data sheets. The first
 # name that the device's name contains counts.
 NOMINAL = (

@@ -16,8 +16,6 @@ import torch
 from gpu_parts.measuring import mark
 from llm_bridge.training.examples import Example
 
-__all__ = ["LogProbs", "PlainRun", "plain_dpo", "plain_log_probs", "sides_of"]
-
 LogProbs = Callable[[torch.Tensor, int], torch.Tensor]
 
 

@@ -23,8 +23,6 @@ from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.language.sampler import BatchedSampler
 from rlhf_theory.randomness import Key
 
-__all__ = ["rollout"]
-
 # Of the martingale below; a right sampler exceeds it once in 500 million runs.
 Z_BOUND = 6.0
 

@@ -30,8 +30,6 @@ from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.language.models import LanguageModel
 from rlhf_theory.randomness import Key
 
-__all__ = ["MINILM", "SHAPES", "Encoder", "Shape", "Work", "build", "build_encoder", "upcast"]
-
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 

@@ -9,8 +9,6 @@ from llm_bridge.pools.candidates import Pools
 from llm_bridge.training.examples import Example
 from rlhf_theory.losses import PairLoss
 
-__all__ = ["game_examples"]
-
 
 def game_examples(
     pools: Pools,

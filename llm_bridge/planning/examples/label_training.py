@@ -22,15 +22,6 @@ from rlhf_theory.data import PreferenceData
 from rlhf_theory.features import mean_feature
 from rlhf_theory.randomness import Key
 
-__all__ = [
-    "fit_labels",
-    "labelled_examples",
-    "learns_from_equal",
-    "penalties",
-    "require_texts",
-    "trained_on",
-]
-
 
 def require_texts(data: PreferenceData) -> PromptData:
     """Return the data, known to keep prompts and responses; ``ValueError`` if they do not."""

@@ -16,8 +16,6 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.losses import GroupLoss, PairLoss
 from rlhf_theory.randomness import Key
 
-__all__ = ["pairs_of", "planning_examples", "pool_examples"]
-
 # A pool of K draws has masses that are multiples of 1/K; this makes the others nearly so, and costs
 # nothing, since repeated responses go through the model once.
 _REPEATS = 8

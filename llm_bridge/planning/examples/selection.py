@@ -10,8 +10,6 @@ from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 
-__all__ = ["distinct_pairs", "most_informative"]
-
 _LARGEST = 40_000_000
 
 

@@ -12,8 +12,6 @@ from rlhf_theory.evaluation.statistics import mean_interval, quantiles
 from rlhf_theory.plots.studies.frames import Series
 from rlhf_theory.plots.studies.words import percent, replica_words, where
 
-__all__ = ["Drawn", "line_and_band", "sentences"]
-
 
 @dataclass(frozen=True, eq=False)
 class Drawn:

@@ -11,8 +11,6 @@ from rlhf_theory.plots import curves, style
 from rlhf_theory.plots.studies.frames import Series
 from rlhf_theory.studies.expressions import Expression, ExpressionError, setting_names
 
-__all__ = ["bound_values", "draw_bounds"]
-
 
 def bound_values(bound: str, series: Series) -> np.ndarray:
     """Return the bound along a series, shape ``(T,)``.

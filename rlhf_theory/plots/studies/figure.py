@@ -13,8 +13,6 @@ from rlhf_theory.plots.studies.files import StudyFigure
 from rlhf_theory.register import named
 from rlhf_theory.studies.plot_specs import PlotSpec, useless
 
-__all__ = ["study_figure"]
-
 
 def study_figure(
     frame: pd.DataFrame,

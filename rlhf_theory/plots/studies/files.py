@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from rlhf_theory.plots.figures import figure_bytes, plotted_numbers
 from rlhf_theory.store import write_atomic
 
-__all__ = ["StudyFigure"]
-
 _ALWAYS = ("pdf", "svg")
 
 

@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 from rlhf_theory.plots import curves, style
 from rlhf_theory.plots.studies.sheets import few_ticks
 
-__all__ = ["forest", "forest_inches", "limits_of", "names_inches"]
-
 # Of markers, in square points. The arms of a plus are a third of its width: they must be wider than
 # the two edges that are drawn around them, or it cannot be hollow.
 _AREA = {"P": 33.0}

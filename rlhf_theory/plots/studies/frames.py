@@ -13,8 +13,6 @@ from rlhf_theory.errors import check_choice, suggestion
 from rlhf_theory.plots.studies.tables import Recorded, recorded
 from rlhf_theory.studies.places import PLACES, placed
 
-__all__ = ["PRIMARY", "Layout", "Panel", "Series", "arrange", "columns_of"]
-
 PRIMARY = "the world's metric"
 """Stands for the metric that the column ``metric`` names for each cell."""
 

@@ -24,8 +24,6 @@ from rlhf_theory.plots.studies.words import (
     where,
 )
 
-__all__ = ["draw"]
-
 # A policy this close to pi0 in every replica is pi0.
 _SAME = 1e-12
 

@@ -26,8 +26,6 @@ from rlhf_theory.plots.studies.words import (
 )
 from rlhf_theory.studies.places import PLACES
 
-__all__ = ["along", "ratio", "regret", "suboptimality", "x_kind"]
-
 # Points up to which each is marked.
 _FEW = 12
 # A logarithmic axis over less says nothing that a linear one does not, and has no room for labels.

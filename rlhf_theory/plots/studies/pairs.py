@@ -18,8 +18,6 @@ from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arr
 from rlhf_theory.plots.studies.sheets import Options
 from rlhf_theory.plots.studies.words import caption, panel_words, percent, short
 
-__all__ = ["draw"]
-
 # All pairs are shown up to this number of learners; more are compared with one of them.
 _ALL = 3
 _LONG = 24  # characters

@@ -22,20 +22,6 @@ from rlhf_theory.register import register
 from rlhf_theory.studies.plot_specs import PlotFacts, PlotSpec
 from rlhf_theory.venues import Venue
 
-__all__ = [
-    "Options",
-    "column",
-    "few_ticks",
-    "grid",
-    "inches_wide",
-    "kind",
-    "labels",
-    "legend",
-    "positive_range",
-    "settle",
-    "wrapped",
-]
-
 _MOST_COLUMNS = 4
 _NARROWEST = 1.2  # inches of a panel whose tick labels and title can be read
 _LOWEST = 1.15  # inches of height, so that the label of the vertical axis fits

@@ -28,8 +28,6 @@ from rlhf_theory.plots.studies.words import (
     x_words,
 )
 
-__all__ = ["default_window", "draw"]
-
 # Slopes are between points at least this factor apart: closer ones show the noise of the mean.
 _FACTOR = 2.0
 _CURVES_HIGH = 1.35  # inches of the upper panel

@@ -20,8 +20,6 @@ from rlhf_theory.plots.studies.words import (
     where,
 )
 
-__all__ = ["draw"]
-
 _MARKS = (0.05, 0.5, 0.95)
 
 

@@ -6,18 +6,6 @@ from collections.abc import Iterable
 
 from rlhf_theory.plots.studies.frames import Layout, Series
 
-__all__ = [
-    "caption",
-    "metric_words",
-    "panel_words",
-    "percent",
-    "replica_words",
-    "sentence",
-    "short",
-    "where",
-    "x_words",
-]
-
 _METRICS = {
     "gap": "gap J(π*) − J(π)",
     "jeffreys": "J(π*) − J(π) + η KL(π*‖π)",

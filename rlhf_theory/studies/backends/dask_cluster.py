@@ -15,8 +15,6 @@ from typing import Any, ClassVar
 from rlhf_theory.studies.attempts import DeadWorkerError
 from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, backend, needed
 
-__all__ = ["Dask"]
-
 _PATIENCE = "30s"
 _FEW = 16
 

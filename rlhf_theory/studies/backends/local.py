@@ -17,8 +17,6 @@ from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 
 from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, backend
 
-__all__ = ["Local", "Serial"]
-
 _GLANCE = 0.5
 
 

@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from rlhf_theory.register import register
 
-__all__ = ["ONE_THREAD", "Backend", "BackendError", "Call", "Pool", "backend", "needed"]
-
 Call = Callable[[], Any]
 
 ONE_THREAD = dict.fromkeys(

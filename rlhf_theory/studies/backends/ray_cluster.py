@@ -14,8 +14,6 @@ from typing import Any, ClassVar
 from rlhf_theory.studies.attempts import DeadWorkerError
 from rlhf_theory.studies.backends.pool import BackendError, Call, backend, needed
 
-__all__ = ["Ray"]
-
 _FEW = 16
 _STORE = 128 * 2**20  # answers are small; by default Ray takes a third of the memory
 

@@ -19,8 +19,6 @@ from rlhf_theory.store import write_atomic
 from rlhf_theory.studies.attempts import DeadWorkerError
 from rlhf_theory.studies.backends.pool import BackendError, Call, backend, needed
 
-__all__ = ["Slurm"]
-
 _GENERIC = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "name")
 _HOUR = 60
 _PATIENCE = 10.0
