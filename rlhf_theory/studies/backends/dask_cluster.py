@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import ExitStack, suppress
@@ -17,6 +19,12 @@ from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, ba
 
 _PATIENCE = "30s"
 _FEW = 16
+# Dask gives up the seat of a worker that has not come back by then, even if its nanny is just about
+# to start the next one; a learner that kills its process at once so ends all workers for good.
+_NEVER = "1000 days"
+_GLANCE = 2.0
+_NOBODY = 60.0
+"""Seconds without a single worker on this machine after which calls count as those of dead ones."""
 
 
 @backend
@@ -60,7 +68,12 @@ class DaskPool:
                         **ONE_THREAD,
                     }
                     stack.enter_context(
-                        dask.config.set({"distributed.nanny.pre-spawn-environ": environ})
+                        dask.config.set(
+                            {
+                                "distributed.nanny.pre-spawn-environ": environ,
+                                "distributed.deploy.lost-worker-timeout": _NEVER,
+                            }
+                        )
                     )
                     self._cluster = distributed.LocalCluster(
                         n_workers=jobs,
@@ -87,6 +100,23 @@ class DaskPool:
             stack.callback(self._client.close)
             self._stack = stack.pop_all()
         self._running: dict[Future[object], Any] = {}
+        self._closing = threading.Event()
+        if self._cluster is not None:
+            threading.Thread(target=self._watch, args=(self._cluster,), daemon=True).start()
+
+    def _watch(self, cluster: Any) -> None:
+        """Give up calls that wait for workers of this machine where none comes back.
+
+        A cluster of others may have none for hours: it waits for its own queue.
+        """
+        seen = time.monotonic()
+        while not self._closing.wait(_GLANCE):
+            if cluster.scheduler_info["workers"] or not self._running:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _NOBODY:
+                for future in list(self._running):
+                    with suppress(InvalidStateError):
+                        future.set_exception(DeadWorkerError("no Dask worker is left"))
 
     @property
     def width(self) -> int:
@@ -121,6 +151,7 @@ class DaskPool:
 
         A call that runs on a cluster of others cannot be interrupted; it ends and stores its block.
         """
+        self._closing.set()
         with self._stack:
             for future in list(self._running):
                 future.cancel()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from rlhf_theory.register import found
-from rlhf_theory.studies.attempts import Answer, Attempt, Marks
+from rlhf_theory.studies.attempts import Answer, Attempt, DeadWorkerError, Marks
 from rlhf_theory.studies.backends import (
     BackendError,
     Pool,
@@ -214,6 +214,33 @@ def test_dask_that_does_not_answer_is_an_error(
     monkeypatch.setattr(dask_cluster, "_PATIENCE", "0.5s")
     with pytest.raises(BackendError, match=r"No Dask scheduler answers at tcp://127.0.0.1:1 "):
         make_backend("dask", {"address": "tcp://127.0.0.1:1"}).open(1, tmp_path)
+
+
+def die(_: object) -> None:
+    os._exit(1)
+
+
+def test_a_dask_worker_that_dies_at_once_is_replaced(
+    desk: Callable[..., Desk],
+) -> None:
+    """Without a word Dask drops the seat of a worker that is away for long: here, for a moment."""
+    dask = pytest.importorskip("dask")
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
+        at = desk("dask")
+        # The scheduler starts it again in the next worker, which finds the mark.
+        assert at.answers(die, 0)[0].died
+        assert [answer.value for answer in at.answers(square, 3)] == [9]
+
+
+@pytest.mark.slow
+def test_calls_that_wait_for_dask_workers_that_never_come_are_given_up(
+    desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    for name, value in (("_NEVER", "1ms"), ("_GLANCE", 0.1), ("_NOBODY", 0.5)):
+        monkeypatch.setattr(dask_cluster, name, value)
+    [future] = desk("dask").submit(die, 0)
+    assert isinstance(future.exception(HANGS), DeadWorkerError)
 
 
 # ---- SLURM, by local jobs
