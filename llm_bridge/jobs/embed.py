@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from llm_bridge.jobs.texts import FeatureOptions, as_prompt, as_response
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.storage.jsonl import problems_with, read_jsonl
+from llm_bridge.storage.jsonl import read_jsonl
+from llm_bridge.storage.rows import each_made, numbered_rows
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic, write_json
 
@@ -85,7 +86,8 @@ class EmbedJob:
             texts = [t for p in pairs for t in (p.chosen, p.rejected)]
             return prompts, texts, ["chosen", "rejected"] * len(pairs)
         if "response" in columns:
-            rows = _responses(self.file)
+            found = numbered_rows(self.file)
+            rows = each_made(self.file, found, _single_response, word="row")
             return [p for p, _ in rows], [r for _, r in rows], ["response"] * len(rows)
         if self.samples < 1 or self.features.encoder:
             message = (
@@ -185,21 +187,11 @@ def _columns(path: Path) -> set[str]:
     raise ValueError(message)
 
 
-def _responses(path: Path) -> list[tuple[Text, str]]:
-    """Return the rows of a file with single responses."""
-    if path.suffix == ".parquet":
-        rows = list(enumerate(pq.read_table(path).to_pylist(), start=1))
-        wrong: list[str] = []
-    else:
-        rows, wrong = read_jsonl(path)
-    found: list[tuple[Text, str]] = []
-    for number, row in rows:
-        prompt, response = row.get("prompt"), row.get("response")
-        if not prompt or not isinstance(response, str) or not response.strip():
-            got = json.dumps(row, ensure_ascii=False)[:120]
-            wrong.append(f"row {number} must have a prompt and a response with characters; {got}")
-        else:
-            found.append((prompt, response))
-    if wrong:
-        raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
-    return found
+def _single_response(row: Mapping[str, object]) -> tuple[Any, str]:
+    """Return prompt and response of a row; ``ValueError`` where it has not both."""
+    prompt, response = row.get("prompt"), row.get("response")
+    if not prompt or not isinstance(response, str) or not response.strip():
+        got = json.dumps(row, ensure_ascii=False)[:120]
+        message = f"it must have a prompt and a response with characters; {got}"
+        raise ValueError(message)
+    return prompt, response
