@@ -17,7 +17,8 @@ import torch
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.jobs.texts import FeatureOptions, as_prompt, as_response
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Text
@@ -29,7 +30,7 @@ from rlhf_theory.store import write_atomic, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedJob:
+class EmbedJob(ModelJob):
     """Compute features of prompts and responses.
 
     Attributes
@@ -37,8 +38,8 @@ class EmbedJob:
     file
         Preferences (``prompt, chosen, rejected``), single responses (``prompt, response``), or
         prompts alone, to which the model writes ``samples`` responses each.
-    source, features
-        The model that reads, and how.
+    features
+        How the model reads.
     samples
         Responses that the model writes to every prompt of a file without responses; 0 for none.
     transform
@@ -46,35 +47,22 @@ class EmbedJob:
         the raw features are written.
     max_new_tokens
         Longest response that is written.
-    seed
-        Of the responses.
-    batch_size
-        Texts per forward pass.
     cache
         Folder of the feature cache; None is ``OUT/cache``.
     """
 
-    file: Path
-    source: ModelSource
     features: FeatureOptions = field(default_factory=FeatureOptions)
     samples: int = 0
     transform: bool = False
     max_new_tokens: int = 64
-    seed: int = 0
-    batch_size: int = 32
     cache: Path | None = None
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
-            "command": "embed",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("embed"),
             **self.features.identity(),
-            "samples": self.samples,
-            "transform": self.transform,
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
+            **self.named("samples", "transform", "max_new_tokens", "seed"),
         }
 
     def _rows(self) -> tuple[list[Text], list[str] | None, list[str]]:
@@ -126,13 +114,12 @@ class EmbedJob:
         raw = self.features.make(
             reader, cache=self.cache or out / "cache", batch_size=self.batch_size
         )
-        features = raw
         if self.transform:
             fitted = raw.fit(prompts, responses)
             fitted.save(out / "transform.safetensors")
             phi, log_probs = fitted.with_log_probs(prompts, responses)
         else:
-            phi, log_probs = features.rows(prompts, responses)
+            phi, log_probs = raw.rows(prompts, responses)
         frame = pd.DataFrame(
             {
                 "prompt": [p.text for p in prompts],
