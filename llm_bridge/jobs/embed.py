@@ -105,7 +105,7 @@ class EmbedJob(ModelJob):
             say(f"The features in {out} are complete.")
             return
         texts, given, roles = self._rows()
-        reader = self.features.reader(self.source)
+        reader = self.source.reader(encoder=self.features.encoder)
         if given is None:
             prompts, responses, roles = self._written(reader, texts)
         else:

@@ -36,6 +36,7 @@ from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.commands.tables import aligned
+from rlhf_theory.core import RewardModel
 from rlhf_theory.report.words import pretty
 from rlhf_theory.store import write_atomic, write_json
 
@@ -246,13 +247,23 @@ def draw_results(
         if "fresh_gold" in has:
             drawings["frontier"] = frontier(frontier_points(arms, "fresh"), estimate="fresh")
     if held_out.gold is not None and held_out.proxy is not None:
-        path = gibbs_path(held_out, held_out.proxy, temperatures(held_out.proxy, held_out))
-        columns = (path[name].to_numpy()[None, :] for name in ("kl", "gold", "proxy"))
-        drawings["over-optimisation"] = over_optimisation(*columns, paths="paths")
+        drawings["over-optimisation"] = optimised(held_out, held_out.proxy)
     wins = "fresh_win_rate" if "fresh_win_rate" in has else "pool_win_rate"
     others = {n: f for n, f in results.items() if wins in f.per_prompt and n != "reference"}
     if others:
-        found = [f.interval(wins) for f in others.values()]
-        ends = ([float(getattr(i, e)) for i in found] for e in ("value", "lower", "upper"))
-        drawings["win-rates"] = win_rates(list(others), *ends)
+        drawings["win-rates"] = wins_of(others, wins)
     return drawings
+
+
+def optimised(held_out: HeldOut, proxy: RewardModel) -> Drawing:
+    """Return gold and proxy reward along the Gibbs policies of the proxy."""
+    path = gibbs_path(held_out, proxy, temperatures(proxy, held_out))
+    columns = (path[name].to_numpy()[None, :] for name in ("kl", "gold", "proxy"))
+    return over_optimisation(*columns, paths="paths")
+
+
+def wins_of(results: Mapping[str, Details], metric: str) -> Drawing:
+    """Return the win rates of policies, by the metric that holds them."""
+    found = [f.interval(metric) for f in results.values()]
+    ends = ([float(getattr(i, e)) for i in found] for e in ("value", "lower", "upper"))
+    return win_rates(list(results), *ends)

@@ -85,8 +85,8 @@ class RewardJob(ModelJob):
             message = f"--ensemble must be 0 for none, or at least 2 members; got {self.ensemble}."
             raise ValueError(message)
 
-    def what_is_fitted(self) -> dict[str, object]:
-        """Return what every fit depends on besides its file, for `Job.study`."""
+    def fit_settings(self) -> dict[str, object]:
+        """Return the settings of every fit, as `Job.study` has them."""
         return self.named(*(["ensemble"] if self.ensemble else []), "test_share", "seed")
 
 
@@ -130,7 +130,7 @@ class FitJob(RewardJob):
             **self.origin("fit"),
             **self.features.identity(),
             "rule": repr(self._rule()),
-            **self.what_is_fitted(),
+            **self.fit_settings(),
         }
 
     def plan(self, out: Path) -> list[str]:
@@ -154,7 +154,7 @@ class FitJob(RewardJob):
             say(f"The fit in {out} is complete.")
             say((out / "summary.txt").read_text(encoding="utf-8").rstrip())
             return
-        reader = self.features.reader(self.source)
+        reader = self.source.reader(encoder=self.features.encoder)
         train, held = split_comparisons(self.file, reader, self.test_share, self.seed)
         raw = self.features.make(
             reader, cache=self.cache or out / "cache", batch_size=self.batch_size

@@ -54,7 +54,7 @@ class TrunkJob(RewardJob):
             **self.origin("fit --trunk"),
             "encoder": self.encoder,
             "training": self.training.identity(),
-            **self.what_is_fitted(),
+            **self.fit_settings(),
         }
 
     def plan(self, out: Path) -> list[str]:
@@ -75,7 +75,7 @@ class TrunkJob(RewardJob):
 
     def run(self, out: Path, say: Say) -> None:
         """Train, measure, write the reward model with its card; see `Job`."""
-        reader = self.source.encoder() if self.encoder else self.source.language_model()
+        reader = self.source.reader(encoder=self.encoder)
         train, held = split_comparisons(self.file, reader, self.test_share, self.seed)
         trained = self._trained(reader, train, out)
         for k, one in enumerate(trained):

@@ -28,7 +28,6 @@ from llm_bridge.jobs.sources import read_prompts, split_held_out
 from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.labels.oracles import RewardModelOracle
 from llm_bridge.labels.people import LabelFile
-from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
@@ -198,8 +197,7 @@ class IterateJob(PoolJob):
         final = list(results.values())[-1]
         cards = [self._card(problem, final)] if isinstance(last, LanguageModelPolicy) else []
         if isinstance(last, LanguageModelPolicy):
-            with quiet():
-                last.model.save(out / "model")
+            last.model.save(out / "model")
             write_card(out / "model", cards[0])
         drawings = draw_results(
             {"reference": results["round 0"], "last round": final},

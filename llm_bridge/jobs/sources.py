@@ -13,6 +13,7 @@ from pydantic import field_validator
 
 from llm_bridge.embeddings.encoders import EncoderModel, load_encoder
 from llm_bridge.language.chats import Message, Row
+from llm_bridge.language.loading import Loading
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
@@ -38,22 +39,23 @@ class ModelSource:
     offline: bool = False
     pad_token: str | None = None
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "revision": self.revision,
-            "device": self.device,
-            "dtype": self.dtype,
-            "offline": self.offline,
-            "pad_token": self.pad_token,
-        }
+    def loading(self) -> Loading:
+        """Return how models are loaded, as keyword arguments of those who load them."""
+        return Loading(
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            offline=self.offline,
+            pad_token=self.pad_token,
+        )
 
     def language_model(self) -> LanguageModel:
         """Load a causal model."""
-        return LanguageModel.from_pretrained(self.name, **self._options())
+        return LanguageModel.from_pretrained(self.name, **self.loading())
 
-    def encoder(self) -> EncoderModel:
-        """Load an encoder."""
-        return load_encoder(self.name, **self._options())
+    def reader(self, *, encoder: bool) -> LanguageModel | EncoderModel:
+        """Load an encoder, or a causal model, to read texts."""
+        return load_encoder(self.name, **self.loading()) if encoder else self.language_model()
 
     def policy(self, *, max_new_tokens: int, batch_size: int) -> LanguageModelPolicy:
         """Load a causal model as a policy."""

@@ -15,7 +15,6 @@ from llm_bridge.jobs.job import Say, flat
 from llm_bridge.jobs.model_jobs import ModelJob
 from llm_bridge.jobs.sources import split_held_out
 from llm_bridge.jobs.train_data import TrainingData, n_prompts, training_data
-from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import NLL, Trained, train
@@ -168,8 +167,7 @@ class TrainJob(ModelJob):
         parts: Mapping[str, Sequence[object]],
         metrics: pd.DataFrame,
     ) -> None:
-        with quiet():
-            trained.model.save(out / "model")
+        trained.model.save(out / "model")
         loss = data.loss
         settings = {k: v for k, v in flat(self.training.identity()).items() if v is not None}
         card = Card(
