@@ -5,89 +5,60 @@ Names are loaded when they are first used, so that ``rlhf-theory --help`` stays 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rlhf_theory.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rlhf_theory import (
-        algorithms,
-        estimators,
-        evaluation,
-        losses,
-        planners,
-        theorems,
-        worlds,
+    from rlhf_theory import algorithms as algorithms
+    from rlhf_theory import estimators as estimators
+    from rlhf_theory import evaluation as evaluation
+    from rlhf_theory import losses as losses
+    from rlhf_theory import planners as planners
+    from rlhf_theory import theorems as theorems
+    from rlhf_theory import worlds as worlds
+    from rlhf_theory.algorithms import EnsembleMinimum as EnsembleMinimum
+    from rlhf_theory.algorithms import NashGame as NashGame
+    from rlhf_theory.algorithms import OfflineGreedy as OfflineGreedy
+    from rlhf_theory.algorithms import OfflinePessimistic as OfflinePessimistic
+    from rlhf_theory.algorithms import OfflinePessimisticNash as OfflinePessimisticNash
+    from rlhf_theory.algorithms import OnlineIterative as OnlineIterative
+    from rlhf_theory.algorithms import UncertaintyWeighted as UncertaintyWeighted
+    from rlhf_theory.algorithms import enhancers as enhancers
+    from rlhf_theory.estimators import confidence as confidence
+    from rlhf_theory.experiments import Trace as Trace
+    from rlhf_theory.experiments import run as run
+    from rlhf_theory.oracles import feedback_from as feedback_from
+    from rlhf_theory.randomness import Key as Key
+    from rlhf_theory.study import Study as Study
+    from rlhf_theory.study import StudyResult as StudyResult
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "rlhf_theory": [
+                "algorithms",
+                "estimators",
+                "evaluation",
+                "losses",
+                "planners",
+                "theorems",
+                "worlds",
+            ],
+            "rlhf_theory.algorithms": [
+                "EnsembleMinimum",
+                "NashGame",
+                "OfflineGreedy",
+                "OfflinePessimistic",
+                "OfflinePessimisticNash",
+                "OnlineIterative",
+                "UncertaintyWeighted",
+                "enhancers",
+            ],
+            "rlhf_theory.estimators": ["confidence"],
+            "rlhf_theory.experiments": ["Trace", "run"],
+            "rlhf_theory.oracles": ["feedback_from"],
+            "rlhf_theory.randomness": ["Key"],
+            "rlhf_theory.study": ["Study", "StudyResult"],
+        },
     )
-    from rlhf_theory.algorithms import (
-        EnsembleMinimum,
-        NashGame,
-        OfflineGreedy,
-        OfflinePessimistic,
-        OfflinePessimisticNash,
-        OnlineIterative,
-        UncertaintyWeighted,
-        enhancers,
-    )
-    from rlhf_theory.estimators import confidence
-    from rlhf_theory.experiments import Trace, run
-    from rlhf_theory.oracles import feedback_from
-    from rlhf_theory.randomness import Key
-    from rlhf_theory.study import Study, StudyResult
-
-__all__ = [
-    "EnsembleMinimum",
-    "Key",
-    "NashGame",
-    "OfflineGreedy",
-    "OfflinePessimistic",
-    "OfflinePessimisticNash",
-    "OnlineIterative",
-    "Study",
-    "StudyResult",
-    "Trace",
-    "UncertaintyWeighted",
-    "algorithms",
-    "confidence",
-    "enhancers",
-    "estimators",
-    "evaluation",
-    "feedback_from",
-    "losses",
-    "planners",
-    "run",
-    "theorems",
-    "worlds",
-]
-
-_MODULES = {
-    "EnsembleMinimum": "rlhf_theory.algorithms",
-    "NashGame": "rlhf_theory.algorithms",
-    "OfflineGreedy": "rlhf_theory.algorithms",
-    "OfflinePessimistic": "rlhf_theory.algorithms",
-    "OfflinePessimisticNash": "rlhf_theory.algorithms",
-    "OnlineIterative": "rlhf_theory.algorithms",
-    "UncertaintyWeighted": "rlhf_theory.algorithms",
-    "enhancers": "rlhf_theory.algorithms",
-    "confidence": "rlhf_theory.estimators",
-    "Trace": "rlhf_theory.experiments",
-    "run": "rlhf_theory.experiments",
-    "feedback_from": "rlhf_theory.oracles",
-    "Key": "rlhf_theory.randomness",
-    "Study": "rlhf_theory.study",
-    "StudyResult": "rlhf_theory.study",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name; ``AttributeError`` for others."""
-    if name not in __all__:
-        message = f"module 'rlhf_theory' has no attribute {name!r}"
-        raise AttributeError(message)
-    if name not in _MODULES:
-        return importlib.import_module(f"rlhf_theory.{name}")
-    home = importlib.import_module(_MODULES[name])
-    return getattr(home, name, None) or importlib.import_module(f"{_MODULES[name]}.{name}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
 
 
 @command
 def embed(
+    *,
     file: Annotated[
         Path,
         typer.Argument(
@@ -22,8 +23,7 @@ def embed(
     model: o.Model,
     out: o.Out,
     encoder: o.Encoder = False,
-    pooling: o.Pooling = None,
-    layers: o.Layers = None,
+    features: o.Features,
     log_prob: Annotated[
         bool | None,
         typer.Option("--log-prob/--no-log-prob", help="The response's log-probability as feature."),
@@ -31,8 +31,6 @@ def embed(
     transform: Annotated[
         bool, typer.Option("--transform", help="Centre and standardise, fitted to these rows.")
     ] = False,
-    dim: o.Dim = None,
-    whiten: o.Whiten = False,
     samples: Annotated[
         int, typer.Option(help="Responses that MODEL writes to each prompt of a file of prompts.")
     ] = 0,
@@ -40,11 +38,7 @@ def embed(
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    pad_token: o.PadToken = None,
+    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Compute features of prompts with responses, and the responses' log-probabilities.
@@ -52,22 +46,16 @@ def embed(
     Writes OUT/features.safetensors, OUT/rows.parquet (which row is which) and a cache that other
     commands can share; what is in the cache is not read again.
     """
-    if offline:
-        work_offline()
-    from dataclasses import replace
-
-    from llm_bridge.commands.make import feature_options, source
     from llm_bridge.jobs.embed import EmbedJob
     from llm_bridge.jobs.job import carry_out
 
-    if (dim is not None or whiten) and not transform:
+    if (features.dim is not None or features.whiten) and not transform:
         message = "--dim and --whiten are parts of the transform: add --transform."
         raise ValueError(message)
-    features = feature_options(encoder, pooling, layers, dim, whiten)
     job = EmbedJob(
         file=file,
-        source=source(model, revision, device, dtype, offline, pad_token),
-        features=replace(features, log_prob=log_prob),
+        source=loading.source(model),
+        features=features.options(encoder=encoder, log_prob=log_prob),
         samples=samples,
         transform=transform,
         max_new_tokens=max_new_tokens,

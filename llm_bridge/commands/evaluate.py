@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
 
 
 @command
 def evaluate(
-    file: Annotated[
-        Path, typer.Argument(metavar="PROMPTS", help="One per line, or a column prompt.")
-    ],
+    *,
+    file: o.Prompts,
     reference: Annotated[
         str, typer.Option(metavar="MODEL", help="The reference pi0: KL and win rates are against.")
     ],
@@ -56,11 +54,7 @@ def evaluate(
     max_new_tokens: o.MaxNewTokens = 64,
     batch_size: o.BatchSize = 32,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    pad_token: o.PadToken = None,
+    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Evaluate models on held-out prompts: rewards, KL, J, win rates, length, entropy.
@@ -68,16 +62,13 @@ def evaluate(
     Writes OUT/results.parquet, OUT/policies (per prompt and answer), figures and OUT/report.html.
     Numbers are exact on pools of the reference's responses, and estimated from fresh responses.
     """
-    if offline:
-        work_offline()
-    from llm_bridge.commands.make import source
     from llm_bridge.jobs.evaluate import EvaluateJob
     from llm_bridge.jobs.job import carry_out
 
     which: Any = game
     job = EvaluateJob(
         file=file,
-        source=source(reference, revision, device, dtype, offline, pad_token),
+        source=loading.source(reference),
         models=tuple(models or ()),
         gold=gold,
         proxy=proxy,

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
 
 
 @command
 def fit(
+    *,
     file: Annotated[
         Path,
         typer.Argument(metavar="PREFERENCES", help="JSONL or Parquet: prompt, chosen, rejected."),
@@ -43,24 +44,14 @@ def fit(
             metavar="N", help="Fit N members to bootstraps too, for NAME#min; 0 for none."
         ),
     ] = 0,
-    epochs: o.Epochs = 1.0,
-    learning_rate: o.LearningRate = 5e-5,
-    lora_rank: o.LoRARank = None,
-    checkpoint_every: o.CheckpointEvery = 100,
+    training: o.Training,
     encoder: o.Encoder = False,
-    pooling: o.Pooling = None,
-    layers: o.Layers = None,
-    dim: o.Dim = None,
-    whiten: o.Whiten = False,
+    features: o.Features,
     test_share: o.TestShare = 0.2,
     cache: o.Cache = None,
     batch_size: o.BatchSize = 32,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    pad_token: o.PadToken = None,
+    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Fit a reward to preferences: linear on frozen features, or (--trunk) the whole model.
@@ -70,23 +61,17 @@ def fit(
     OUT#lower is its lower bound; of an ensemble OUT#min is the worst member, OUT#uncertainty=0.5
     the mean minus half the variance, OUT#mean the mean.
     """
-    if offline:
-        work_offline()
-    from llm_bridge.commands.make import feature_options, source, training_settings
     from llm_bridge.jobs.fit import FitJob
     from llm_bridge.jobs.fit_trunk import TrunkJob
     from llm_bridge.jobs.job import carry_out
 
-    read = source(model, revision, device, dtype, offline, pad_token)
+    read = loading.source(model)
     if trunk:
-        training = training_settings(
-            epochs, None, learning_rate, batch_size, 1, lora_rank, checkpoint_every
-        )
         whole = TrunkJob(
             file=file,
             source=read,
             encoder=encoder,
-            training=training,
+            training=training.settings(batch_size),
             ensemble=ensemble,
             test_share=test_share,
             seed=seed,
@@ -97,7 +82,7 @@ def fit(
     job = FitJob(
         file=file,
         source=read,
-        features=feature_options(encoder, pooling, layers, dim, whiten),
+        features=features.options(encoder=encoder),
         rule=rule,
         beta=beta,
         lam=lam,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import typer
-
-P = ParamSpec("P")
 
 PENDING = 3
 """Exit code of a run that waits for labels by people."""
@@ -35,18 +35,27 @@ def work_offline() -> None:
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """Answer what a command raises with one line and an exit code.
 
     0: done; 2: bad input, or something that cannot be done with it; 3: labels by people are
     missing; 130: interrupted, the same command goes on.
+
+    A parameter whose type is a group of options, a dataclass, stands for all of them.
     """
+    signature = inspect.signature(function, eval_str=True)
+    known = signature.parameters.values()
+    groups = {p.name: p.annotation for p in known if _is_group(p.annotation)}
 
     @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(**given: Any) -> None:
         try:
             require_libraries()
-            function(*args, **kwargs)
+            if given.get("offline"):
+                work_offline()
+            for name, group in groups.items():
+                given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+            function(**given)
         except KeyboardInterrupt:
             typer.echo("Interrupted. The same command goes on from what is there.", err=True)
             raise typer.Exit(130) from None
@@ -66,4 +75,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 raise typer.Exit(2) from None
             raise
 
+    flat = [option for parameter in known for option in _options_of(parameter)]
+    vars(guarded)["__signature__"] = signature.replace(parameters=flat)
     return guarded
+
+
+def _is_group(hint: object) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
+
+
+def _options_of(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    """Yield the options that a parameter stands for."""
+    if _is_group(parameter.annotation):
+        for option in inspect.signature(parameter.annotation, eval_str=True).parameters.values():
+            yield option.replace(kind=parameter.kind)
+    else:
+        yield parameter

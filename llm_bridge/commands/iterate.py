@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
 
 
 @command
 def iterate(
-    file: Annotated[
-        Path, typer.Argument(metavar="PROMPTS", help="One per line, or a column prompt.")
-    ],
+    *,
+    file: o.Prompts,
     model: o.Model,
     out: o.Out,
     labels: Annotated[
@@ -54,28 +52,18 @@ def iterate(
     refresh: Annotated[
         bool, typer.Option("--refresh/--no-refresh", help="Half of the pools follow the policy.")
     ] = True,
-    pooling: o.Pooling = None,
-    layers: o.Layers = None,
-    dim: o.Dim = None,
-    whiten: o.Whiten = False,
-    epochs: o.Epochs = 1.0,
+    features: o.Features,
+    training: o.Training,
     steps: o.Steps = None,
-    learning_rate: o.LearningRate = 5e-5,
     batch_size: o.TrainingBatch = 16,
     accumulation: o.Accumulation = 1,
-    lora_rank: o.LoRARank = None,
-    checkpoint_every: o.CheckpointEvery = 100,
     test_share: o.TestShare = 0.2,
     samples: Annotated[
         int, typer.Option(help="Fresh responses per held-out prompt; 0, or at least 2.")
     ] = 4,
     max_new_tokens: o.MaxNewTokens = 64,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    pad_token: o.PadToken = None,
+    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Train online: ask about the current policy, fit, train, evaluate, and again.
@@ -84,16 +72,13 @@ def iterate(
     questions are; called again it replays what is there. Settings that the learner does
     not have are refused. Writes OUT/model with its card, OUT/trace.parquet and OUT/report.html.
     """
-    if offline:
-        work_offline()
-    from llm_bridge.commands.make import feature_options, source, training_settings
     from llm_bridge.jobs.iterate import IterateJob
     from llm_bridge.jobs.job import carry_out
     from llm_bridge.jobs.learners import LearnerOptions
 
     job = IterateJob(
         file=file,
-        source=source(model, revision, device, dtype, offline, pad_token),
+        source=loading.source(model),
         labels=labels,
         preference=preference,
         label_scale=label_scale,
@@ -102,10 +87,8 @@ def iterate(
         eta=eta,
         pool_size=pool_size,
         refresh=refresh,
-        features=feature_options(False, pooling, layers, dim, whiten),
-        training=training_settings(
-            epochs, steps, learning_rate, batch_size, accumulation, lora_rank, checkpoint_every
-        ),
+        features=features.options(),
+        training=training.settings(batch_size, steps, accumulation),
         test_share=test_share,
         samples=samples,
         max_new_tokens=max_new_tokens,

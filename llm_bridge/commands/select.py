@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
 
 
 @command
 def select(
-    file: Annotated[
-        Path, typer.Argument(metavar="PROMPTS", help="One per line, or a column prompt.")
-    ],
+    *,
+    file: o.Prompts,
     model: o.Model,
     out: o.Out,
     pairs: Annotated[int, typer.Option(help="Pairs to have labelled.")] = 100,
@@ -37,18 +35,11 @@ def select(
     ] = None,
     pool_size: o.PoolSize = 8,
     eta: o.Eta = 0.1,
-    pooling: o.Pooling = None,
-    layers: o.Layers = None,
-    dim: o.Dim = None,
-    whiten: o.Whiten = False,
+    features: o.Features,
     max_new_tokens: o.MaxNewTokens = 64,
     batch_size: o.BatchSize = 32,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    pad_token: o.PadToken = None,
+    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Choose which pairs of responses people should compare next.
@@ -56,17 +47,14 @@ def select(
     Writes them to OUT/labels/pending.jsonl, one question per line, and ends with exit code 3. When
     all labels are filled in there, the same command writes OUT/preferences.jsonl for fit and train.
     """
-    if offline:
-        work_offline()
-    from llm_bridge.commands.make import feature_options, source
     from llm_bridge.jobs.job import carry_out
     from llm_bridge.jobs.select import SelectJob
 
     job = SelectJob(
         file=file,
-        source=source(model, revision, device, dtype, offline, pad_token),
+        source=loading.source(model),
         reward=reward,
-        features=feature_options(False, pooling, layers, dim, whiten),
+        features=features.options(),
         rule=rule,
         pairs=pairs,
         pool_size=pool_size,

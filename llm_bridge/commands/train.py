@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
 
 
 @command
 def train(
+    *,
     file: Annotated[
         Path,
         typer.Argument(
@@ -26,14 +27,14 @@ def train(
     loss: Annotated[
         str, typer.Option(help="A loss of `rlhf-theory list losses`, or sft (imitate the chosen).")
     ] = "dpo",
-    settings: o.Settings = None,
-    epochs: o.Epochs = 1.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the loss, such as beta=0.1."),
+    ] = None,
+    training: o.Training,
     steps: o.Steps = None,
-    learning_rate: o.LearningRate = 5e-5,
     batch_size: o.TrainingBatch = 16,
     accumulation: o.Accumulation = 1,
-    lora_rank: o.LoRARank = None,
-    checkpoint_every: o.CheckpointEvery = 100,
     sample: Annotated[
         str | None,
         typer.Option(
@@ -43,11 +44,7 @@ def train(
     ] = None,
     test_share: o.TestShare = 0.1,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    revision: o.Revision = None,
-    offline: o.Offline = False,
-    pad_token: o.PadToken = None,
+    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Train a model on preferences, by a loss of the DPO family or by imitation.
@@ -56,9 +53,6 @@ def train(
     with comparisons of held-out prompts. Rows with equal responses are used by the losses that
     learn from them. Stopped, it goes on from its newest checkpoint.
     """
-    if offline:
-        work_offline()
-    from llm_bridge.commands.make import source, training_settings
     from llm_bridge.jobs.job import carry_out
     from llm_bridge.jobs.train import TrainJob
     from rlhf_theory.errors import check_choice
@@ -69,12 +63,10 @@ def train(
         check_choice("sample", sample, ("chosen", "rejected", "second"))
     job = TrainJob(
         file=file,
-        source=source(model, revision, device, dtype, offline, pad_token),
+        source=loading.source(model),
         loss=loss,
         loss_settings=assignments(settings or (), "--set"),
-        training=training_settings(
-            epochs, steps, learning_rate, batch_size, accumulation, lora_rank, checkpoint_every
-        ),
+        training=training.settings(batch_size, steps, accumulation),
         sample=which,
         test_share=test_share,
         seed=seed,

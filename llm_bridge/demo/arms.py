@@ -23,7 +23,7 @@ from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.planning.direct import DirectPreference, IterativeDirect
 from llm_bridge.planning.planners import DPOPlanner
 from llm_bridge.planning.self_play import SelfPlay
-from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.pools.policy import LanguageModelPolicy, require_model
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.pools.world import PromptWorld
 from llm_bridge.tiny.gold import gold_preference, gold_reward
@@ -98,34 +98,26 @@ class Bench:
         return LanguageModelPolicy(self.world.model(), sampler, 64)
 
     @property
-    def _prompts(self) -> Sequence[str]:
-        return self.world.prompts[: self.size.prompts]
-
-    @property
     def _held_out(self) -> Sequence[str]:
         return self.world.held_out[: self.size.held_out]
 
     @cached_property
     def problem(self) -> PromptProblem:
         """The problem of the arms with a reward."""
-        return PromptProblem(
-            self._prompts,
-            self.pi0,
-            features=TransformerFeatures(self.pi0, dim=self.size.dim),
-            pool_size=self.size.pool_size,
-            eta=ETA,
-            seed=self.seed,
-        )
+        return self._problem(TransformerFeatures(self.pi0, dim=self.size.dim), ETA)
 
     @cached_property
     def game(self) -> PromptProblem:
         """The problem of the preference game: other units, so another weight of the KL."""
+        return self._problem(NoFeatures(), GAME_ETA)
+
+    def _problem(self, features: Any, eta: float) -> PromptProblem:
         return PromptProblem(
-            self._prompts,
+            self.world.prompts[: self.size.prompts],
             self.pi0,
-            features=NoFeatures(),
+            features=features,
             pool_size=self.size.pool_size,
-            eta=GAME_ETA,
+            eta=eta,
             seed=self.seed,
         )
 
@@ -253,7 +245,7 @@ class Bench:
         )
         key = Key(self.seed).child("demo", "self-play")
         plan = planner(self.preference, self.game, key)
-        policy = _model_policy(plan.value)
+        policy = require_model(plan.value, "What was trained")
         return [self.game_judge.details(self.pi0), self.game_judge.details(policy)], policy.model
 
     @property
@@ -261,7 +253,7 @@ class Bench:
         return DPOPlanner(settings=self.settings, folder=self.training)
 
     def _judged(self, policy: Policy) -> tuple[list[Details], LanguageModel]:
-        return [self.judge.details(policy)], _model_policy(policy).model
+        return [self.judge.details(policy)], require_model(policy, "What was trained").model
 
     def _online(self, learner: Any) -> tuple[list[Details], LanguageModel]:
         judge = _Kept(self.judge)
@@ -269,7 +261,7 @@ class Bench:
             problem=self.problem, feedback=feedback_from(self.oracle), judge=judge, refresh=True
         )
         run_online(learner, world, self.size.rounds, seed=self.seed)
-        return judge.found, _model_policy(judge.played[-1]).model
+        return judge.found, require_model(judge.played[-1], "The last policy").model
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,15 +282,8 @@ class _Kept:
         return {"fresh_objective": self.found[-1].mean("fresh_objective")}
 
 
-def _model_policy(policy: Policy) -> LanguageModelPolicy:
-    if not isinstance(policy, LanguageModelPolicy):
-        message = f"Expected a trained model; got {type(policy).__name__}."
-        raise TypeError(message)
-    return policy
-
-
 def _grammatical(prompt: str, response: str) -> float:
-    return float(judge(prompt, response).answer is not None)
+    return float(judge(prompt, response).grammatical)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,7 @@ import numpy as np
 
 from llm_bridge.evaluation.cards import Card
 from llm_bridge.evaluation.details import Details
-from llm_bridge.evaluation.figures import (
-    Drawing,
-    frontier,
-    frontier_points,
-    over_optimisation,
-    rounds,
-    win_rates,
-)
+from llm_bridge.evaluation.figures import Drawing, frontier, frontier_points, rounds
 from llm_bridge.evaluation.held_out import HeldOut
 from llm_bridge.evaluation.paths import gibbs_path, temperatures
 from llm_bridge.evaluation.report import (
@@ -28,6 +21,7 @@ from llm_bridge.evaluation.report import (
     results_table,
     write_run_page,
 )
+from llm_bridge.jobs.evaluate import optimised, wins_of
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.tiny.world import TinyWorld
 from rlhf_theory.core import ConfidenceSet
@@ -167,23 +161,16 @@ def _reward_drawings(
     arms: Mapping[str, Sequence[Details]], held_out: HeldOut, proxy: ConfidenceSet
 ) -> dict[str, Drawing]:
     gold: Any = held_out.gold
-    linear = LinearReward(proxy.center)
     points = frontier_points(arms, "pool")
     best = gibbs_path(held_out, gold, temperatures(gold, held_out, 40))
     inside = best["kl"] <= 1.2 * float(points["kl"].max())
-    path = gibbs_path(held_out, linear, temperatures(linear, held_out))
-    kl, true, learnt = (path[name].to_numpy()[None, :] for name in ("kl", "gold", "proxy"))
     others = {name: found[-1] for name, found in arms.items() if name != "reference"}
-    wins = [found.interval("fresh_win_rate") for found in others.values()]
-    values, lower, upper = (
-        [float(getattr(i, e)) for i in wins] for e in ("value", "lower", "upper")
-    )
     return {
         "frontier": frontier(frontier_points(arms, "fresh"), estimate="fresh"),
         "frontier-pools": frontier(points, estimate="pool", best=best[inside]),
         "rounds": rounds(_traces(arms), "fresh_objective"),
-        "win-rates": win_rates(list(others), values, lower, upper),
-        "over-optimisation": over_optimisation(kl, true, learnt, paths="paths"),
+        "win-rates": wins_of(others, "fresh_win_rate"),
+        "over-optimisation": optimised(held_out, LinearReward(proxy.center)),
     }
 
 

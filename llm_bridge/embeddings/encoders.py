@@ -4,63 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
-import torch
-from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers import AutoModel
 
 from llm_bridge.errors import ModelError
-from llm_bridge.language.fingerprints import weights_hash
-from llm_bridge.language.loading import check_tokenizer, load_parts
+from llm_bridge.language.loading import LoadedModel, Loading, load_parts
 from llm_bridge.language.models import Ids
 
 
 @dataclass(frozen=True, eq=False)
-class EncoderModel:
+class EncoderModel(LoadedModel):
     """A model without a language-model head, such as a sentence encoder, with its tokenizer.
+
+    Encoder-decoder models are refused.
 
     Attributes
     ----------
-    model
-        Any ``AutoModel`` that reads one text; encoder-decoder models are refused.
-    tokenizer
-        Its tokenizer, with a pad token.
-    name
-        What to call it in messages and reports.
     join
         What stands between prompt and response in the text that is read.
     """
 
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
     name: str = "encoder"
     join: str = " "
 
     def __post_init__(self) -> None:
-        check_tokenizer(self.tokenizer)
+        super().__post_init__()
         if self.model.config.is_encoder_decoder:
             message = (
                 f"An encoder must read one text and write none; {self.name} is an encoder-decoder "
                 "model. Save its encoder alone and load that."
             )
             raise ModelError(message)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the weights are."""
-        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
-
-    @property
-    def pad_id(self) -> int:
-        """Token that fills up rows."""
-        return int(self.tokenizer.pad_token_id)
 
     @property
     def context_length(self) -> int | None:
@@ -72,11 +48,6 @@ class EncoderModel:
         )
         known = [int(n) for n in limits if n is not None and 0 < n < 10**9]
         return min(known, default=None)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of weights, configuration and tokenizer: equal for equal models, wherever saved."""
-        return weights_hash(self.model, self.tokenizer)
 
     def encode(
         self, prompts: Sequence[str], responses: Sequence[str]
@@ -114,43 +85,23 @@ class EncoderModel:
         return result
 
 
-def load_encoder(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    offline: bool = True,
-    pad_token: str | None = None,
-    join: str = " ",
-) -> EncoderModel:
+def load_encoder(name: str | Path, *, join: str = " ", **load: Unpack[Loading]) -> EncoderModel:
     """Load an encoder from a folder, or with ``offline=False`` by its hub id.
 
     Parameters
     ----------
-    name, revision
-        Folder or id; the revision of an id.
-    device, dtype
-        Where the weights go, and as what: ``"float32"`` or ``"bfloat16"``.
-    offline
-        Never ask a hub; only folders and what was fetched before.
-    pad_token
-        Token to pad with, where the tokenizer has none or pads with the end of the sequence.
+    name
+        Folder or id.
     join
         What stands between prompt and response.
+    load
+        See `load_parts`, but for ``offline``, which is on by default.
 
     Raises
     ------
     ModelError
         If the folder is missing or holds no model.
     """
-    model, tokenizer = load_parts(
-        AutoModel,
-        name,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        offline=offline,
-        pad_token=pad_token,
-    )
+    load.setdefault("offline", True)
+    model, tokenizer = load_parts(AutoModel, name, **load)
     return EncoderModel(model, tokenizer, str(name), join)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ import torch
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.jobs.texts import FeatureOptions, as_prompt, as_response
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.storage.jsonl import problems_with, read_jsonl
+from llm_bridge.storage.jsonl import read_jsonl
+from llm_bridge.storage.rows import each_made, numbered_rows
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedJob:
+class EmbedJob(ModelJob):
     """Compute features of prompts and responses.
 
     Attributes
@@ -36,8 +38,8 @@ class EmbedJob:
     file
         Preferences (``prompt, chosen, rejected``), single responses (``prompt, response``), or
         prompts alone, to which the model writes ``samples`` responses each.
-    source, features
-        The model that reads, and how.
+    features
+        How the model reads.
     samples
         Responses that the model writes to every prompt of a file without responses; 0 for none.
     transform
@@ -45,35 +47,22 @@ class EmbedJob:
         the raw features are written.
     max_new_tokens
         Longest response that is written.
-    seed
-        Of the responses.
-    batch_size
-        Texts per forward pass.
     cache
         Folder of the feature cache; None is ``OUT/cache``.
     """
 
-    file: Path
-    source: ModelSource
     features: FeatureOptions = field(default_factory=FeatureOptions)
     samples: int = 0
     transform: bool = False
     max_new_tokens: int = 64
-    seed: int = 0
-    batch_size: int = 32
     cache: Path | None = None
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
-            "command": "embed",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("embed"),
             **self.features.identity(),
-            "samples": self.samples,
-            "transform": self.transform,
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
+            **self.named("samples", "transform", "max_new_tokens", "seed"),
         }
 
     def _rows(self) -> tuple[list[Text], list[str] | None, list[str]]:
@@ -85,7 +74,8 @@ class EmbedJob:
             texts = [t for p in pairs for t in (p.chosen, p.rejected)]
             return prompts, texts, ["chosen", "rejected"] * len(pairs)
         if "response" in columns:
-            rows = _responses(self.file)
+            found = numbered_rows(self.file)
+            rows = each_made(self.file, found, _single_response, word="row")
             return [p for p, _ in rows], [r for _, r in rows], ["response"] * len(rows)
         if self.samples < 1 or self.features.encoder:
             message = (
@@ -115,7 +105,7 @@ class EmbedJob:
             say(f"The features in {out} are complete.")
             return
         texts, given, roles = self._rows()
-        reader = self.features.reader(self.source)
+        reader = self.source.reader(encoder=self.features.encoder)
         if given is None:
             prompts, responses, roles = self._written(reader, texts)
         else:
@@ -124,13 +114,12 @@ class EmbedJob:
         raw = self.features.make(
             reader, cache=self.cache or out / "cache", batch_size=self.batch_size
         )
-        features = raw
         if self.transform:
             fitted = raw.fit(prompts, responses)
             fitted.save(out / "transform.safetensors")
             phi, log_probs = fitted.with_log_probs(prompts, responses)
         else:
-            phi, log_probs = features.rows(prompts, responses)
+            phi, log_probs = raw.rows(prompts, responses)
         frame = pd.DataFrame(
             {
                 "prompt": [p.text for p in prompts],
@@ -185,21 +174,11 @@ def _columns(path: Path) -> set[str]:
     raise ValueError(message)
 
 
-def _responses(path: Path) -> list[tuple[Text, str]]:
-    """Return the rows of a file with single responses."""
-    if path.suffix == ".parquet":
-        rows = list(enumerate(pq.read_table(path).to_pylist(), start=1))
-        wrong: list[str] = []
-    else:
-        rows, wrong = read_jsonl(path)
-    found: list[tuple[Text, str]] = []
-    for number, row in rows:
-        prompt, response = row.get("prompt"), row.get("response")
-        if not prompt or not isinstance(response, str) or not response.strip():
-            got = json.dumps(row, ensure_ascii=False)[:120]
-            wrong.append(f"row {number} must have a prompt and a response with characters; {got}")
-        else:
-            found.append((prompt, response))
-    if wrong:
-        raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
-    return found
+def _single_response(row: Mapping[str, object]) -> tuple[Any, str]:
+    """Return prompt and response of a row; ``ValueError`` where it has not both."""
+    prompt, response = row.get("prompt"), row.get("response")
+    if not prompt or not isinstance(response, str) or not response.strip():
+        got = json.dumps(row, ensure_ascii=False)[:120]
+        message = f"it must have a prompt and a response with characters; {got}"
+        raise ValueError(message)
+    return prompt, response

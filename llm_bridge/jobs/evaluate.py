@@ -29,28 +29,28 @@ from llm_bridge.evaluation.report import (
     write_run_page,
 )
 from llm_bridge.jobs.job import Say
+from llm_bridge.jobs.model_jobs import PoolJob
 from llm_bridge.jobs.rewards import callable_of, preference_of, reward_of
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.sources import content_hash, read_prompts
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.commands.tables import aligned
+from rlhf_theory.core import RewardModel
 from rlhf_theory.report.words import pretty
 from rlhf_theory.store import write_atomic, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
+class EvaluateJob(PoolJob):
     """Evaluate policies against a reference.
 
     Attributes
     ----------
     file
         Held-out prompts.
-    source
-        The reference model pi0; device and offline mode hold for all models.
     models
-        Further models, ``PATH`` or ``NAME=PATH``.
+        Further models, ``PATH`` or ``NAME=PATH``; device and offline mode are the reference's.
     gold, proxy
         Rewards, see `llm_bridge.jobs.rewards.reward_of`, such as ``fit`` or the pessimistic
         ``fit#lower``; None for none.
@@ -60,31 +60,21 @@ class EvaluateJob:
         Payoff of the game whose exploitability is reported; needs ``preference``.
     metrics
         Further numbers of answers, ``NAME=module:function`` of prompt and response.
-    eta
-        Weight of the KL in ``J``.
-    pool_size, samples
-        Responses of the reference per prompt; fresh responses of every model per prompt.
+    samples
+        Fresh responses of every model per prompt.
     limit
         Only the first so many prompts; None takes all.
-    max_new_tokens, batch_size, seed
-        Of sampling and scoring.
     """
 
-    file: Path
-    source: ModelSource
     models: tuple[str, ...] = ()
     gold: str | None = None
     proxy: str | None = None
     preference: str | None = None
     game: Literal["logit", "probability"] | None = None
     metrics: tuple[str, ...] = ()
-    eta: float = 0.1
     pool_size: int = 16
     samples: int = 4
     limit: int | None = None
-    max_new_tokens: int = 64
-    batch_size: int = 32
-    seed: int = 0
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on, except for the models; see `Job`."""
@@ -92,17 +82,9 @@ class EvaluateJob:
             "command": "evaluate",
             "file": content_hash(self.file),
             "reference": self.source.identity(),
-            "gold": self.gold,
-            "proxy": self.proxy,
-            "preference": self.preference,
-            "game": self.game,
+            **self.named("gold", "proxy", "preference", "game"),
             "metrics": list(self.metrics),
-            "eta": self.eta,
-            "pool_size": self.pool_size,
-            "samples": self.samples,
-            "limit": self.limit,
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
+            **self.named("eta", "pool_size", "samples", "limit", "max_new_tokens", "seed"),
         }
 
     def _prompts(self) -> list[Text]:
@@ -122,22 +104,15 @@ class EvaluateJob:
     def run(self, out: Path, say: Say) -> None:
         """Evaluate every model, write tables, figures and the page; see `Job`."""
         models = named_models(self.models)
-        options = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
-        reference = self.source.policy(**options)
-        problem = PromptProblem(
-            self._prompts(),
-            reference,
-            features=NoFeatures(self.source.device),
-            pool_size=self.pool_size,
-            eta=self.eta,
-            seed=self.seed,
-        )
+        reference = self.policy_of(self.source)
+        features = NoFeatures(self.source.device)
+        problem = self.problem(self._prompts(), reference, features)
         held_out = self._held_out(problem, reference)
         results: dict[str, Details] = {}
         for name, path in {"reference": None, **models}.items():
             policy = reference
             if path is not None:
-                policy = replace(self.source, name=path, revision=None).policy(**options)
+                policy = self.policy_of(replace(self.source, name=path, revision=None))
             results[name], stored = self._details(out / "policies", name, policy, held_out)
             say(f"{name}: {'found complete' if stored else 'evaluated'}.")
         summary = summary_table(results)
@@ -272,13 +247,23 @@ def draw_results(
         if "fresh_gold" in has:
             drawings["frontier"] = frontier(frontier_points(arms, "fresh"), estimate="fresh")
     if held_out.gold is not None and held_out.proxy is not None:
-        path = gibbs_path(held_out, held_out.proxy, temperatures(held_out.proxy, held_out))
-        columns = (path[name].to_numpy()[None, :] for name in ("kl", "gold", "proxy"))
-        drawings["over-optimisation"] = over_optimisation(*columns, paths="paths")
+        drawings["over-optimisation"] = optimised(held_out, held_out.proxy)
     wins = "fresh_win_rate" if "fresh_win_rate" in has else "pool_win_rate"
     others = {n: f for n, f in results.items() if wins in f.per_prompt and n != "reference"}
     if others:
-        found = [f.interval(wins) for f in others.values()]
-        ends = ([float(getattr(i, e)) for i in found] for e in ("value", "lower", "upper"))
-        drawings["win-rates"] = win_rates(list(others), *ends)
+        drawings["win-rates"] = wins_of(others, wins)
     return drawings
+
+
+def optimised(held_out: HeldOut, proxy: RewardModel) -> Drawing:
+    """Return gold and proxy reward along the Gibbs policies of the proxy."""
+    path = gibbs_path(held_out, proxy, temperatures(proxy, held_out))
+    columns = (path[name].to_numpy()[None, :] for name in ("kl", "gold", "proxy"))
+    return over_optimisation(*columns, paths="paths")
+
+
+def wins_of(results: Mapping[str, Details], metric: str) -> Drawing:
+    """Return the win rates of policies, by the metric that holds them."""
+    found = [f.interval(metric) for f in results.values()]
+    ends = ([float(getattr(i, e)) for i in found] for e in ("value", "lower", "upper"))
+    return win_rates(list(results), *ends)

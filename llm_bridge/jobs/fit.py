@@ -16,9 +16,10 @@ from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.heads import is_head, save_head
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.sources import split_held_out
 from llm_bridge.jobs.texts import FeatureOptions, unscored
-from llm_bridge.labels.preference_files import read_preferences
+from llm_bridge.labels.preference_files import PreferencePair, read_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.pools.data import Comparison, PromptData
 from llm_bridge.rewards.calibration import Calibration, calibration
@@ -63,47 +64,60 @@ def confidence_rule(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitJob:
-    """Fit a linear reward.
+class RewardJob(ModelJob):
+    """A job that fits a reward to preferences.
 
     Attributes
     ----------
     file
         Preferences, JSONL or Parquet.
-    source, features
-        The model that reads, and how. The transform of the features is fitted to all responses of
-        the comparisons that are trained on, and then frozen.
+    ensemble
+        Members fitted to bootstraps, 0 for none.
+    test_share
+        Share of the prompts held out.
+    """
+
+    ensemble: int = 0
+    test_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.ensemble != 0 and self.ensemble < 2:
+            message = f"--ensemble must be 0 for none, or at least 2 members; got {self.ensemble}."
+            raise ValueError(message)
+
+    def fit_settings(self) -> dict[str, object]:
+        """Return the settings of every fit, as `Job.study` has them."""
+        return self.named(*(["ensemble"] if self.ensemble else []), "test_share", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJob(RewardJob):
+    """Fit a linear reward.
+
+    Attributes
+    ----------
+    features
+        How the model reads. The transform of the features is fitted to all responses of the
+        comparisons that are trained on, and then frozen.
     rule, beta, lam, norm, delta
         See `confidence_rule`.
     ensemble
-        Members fitted to bootstraps beside the estimate, 0 for none; see `fit_ensemble`.
-    test_share
-        Share of the prompts held out.
-    seed
-        Of the split and of the bootstraps.
-    batch_size
-        Texts per forward pass.
+        Members beside the estimate; see `fit_ensemble`.
     cache
         Folder of the feature cache; None is ``OUT/cache``.
     """
 
-    file: Path
-    source: ModelSource
     features: FeatureOptions = field(default_factory=FeatureOptions)
     rule: str = "constant"
     beta: float = 1.0
     lam: float = 1.0
     norm: float = 1.0
     delta: float = 0.05
-    ensemble: int = 0
-    test_share: float = 0.2
-    seed: int = 0
-    batch_size: int = 32
     cache: Path | None = None
 
     def __post_init__(self) -> None:
         self._rule()
-        check_members(self.ensemble)
+        super().__post_init__()
 
     def _rule(self) -> ConfidenceRule:
         return confidence_rule(
@@ -113,20 +127,15 @@ class FitJob:
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
-            "command": "fit",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("fit"),
             **self.features.identity(),
             "rule": repr(self._rule()),
-            **({"ensemble": self.ensemble} if self.ensemble else {}),
-            "test_share": self.test_share,
-            "seed": self.seed,
+            **self.fit_settings(),
         }
 
     def plan(self, out: Path) -> list[str]:
         """Return what would be done; see `Job`."""
-        pairs = read_preferences(self.file).pairs
-        held = split_held_out([p.prompt for p in pairs], self.test_share, self.seed)
+        pairs, held = split_pairs(self.file, self.test_share, self.seed)
         texts = {(json.dumps(p.prompt), r) for p in pairs for r in (p.chosen, p.rejected)}
         lines = [
             f"{self.file}: {len(pairs)} comparisons, {sum(held)} of them held out.",
@@ -145,7 +154,7 @@ class FitJob:
             say(f"The fit in {out} is complete.")
             say((out / "summary.txt").read_text(encoding="utf-8").rstrip())
             return
-        reader = self.features.reader(self.source)
+        reader = self.source.reader(encoder=self.features.encoder)
         train, held = split_comparisons(self.file, reader, self.test_share, self.seed)
         raw = self.features.make(
             reader, cache=self.cache or out / "cache", batch_size=self.batch_size
@@ -208,13 +217,6 @@ class FitJob:
         save_head(out, fit, features, about, members)
 
 
-def check_members(ensemble: int) -> None:
-    """Raise ``ValueError`` for an ensemble of one."""
-    if ensemble != 0 and ensemble < 2:
-        message = f"--ensemble must be 0 for none, or at least 2 members; got {ensemble}."
-        raise ValueError(message)
-
-
 def _disagreement(members: RewardEnsemble, fit: HeadFit, data: PromptData) -> str:
     """Return how far members are apart on the comparisons that they were fitted to."""
     margins = [
@@ -228,6 +230,12 @@ def _disagreement(members: RewardEnsemble, fit: HeadFit, data: PromptData) -> st
     )
 
 
+def split_pairs(file: Path, share: float, seed: int) -> tuple[list[PreferencePair], list[bool]]:
+    """Return the pairs of a file, and which are of held-out prompts."""
+    pairs = read_preferences(file).pairs
+    return pairs, split_held_out([p.prompt for p in pairs], share, seed)
+
+
 def split_comparisons(
     file: Path, reader: LanguageModel | EncoderModel, share: float, seed: int
 ) -> tuple[list[Comparison], list[Comparison]]:
@@ -235,8 +243,7 @@ def split_comparisons(
 
     ``ValueError`` if nothing is left to learn from.
     """
-    pairs = read_preferences(file).pairs
-    held = split_held_out([p.prompt for p in pairs], share, seed)
+    pairs, held = split_pairs(file, share, seed)
     if all(held):
         message = (
             f"Nothing is left to fit: all {len(pairs)} comparisons are of held-out prompts. Hold "

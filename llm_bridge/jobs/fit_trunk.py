@@ -12,11 +12,9 @@ import numpy as np
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.cards import Card
 from llm_bridge.evaluation.details import frame_bytes
-from llm_bridge.jobs.fit import check_members, split_comparisons
+from llm_bridge.jobs.fit import RewardJob, split_comparisons, split_pairs
 from llm_bridge.jobs.job import Say, flat
-from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
 from llm_bridge.jobs.trunk_ensembles import save_members
-from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.data import Comparison
@@ -34,52 +32,34 @@ from rlhf_theory.store import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrunkJob:
+class TrunkJob(RewardJob):
     """Train a reward model.
 
     Attributes
     ----------
-    file
-        Preferences, JSONL or Parquet.
-    source, encoder
-        The model whose trunk is trained; whether it is an encoder.
+    encoder
+        Whether the model whose trunk is trained is an encoder.
     training
         How to train.
     ensemble
         Members, each trained on a bootstrap; 0 for one reward model on the data themselves.
-    test_share, seed, batch_size
-        Share of the prompts held out; seed of split and training; texts per forward pass.
     """
 
-    file: Path
-    source: ModelSource
     encoder: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    ensemble: int = 0
-    test_share: float = 0.2
-    seed: int = 0
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        check_members(self.ensemble)
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
-            "command": "fit --trunk",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("fit --trunk"),
             "encoder": self.encoder,
             "training": self.training.identity(),
-            **({"ensemble": self.ensemble} if self.ensemble else {}),
-            "test_share": self.test_share,
-            "seed": self.seed,
+            **self.fit_settings(),
         }
 
     def plan(self, out: Path) -> list[str]:
         """Return what would be done; see `Job`."""
-        pairs = read_preferences(self.file).pairs
-        held = split_held_out([p.prompt for p in pairs], self.test_share, self.seed)
+        pairs, held = split_pairs(self.file, self.test_share, self.seed)
         n = len(pairs) - sum(held)
         done, members = len(list(out.glob("training/*/result.json"))), max(self.ensemble, 1)
         lines = [
@@ -95,7 +75,7 @@ class TrunkJob:
 
     def run(self, out: Path, say: Say) -> None:
         """Train, measure, write the reward model with its card; see `Job`."""
-        reader = self.source.encoder() if self.encoder else self.source.language_model()
+        reader = self.source.reader(encoder=self.encoder)
         train, held = split_comparisons(self.file, reader, self.test_share, self.seed)
         trained = self._trained(reader, train, out)
         for k, one in enumerate(trained):

@@ -156,7 +156,7 @@ def load_head(
         pad_token=about["pad_token"],
     )
     options = FeatureOptions.of(about["features"])
-    reader = options.reader(own)
+    reader = own.reader(encoder=options.encoder)
     writer = tokens_of if reads_other_words(reader, tokens_of) else None
     raw = options.make(reader, cache=None, batch_size=32, tokens_of=writer)
     features = FittedFeatures.load(folder / "transform.safetensors", raw)

@@ -22,12 +22,12 @@ from llm_bridge.evaluation.report import (
 from llm_bridge.jobs.evaluate import draw_results
 from llm_bridge.jobs.job import Say, flat
 from llm_bridge.jobs.learners import LearnerOptions
+from llm_bridge.jobs.model_jobs import PoolJob
 from llm_bridge.jobs.rewards import preference_of, reward_of
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts, split_held_out
+from llm_bridge.jobs.sources import read_prompts, split_held_out
 from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.labels.oracles import RewardModelOracle
 from llm_bridge.labels.people import LabelFile
-from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
@@ -43,15 +43,13 @@ from rlhf_theory.store import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
-class IterateJob:
+class IterateJob(PoolJob):
     """Train online.
 
     Attributes
     ----------
     file
         Prompts; a share of them is held out and evaluated on after every round.
-    source
-        The model pi0.
     labels
         ``"people"``, whose questions and answers are in ``OUT/labels``; or a reward whose
         Bradley-Terry labels are drawn, see `llm_bridge.jobs.rewards.reward_of`.
@@ -62,8 +60,8 @@ class IterateJob:
         planned for, and judged by, the reward itself.
     learner
         The learner and its named settings.
-    rounds, eta, pool_size
-        Rounds, weight of the KL, responses per prompt.
+    rounds
+        Rounds of labels.
     refresh
         Whether pools follow the policy, half from pi0 and half from the policy of the last round.
     features
@@ -73,27 +71,18 @@ class IterateJob:
     test_share, samples
         Share of the prompts held out; fresh responses per held-out prompt, none where pools are
         only re-ranked.
-    max_new_tokens, batch_size, seed
-        Of sampling and scoring.
     """
 
-    file: Path
-    source: ModelSource
     labels: str | None = None
     preference: str | None = None
     label_scale: float = 1.0
     learner: LearnerOptions = field(default_factory=LearnerOptions)
     rounds: int = 3
-    eta: float = 0.1
-    pool_size: int = 8
     refresh: bool = True
     features: FeatureOptions = field(default_factory=FeatureOptions)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     test_share: float = 0.2
     samples: int = 4
-    max_new_tokens: int = 64
-    batch_size: int = 32
-    seed: int = 0
 
     def __post_init__(self) -> None:
         check_positive("rounds", self.rounds)
@@ -117,16 +106,13 @@ class IterateJob:
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
-        names: tuple[str, ...]
-        names = ("labels", "preference", "label_scale", "rounds", "eta", "pool_size", "refresh")
-        names = (*names, "test_share", "samples", "max_new_tokens", "seed")
         return {
-            "command": "iterate",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("iterate"),
             **self.features.identity(),
             **self.learner.identity(),
-            **{name: getattr(self, name) for name in names},
+            **self.named("labels", "preference", "label_scale", "rounds"),
+            **self.named("eta", "pool_size", "refresh"),
+            **self.named("test_share", "samples", "max_new_tokens", "seed"),
             "training": self.training.identity(),
         }
 
@@ -157,17 +143,9 @@ class IterateJob:
     def run(self, out: Path, say: Say) -> None:
         """Play the rounds, evaluate, write model, card, trace and page; see `Job`."""
         train, test = self._prompts()
-        policy = self.source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
-        problem = PromptProblem(
-            train,
-            policy,
-            features=self.features.make(
-                policy.model, cache=out / "cache", batch_size=self.batch_size
-            ),
-            pool_size=self.pool_size,
-            eta=self.eta,
-            seed=self.seed,
-        )
+        policy = self.policy_of(self.source)
+        features = self.features.make(policy.model, cache=out / "cache", batch_size=self.batch_size)
+        problem = self.problem(train, policy, features)
         say(f"Pools: {problem.report()}")
         if self.learner.of_game:
             problem = problem.for_preferences()
@@ -219,8 +197,7 @@ class IterateJob:
         final = list(results.values())[-1]
         cards = [self._card(problem, final)] if isinstance(last, LanguageModelPolicy) else []
         if isinstance(last, LanguageModelPolicy):
-            with quiet():
-                last.model.save(out / "model")
+            last.model.save(out / "model")
             write_card(out / "model", cards[0])
         drawings = draw_results(
             {"reference": results["round 0"], "last round": final},

@@ -90,14 +90,10 @@ def reward_of(
     for trained in (folder / "reward", folder):
         if (trained / "reward_model.json").is_file():
             return _trained(trained, source, writer)
-    return TransformerReward.from_pretrained(
-        name,
-        revision=None if folder.exists() else source.revision,
-        device=source.device,
-        dtype=source.dtype,
-        offline=source.offline,
-        pad_token=source.pad_token,
-    )
+    loading = source.loading()
+    if folder.exists():
+        loading["revision"] = None
+    return TransformerReward.from_pretrained(name, **loading)
 
 
 def _trained(folder: Path, source: ModelSource, writer: LanguageModel | None) -> TrainedReward:

@@ -11,7 +11,8 @@ import numpy as np
 from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.jobs.heads import load_head
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.model_jobs import PoolJob
+from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.jobs.variants import Variant, variant_of
 from llm_bridge.labels.people import LabelFile
@@ -37,15 +38,13 @@ INFORMATIVE = "informative"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectJob:
+class SelectJob(PoolJob):
     """Choose pairs for people to label, no pair twice.
 
     Attributes
     ----------
     file
         Prompts.
-    source
-        The reference model, which writes the responses.
     reward
         Folder of ``lm fit`` with what is known so far, and its version for rules that draw, such
         as ``fit#min`` (see `variant_of`); None where nothing is.
@@ -59,23 +58,14 @@ class SelectJob:
     pairs
         Different pairs; fewer where there are no more, which is said. Rules that draw stop looking
         after 20 times as many draws.
-    pool_size, eta
-        Responses of the reference per prompt; weight of the KL of the estimate's policy.
-    max_new_tokens, batch_size, seed
-        Of sampling and scoring.
+    eta
+        Weight of the KL of the estimate's policy.
     """
 
-    file: Path
-    source: ModelSource
     reward: str | None = None
     features: FeatureOptions = field(default_factory=FeatureOptions)
     rule: str = "informative"
     pairs: int = 100
-    pool_size: int = 8
-    eta: float = 0.1
-    max_new_tokens: int = 64
-    batch_size: int = 32
-    seed: int = 0
 
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, (INFORMATIVE, "best-worst", *_explorers()))
@@ -97,17 +87,9 @@ class SelectJob:
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
-            "command": "select",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("select"),
             **self.features.identity(),
-            "reward": self.reward,
-            "rule": self.rule,
-            "pairs": self.pairs,
-            "pool_size": self.pool_size,
-            "eta": self.eta,
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
+            **self.named("reward", "rule", "pairs", "pool_size", "eta", "max_new_tokens", "seed"),
         }
 
     def plan(self, out: Path) -> list[str]:
@@ -134,7 +116,7 @@ class SelectJob:
         ValueError
             If the rule finds nothing that could be compared.
         """
-        policy = self.source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        policy = self.policy_of(self.source)
         features: Any
         confidence: Scalable | None = None
         reward: RewardModel | None = None
@@ -147,14 +129,7 @@ class SelectJob:
             features = self.features.make(
                 policy.model, cache=out / "cache", batch_size=self.batch_size
             )
-        problem = PromptProblem(
-            read_prompts(self.file),
-            policy,
-            features=features,
-            pool_size=self.pool_size,
-            eta=self.eta,
-            seed=self.seed,
-        )
+        problem = self.problem(read_prompts(self.file), policy, features)
         if isinstance(problem.features, FittedFeatures) and self.reward is None:
             problem.features.save(out / "transform.safetensors")
         pairs = self._pairs(problem, confidence, reward)

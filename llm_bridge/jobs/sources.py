@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import field_validator
 
 from llm_bridge.embeddings.encoders import EncoderModel, load_encoder
 from llm_bridge.language.chats import Message, Row
+from llm_bridge.language.loading import Loading
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
-from llm_bridge.storage.jsonl import problems_with, read_jsonl
+from llm_bridge.storage.rows import each_made, numbered_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +39,23 @@ class ModelSource:
     offline: bool = False
     pad_token: str | None = None
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "revision": self.revision,
-            "device": self.device,
-            "dtype": self.dtype,
-            "offline": self.offline,
-            "pad_token": self.pad_token,
-        }
+    def loading(self) -> Loading:
+        """Return how models are loaded, as keyword arguments of those who load them."""
+        return Loading(
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            offline=self.offline,
+            pad_token=self.pad_token,
+        )
 
     def language_model(self) -> LanguageModel:
         """Load a causal model."""
-        return LanguageModel.from_pretrained(self.name, **self._options())
+        return LanguageModel.from_pretrained(self.name, **self.loading())
 
-    def encoder(self) -> EncoderModel:
-        """Load an encoder."""
-        return load_encoder(self.name, **self._options())
+    def reader(self, *, encoder: bool) -> LanguageModel | EncoderModel:
+        """Load an encoder, or a causal model, to read texts."""
+        return load_encoder(self.name, **self.loading()) if encoder else self.language_model()
 
     def policy(self, *, max_new_tokens: int, batch_size: int) -> LanguageModelPolicy:
         """Load a causal model as a policy."""
@@ -90,40 +90,18 @@ def read_prompts(path: Path) -> list[Text]:
     if not path.is_file():
         message = f"There is no file {path}."
         raise FileNotFoundError(message)
-    wrong: list[str] = []
     if path.suffix == ".txt":
-        found: list[Any] = [
-            line for line in path.read_text("utf-8-sig").split("\n") if line.strip()
-        ]
+        lines = path.read_text("utf-8-sig").split("\n")
+        found: list[Text] = [line for line in lines if line.strip()]
     elif path.suffix in (".jsonl", ".parquet"):
-        if path.suffix == ".jsonl":
-            rows, wrong = read_jsonl(path)
-        else:
-            rows = _parquet_rows(path)
-        found = []
-        for number, row in rows:
-            try:
-                _PromptRow.read(row)
-            except ValueError as error:
-                wrong.append(f"row {number}: {error}")
-            found.append(row.get("prompt"))  # with all keys of its messages
+        found = each_made(path, numbered_rows(path), _prompt_of, word="row")
     else:
         message = f"A file of prompts must end in .txt, .jsonl or .parquet; got {path}."
         raise ValueError(message)
-    if wrong:
-        raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
     if not found:
         message = f"{path} has no prompts."
         raise ValueError(message)
     return list({json.dumps(p): p for p in found}.values())
-
-
-def _parquet_rows(path: Path) -> list[tuple[int, dict[str, object]]]:
-    try:
-        return list(enumerate(pq.read_table(path).to_pylist(), start=1))
-    except (pa.ArrowException, OSError) as error:
-        message = f"{path} is no Parquet file, or damaged ({error})."
-        raise ValueError(message) from error
 
 
 class _PromptRow(Row):
@@ -136,6 +114,11 @@ class _PromptRow(Row):
             message = f"prompt must be text or messages; got {prompt!r}"
             raise ValueError(message)
         return prompt
+
+
+def _prompt_of(row: Mapping[str, object]) -> Any:
+    _PromptRow.read(row)
+    return row["prompt"]  # with all keys of its messages
 
 
 def split_held_out(prompts: Sequence[Text], share: float, seed: int) -> list[bool]:

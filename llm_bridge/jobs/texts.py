@@ -9,7 +9,6 @@ from typing import Any
 
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.embeddings.features import TransformerFeatures
-from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.labels.preference_data import encoded_pair
 from llm_bridge.labels.preference_rows import PreferencePair
 from llm_bridge.language.models import LanguageModel, Prompt, Text
@@ -46,10 +45,6 @@ class FeatureOptions:
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
         }
         return cls(**values)
-
-    def reader(self, source: ModelSource) -> LanguageModel | EncoderModel:
-        """Load the model that reads."""
-        return source.encoder() if self.encoder else source.language_model()
 
     def make(
         self,

@@ -12,9 +12,9 @@ import pandas as pd
 
 from llm_bridge.evaluation.cards import Card, write_card
 from llm_bridge.jobs.job import Say, flat
-from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.sources import split_held_out
 from llm_bridge.jobs.train_data import TrainingData, n_prompts, training_data
-from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import NLL, Trained, train
@@ -30,7 +30,7 @@ _GIBBS = ("dpo", "cdpo", "robust-dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class TrainJob(ModelJob):
     """Train a model on comparisons, or (KTO) on single responses with labels.
 
     Attributes
@@ -50,21 +50,13 @@ class TrainJob:
         second one of the run that made the file; None otherwise.
     test_share
         Share of the prompts held out, with all their rows.
-    seed
-        Of the split and of the order of the examples.
-    batch_size
-        Rows per forward pass when responses are scored.
     """
 
-    file: Path
-    source: ModelSource
     loss: str = "dpo"
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     sample: Literal["chosen", "rejected", "second"] | None = None
     test_share: float = 0.1
-    seed: int = 0
-    batch_size: int = 32
 
     def __post_init__(self) -> None:
         loss = self._loss()
@@ -87,14 +79,10 @@ class TrainJob:
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""
         return {
-            "command": "train",
-            "file": content_hash(self.file),
-            **self.source.identity(),
+            **self.origin("train"),
             "loss": repr(self._loss()),
             "training": self.training.identity(),
-            "sample": self.sample,
-            "test_share": self.test_share,
-            "seed": self.seed,
+            **self.named("sample", "test_share", "seed"),
         }
 
     def _data(self) -> tuple[TrainingData, list[bool]]:
@@ -179,8 +167,7 @@ class TrainJob:
         parts: Mapping[str, Sequence[object]],
         metrics: pd.DataFrame,
     ) -> None:
-        with quiet():
-            trained.model.save(out / "model")
+        trained.model.save(out / "model")
         loss = data.loss
         settings = {k: v for k, v in flat(self.training.identity()).items() if v is not None}
         card = Card(

@@ -279,13 +279,7 @@ class LabelledResponses:
         """Return the responses as examples, with a response of another prompt each."""
         log_ref = np.array([row.log_pi0 for row in rows])
         if bf16:
-            log_ref = sequence_log_probs(
-                base,
-                [row.prompt.ids for row in rows],
-                [row.response for row in rows],
-                batch_size=batch_size,
-                bf16=True,
-            )
+            log_ref = _log_probs(base, rows, batch_size, bf16=True)
         made = [
             Example(
                 prompt=row.prompt.ids,
@@ -304,16 +298,17 @@ class LabelledResponses:
         """Return ``log pi / pi0`` of desirable and of undesirable responses."""
         if not rows:
             return []
-        log_pi = sequence_log_probs(
-            model,
-            [row.prompt.ids for row in rows],
-            [row.response for row in rows],
-            batch_size=batch_size,
-        )
-        h = log_pi - np.array([row.log_pi0 for row in rows])
+        h = _log_probs(model, rows, batch_size) - np.array([row.log_pi0 for row in rows])
         good = np.array([row.label for row in rows])
         parts = {"desirable": h[good], "undesirable": h[~good]}
         return [(f"mean log-ratio, {name}", v) for name, v in parts.items() if v.size]
+
+
+def _log_probs(
+    model: LanguageModel, rows: Sequence[_Scored], batch_size: int, *, bf16: bool = False
+) -> np.ndarray:
+    prompts, responses = [row.prompt.ids for row in rows], [row.response for row in rows]
+    return sequence_log_probs(model, prompts, responses, batch_size=batch_size, bf16=bf16)
 
 
 def n_prompts(data: TrainingData) -> int:

@@ -5,36 +5,32 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self, Unpack, get_args
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification
 
 from llm_bridge.errors import ModelError, memory_advice
 from llm_bridge.labels.scoring import by_text, pool_rewards, remembered, shown
-from llm_bridge.language.loading import check_tokenizer, load_parts
+from llm_bridge.language.loading import LoadedModel, Loading, load_parts
+from llm_bridge.language.log_probs import batches_by_length, pad_rows
 from llm_bridge.language.models import Ids, Prompt
 from llm_bridge.language.sampler import Response
 from rlhf_theory.arrays import Array
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_positive
 
-_FORMS = ("auto", "chat", "pair", "joined")
+Form = Literal["auto", "chat", "pair", "joined"]
+"""How prompt and response become one text; see `TransformerReward`."""
 
 
 @dataclass(frozen=True, eq=False)
-class TransformerReward:
-    """The reward of a sequence classifier with one output.
+class TransformerReward(LoadedModel):
+    """The reward of a sequence classifier with one output (``num_labels = 1``).
 
     Attributes
     ----------
-    model
-        Any sequence classifier of transformers with ``num_labels = 1``.
-    tokenizer
-        Its tokenizer, with a pad token other than the end of the sequence.
-    name
-        What to call it in messages and reports.
     form
         How prompt and response become one text: ``"chat"``, as messages through its chat template;
         ``"pair"``, as the two segments of an encoder; ``"joined"``, their tokens one after the
@@ -44,17 +40,15 @@ class TransformerReward:
         Rows per forward pass.
     """
 
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
     name: str = "reward model"
-    form: Literal["auto", "chat", "pair", "joined"] = "auto"
+    form: Form = "auto"
     batch_size: int = 32
     _memo: dict[Hashable, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_choice("form", self.form, _FORMS)
+        check_choice("form", self.form, get_args(Form))
         check_positive("batch_size", self.batch_size)
-        check_tokenizer(self.tokenizer)
+        super().__post_init__()
         outputs = int(self.model.config.num_labels)
         if outputs != 1:
             message = (
@@ -75,13 +69,9 @@ class TransformerReward:
         cls,
         name: str | Path,
         *,
-        revision: str | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-        offline: bool = False,
-        pad_token: str | None = None,
-        form: Literal["auto", "chat", "pair", "joined"] = "auto",
+        form: Form = "auto",
         batch_size: int = 32,
+        **load: Unpack[Loading],
     ) -> Self:
         """Load from a folder or a hub id; see `llm_bridge.language.loading.load_parts`.
 
@@ -91,22 +81,8 @@ class TransformerReward:
             If it cannot be loaded, has no trained head or one of several outputs, or its tokenizer
             does not serve.
         """
-        model, tokenizer = load_parts(
-            AutoModelForSequenceClassification,
-            name,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            offline=offline,
-            pad_token=pad_token,
-        )
+        model, tokenizer = load_parts(AutoModelForSequenceClassification, name, **load)
         return cls(model, tokenizer, str(name), form, batch_size)
-
-    @property
-    def context_length(self) -> int | None:
-        """Longest text in tokens, None where the configuration does not say."""
-        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if length is None else int(length)
 
     def encode(self, prompt: Prompt, response: Response) -> tuple[Ids, Ids]:
         """Return the tokens of a response to its prompt, and their segments."""
@@ -164,11 +140,9 @@ class TransformerReward:
                     f"response have {len(ids)}: {shown(response.text)}."
                 )
                 raise ValueError(message)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         result = np.empty(len(rows))
         with torch.inference_mode(), memory_advice(f"batch_size={self.batch_size}"):
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in batches_by_length([len(ids) for ids, _ in rows], self.batch_size):
                 result[batch] = self._logits([rows[i] for i in batch])
         for value, (_, response) in zip(result, pairs, strict=True):
             if not np.isfinite(value):
@@ -177,18 +151,13 @@ class TransformerReward:
         return result
 
     def _logits(self, rows: list[tuple[Ids, Ids]]) -> np.ndarray:
-        device = next(self.model.parameters()).device
-        lengths = torch.tensor([len(ids) for ids, _ in rows])
-        width = int(lengths.max())
-        pad = int(self.tokenizer.pad_token_id)
-        ids = torch.tensor([[*ids, *[pad] * (width - len(ids))] for ids, _ in rows])
-        batch = {
-            "input_ids": ids.to(device),
-            "attention_mask": (torch.arange(width)[None, :] < lengths[:, None]).long().to(device),
-        }
+        ids, mask, _ = pad_rows(
+            [row for row, _ in rows], [()] * len(rows), self.pad_id, self.device
+        )
+        batch = {"input_ids": ids, "attention_mask": mask}
         if any(any(segments) for _, segments in rows):
-            kinds = torch.tensor([[*kind, *[0] * (width - len(kind))] for _, kind in rows])
-            batch["token_type_ids"] = kinds.to(device)
+            kinds, _, _ = pad_rows([kind for _, kind in rows], [()] * len(rows), 0, self.device)
+            batch["token_type_ids"] = kinds
         return np.asarray(self.model(**batch).logits[:, 0].double().cpu().numpy())
 
     def rewards(self, contexts: Contexts) -> Array:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 
 from llm_bridge.errors import ModelError, memory_advice
-from llm_bridge.labels.preferences import pair_probabilities, pool_payoffs, symmetric_halves
+from llm_bridge.labels.preferences import JudgedPreference, Kind
 from llm_bridge.labels.scoring import shown, transcript
-from llm_bridge.language.log_probs import pad_rows
+from llm_bridge.language.log_probs import batches_by_length, pad_rows
 from llm_bridge.language.models import Ids, LanguageModel, Prompt
 from llm_bridge.language.sampler import Response
-from rlhf_theory.arrays import Array
-from rlhf_theory.data import Contexts
-from rlhf_theory.errors import check_choice, check_positive
+from rlhf_theory.errors import check_positive
 
 _QUESTION = (
     "Which of two responses to a prompt is better?\n\nPrompt:\n{prompt}\n\nResponse A:\n{first}\n\n"
@@ -27,14 +24,11 @@ _QUESTION = (
 
 
 @dataclass(frozen=True, eq=False)
-class PairwisePreferenceModel:
-    r"""A general preference by a language model that is asked which of two responses is better.
+class PairwisePreferenceModel(JudgedPreference):
+    """A general preference by a language model that is asked which of two responses is better.
 
-    With ``p(A | a, b)`` the probability of the answer A among A and B where ``a`` is shown first,
-
-    .. math:: P(a \succ b) = \tfrac12 + \tfrac12 \bigl[ p(A \mid a, b) - p(A \mid b, a) \bigr],
-
-    the law of a label asked in random order: a liking for the first place cancels.
+    Its ``f(x, a, b)`` is the probability of the answer A among A and B where ``a`` is shown first,
+    so that a liking for the first place cancels.
 
     Attributes
     ----------
@@ -45,12 +39,10 @@ class PairwisePreferenceModel:
     answers
         What the model says for the first and for the second; one token each. Where a word has
         another token after a space, write the space: ``(" A", " B")``.
-    kind
-        What ``payoff`` is: ``"probability"``, ``P - 1/2``; or ``"logit"``.
     batch_size
         Questions per forward pass.
-    tables
-        What was computed for whole pools, by their content.
+    kind, tables
+        See `JudgedPreference`.
 
     Source: [2405.07863], section 3.1 (the pairwise preference model).
     """
@@ -58,13 +50,13 @@ class PairwisePreferenceModel:
     model: LanguageModel
     question: str = _QUESTION
     answers: tuple[str, str] = ("A", "B")
-    kind: Literal["probability", "logit"] = "probability"
+    kind: Kind = "probability"
     batch_size: int = 32
     tables: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _memo: dict[Hashable, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, ("probability", "logit"))
+        super().__post_init__()
         check_positive("batch_size", self.batch_size)
         for name in ("{prompt}", "{first}", "{second}"):
             if name not in self.question:
@@ -84,12 +76,6 @@ class PairwisePreferenceModel:
             raise ModelError(message)
         return int(found[0][0]), int(found[1][0])
 
-    def halves(
-        self, prompts: Sequence[Prompt], first: Sequence[Response], second: Sequence[Response]
-    ) -> np.ndarray:
-        """Return ``P(first beats second) - 1/2``, shape ``(n,)``, skew to the last bit."""
-        return symmetric_halves(self._memo, self.first_shown_wins, prompts, first, second)
-
     def first_shown_wins(
         self, prompts: Sequence[Prompt], first: Sequence[Response], second: Sequence[Response]
     ) -> np.ndarray:
@@ -107,11 +93,9 @@ class PairwisePreferenceModel:
             for x, a, b in zip(prompts, first, second, strict=True)
         ]
         answer = self._answer_ids()
-        order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
         result = np.empty(len(asked))
         with torch.inference_mode(), memory_advice(f"batch_size={self.batch_size}"):
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
+            for rows in batches_by_length([len(ids) for ids in asked], self.batch_size):
                 ids, mask, _ = pad_rows(
                     [asked[i] for i in rows],
                     [()] * len(rows),
@@ -136,15 +120,3 @@ class PairwisePreferenceModel:
         if self.model.tokenizer.chat_template:
             return self.model.encode_prompt([{"role": "user", "content": text}]).ids
         return self.model.encode_prompt(text).ids
-
-    def payoff(self, contexts: Contexts) -> Array:
-        """Return payoffs, shape ``(R, B, A, A)``, skew to the last bit; 0 where absent."""
-        return pool_payoffs(contexts, self, self.kind)
-
-    def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
-        """Return the probability that ``a1`` wins, ``(R, B)``; asks about these pairs only."""
-        return pair_probabilities(contexts, self, a1, a2)
-
-    def logits(self, contexts: Contexts) -> Array:
-        """Return the logits of ``P`` for all pairs, shape ``(R, B, A, A)``."""
-        return pool_payoffs(contexts, self, "logit")

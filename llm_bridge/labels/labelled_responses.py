@@ -15,7 +15,7 @@ from llm_bridge.labels.preference_files import rows_of
 from llm_bridge.labels.preference_rows import Weight, answer_of, plain_prompt
 from llm_bridge.language.chats import Row
 from llm_bridge.language.models import Text
-from llm_bridge.storage.jsonl import problems_with
+from llm_bridge.storage.rows import each_made
 
 _COLUMNS = frozenset({"prompt", "completion", "label"})
 
@@ -81,14 +81,4 @@ def read_labelled_responses(path: str | Path) -> tuple[LabelledResponse, ...]:
         For rows that cannot be used: all of them, by number.
     """
     path = Path(path)
-    rows, wrong = rows_of(path)
-    word = "line" if path.suffix == ".jsonl" else "row"
-    items = []
-    for number, row in rows:
-        try:
-            items.append(_LabelledRow.read(row).item())
-        except ValueError as error:
-            wrong.append(f"{word} {number}: {error}")
-    if wrong:
-        raise ValueError(problems_with(path, wrong, "Nothing was read. Correct the file."))
-    return tuple(items)
+    return tuple(each_made(path, rows_of(path), lambda row: _LabelledRow.read(row).item()))

@@ -25,7 +25,8 @@ from llm_bridge.labels.preference_rows import (
     ranking_of,
     row_of,
 )
-from llm_bridge.storage.jsonl import jsonl_line, problems_with, read_jsonl
+from llm_bridge.storage.jsonl import jsonl_line
+from llm_bridge.storage.rows import each_made, numbered_rows
 from rlhf_theory.errors import suggestion
 from rlhf_theory.store import write_atomic
 
@@ -59,8 +60,6 @@ def read_preferences(path: str | Path) -> Preferences:
     """
     path = Path(path)
     rows, wrong = rows_of(path)
-    word = "line" if path.suffix == ".jsonl" else "row"
-    advice = "Nothing was read. Correct the file."
     columns = {name for _, row in rows for name in row}
     ranked = "completions" in columns or "ranking" in columns
     needed = ("prompt", "completions", "ranking") if ranked else ("chosen", "rejected")
@@ -70,20 +69,13 @@ def read_preferences(path: str | Path) -> Preferences:
     identical: list[Any] = []
     n_lost = 0
     make: Callable[[Mapping[str, object]], Any] = ranking_of if ranked else pair_of
-    for number, row in rows:
-        try:
-            item = make(row)
-        except ValueError as error:
-            wrong.append(f"{word} {number}: {error}")
-            continue
+    for (_, row), item in zip(rows, each_made(path, (rows, wrong), make), strict=True):
         if not item.is_identical:
             items.append(item)
         elif row.get("prompt") is None and isinstance(item.prompt, str):
             n_lost += 1  # equal texts have no end of a common beginning
         else:
             identical.append(item)
-    if wrong:
-        raise ValueError(problems_with(path, wrong, advice))
     return Preferences(tuple(items), tuple(identical), n_lost=n_lost)
 
 
@@ -102,22 +94,11 @@ def rows_of(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]
     if not path.is_file():
         message = f"There is no file {path}."
         raise FileNotFoundError(message)
-    rows, wrong = _rows_of(path)
+    rows, wrong = numbered_rows(path)
     if not rows and not wrong:
         message = f"{path} has no rows."
         raise ValueError(message)
     return rows, wrong
-
-
-def _rows_of(path: Path) -> tuple[list[tuple[int, dict[str, object]]], list[str]]:
-    """Return rows with their numbers, counted from 1, and what is wrong with others."""
-    if path.suffix == ".jsonl":
-        return read_jsonl(path)
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        return [], [f"it is no Parquet file, or damaged ({error})"]
-    return list(enumerate(rows, start=1)), []
 
 
 def _missing(path: Path, columns: Iterable[str], needed: Sequence[str]) -> str:
@@ -210,7 +191,7 @@ def _check_rows(rows: Sequence[Mapping[str, object]]) -> None:
 
 def _check_replaceable(path: Path, replace: bool) -> None:
     """Raise ``FileExistsError`` unless the file is ours and may be replaced."""
-    rows, wrong = _rows_of(path) if path.is_file() else ([], ["no file"])
+    rows, wrong = numbered_rows(path) if path.is_file() else ([], ["no file"])
     ours = bool(rows) and not wrong and all(FORMAT in row for _, row in rows)
     if not ours:
         message = (

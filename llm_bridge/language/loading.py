@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from huggingface_hub import constants as hub
@@ -13,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from llm_bridge.errors import ModelError, memory_advice
+from llm_bridge.language.fingerprints import weights_hash
 from rlhf_theory.errors import check_choice
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -32,14 +35,36 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+class Loading(TypedDict, total=False):
+    """How a model is loaded; what is left out has the default of `load_parts`.
+
+    Attributes
+    ----------
+    revision
+        That of an id on a hub.
+    device, dtype
+        Where the weights go, and as what: ``"float32"``, ``"bfloat16"`` or ``"float64"``.
+    offline
+        Never ask a hub; only folders and what was fetched before.
+    pad_token
+        Token to pad with, where the tokenizer has none or pads with the end of the sequence.
+    """
+
+    revision: str | None
+    device: str
+    dtype: str
+    offline: bool
+    pad_token: str | None
+
+
 def load_parts(
     auto: Any,
     name: str | Path,
     *,
-    revision: str | None,
-    device: str,
-    dtype: str,
-    offline: bool,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    offline: bool = False,
     pad_token: str | None = None,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Return model (in evaluation mode) and tokenizer from a folder or a hub id.
@@ -48,14 +73,10 @@ def load_parts(
     ----------
     auto
         The class that loads the model, such as ``AutoModelForCausalLM``.
-    name, revision
-        Folder or id; the revision of an id.
-    device, dtype
-        Where the weights go, and as what.
-    offline
-        Never ask a hub; only folders and what was fetched before.
-    pad_token
-        Token to pad with, where the tokenizer has none or pads with the end of the sequence.
+    name
+        Folder or id.
+    revision, device, dtype, offline, pad_token
+        See `Loading`.
 
     Raises
     ------
@@ -203,3 +224,52 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, pad_token: str | None = 
             f"{tokenizer.eos_token!r}. {advice}"
         )
         raise ModelError(message)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model of transformers with its tokenizer.
+
+    Attributes
+    ----------
+    model
+        The model.
+    tokenizer
+        Its tokenizer, with a pad token other than the end of the sequence.
+    name
+        What to call it in messages and reports.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        check_tokenizer(self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are."""
+        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills up rows."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest text in tokens, None where the configuration does not say."""
+        config = self.model.config.get_text_config()
+        length = getattr(config, "max_position_embeddings", None)
+        return None if length is None else int(length)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, configuration and tokenizer: equal for equal models, wherever saved."""
+        return weights_hash(self.model, self.tokenizer)

@@ -8,7 +8,7 @@ ask for it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Literal
@@ -99,6 +99,13 @@ def pad_rows(
         torch.from_numpy(mask).to(device),
         torch.from_numpy(answer).to(device),
     )
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield the places of rows, ``size`` at a time, similar lengths together: little is padded."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def positions(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -215,13 +222,12 @@ def sequence_log_probs(
     check_positive("batch_size", batch_size)
     check_choice("reduction", reduction, ("sum", "mean"))
     check_lengths(model, prompts, responses)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     result = np.empty(len(prompts))
     room = memory_advice(f"batch_size={batch_size}")
     half = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
     with torch.inference_mode(), evaluating(model.model), room, half:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in batches_by_length(lengths, batch_size):
             batch = pad_rows(
                 [prompts[i] for i in rows],
                 [responses[i] for i in rows],

@@ -7,30 +7,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, Unpack
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from llm_bridge.errors import ModelError
 from llm_bridge.language.chats import chat_of
-from llm_bridge.language.fingerprints import weights_hash
-from llm_bridge.language.loading import DTYPES, check_causal, check_tokenizer, load_parts, quiet
-
-__all__ = [
-    "DTYPES",
-    "Ids",
-    "LanguageModel",
-    "Prompt",
-    "Text",
-    "check_tokenizer",
-    "evaluating",
-    "load_parts",
-    "quiet",
-    "weights_hash",
-]
+from llm_bridge.language.loading import LoadedModel, Loading, check_causal, load_parts, quiet
 
 Ids = tuple[int, ...]
 """Token ids of one text."""
@@ -73,25 +58,11 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class LanguageModel:
-    """A causal language model with its tokenizer: a value; training makes a new one.
-
-    Attributes
-    ----------
-    model
-        Any causal model of transformers.
-    tokenizer
-        Its tokenizer, with a pad token other than the end of the sequence.
-    name
-        What to call it in messages and reports.
-    """
-
-    model: Any
-    tokenizer: Any
-    name: str = "model"
+class LanguageModel(LoadedModel):
+    """A causal language model with its tokenizer: a value; training makes a new one."""
 
     def __post_init__(self) -> None:
-        check_tokenizer(self.tokenizer)
+        super().__post_init__()
         if self.tokenizer.eos_token_id is None:
             message = "The tokenizer must have an end of sequence (eos_token); it has none."
             raise ModelError(message)
@@ -103,16 +74,7 @@ class LanguageModel:
             raise ModelError(message)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-        offline: bool = False,
-        pad_token: str | None = None,
-    ) -> Self:
+    def from_pretrained(cls, name: str | Path, **load: Unpack[Loading]) -> Self:
         """Load from a folder or a hub id; see `load_parts`.
 
         Raises
@@ -120,27 +82,9 @@ class LanguageModel:
         ModelError
             If it cannot be loaded, is no causal model, or its tokenizer does not serve.
         """
-        model, tokenizer = load_parts(
-            AutoModelForCausalLM,
-            name,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            offline=offline,
-            pad_token=pad_token,
-        )
+        model, tokenizer = load_parts(AutoModelForCausalLM, name, **load)
         check_causal(model, str(name))
         return cls(model, tokenizer, str(name))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the weights are."""
-        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
 
     @property
     def n_tokens(self) -> int:
@@ -148,26 +92,9 @@ class LanguageModel:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
-    def pad_id(self) -> int:
-        """Token that fills up rows."""
-        return int(self.tokenizer.pad_token_id)
-
-    @property
     def eos_id(self) -> int:
         """Token that ends a response."""
         return int(self.tokenizer.eos_token_id)
-
-    @property
-    def context_length(self) -> int | None:
-        """Longest text in tokens, None where the configuration does not say."""
-        config = self.model.config.get_text_config()
-        length = getattr(config, "max_position_embeddings", None)
-        return None if length is None else int(length)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of weights, configuration and tokenizer: equal for equal models, wherever saved."""
-        return weights_hash(self.model, self.tokenizer)
 
     def encode_prompt(self, text: Text) -> Prompt:
         """Return the prompt with its tokens; messages go through the chat template.

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from llm_bridge.errors import ModelError
-from llm_bridge.language.log_probs import check_tokens
+from llm_bridge.language.log_probs import batches_by_length, check_tokens
 from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
@@ -68,12 +68,12 @@ def check_request(model: LanguageModel, prompts: Sequence[Ids], n: int, new: int
 
 def batches(prompts: Sequence[Ids], n: int, batch_size: int) -> Iterator[tuple[list[int], range]]:
     """Yield prompts of similar length and which of their ``n`` responses to draw together."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    lengths = [len(p) for p in prompts]
     copies = min(n, batch_size)
     group = max(1, batch_size // copies)
     for first in range(0, n, copies):
-        for start in range(0, len(order), group):
-            yield order[start : start + group], range(first, min(first + copies, n))
+        for rows in batches_by_length(lengths, group):
+            yield rows, range(first, min(first + copies, n))
 
 
 def left_padded(

@@ -5,85 +5,56 @@ Names are loaded when they are first used: the grammar and its rewards need no t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rlhf_theory.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llm_bridge.tiny.architecture import tiny_tokenizer, untrained
-    from llm_bridge.tiny.gold import ReaderGroups, gold_preference, gold_reward, reward_terms
-    from llm_bridge.tiny.grammar import (
-        AnswerLaw,
-        Question,
-        questions,
-        read_prompt,
-        sample_answers,
-        split_prompts,
+    from llm_bridge.tiny.architecture import tiny_tokenizer as tiny_tokenizer
+    from llm_bridge.tiny.architecture import untrained as untrained
+    from llm_bridge.tiny.gold import ReaderGroups as ReaderGroups
+    from llm_bridge.tiny.gold import gold_preference as gold_preference
+    from llm_bridge.tiny.gold import gold_reward as gold_reward
+    from llm_bridge.tiny.gold import reward_terms as reward_terms
+    from llm_bridge.tiny.grammar import AnswerLaw as AnswerLaw
+    from llm_bridge.tiny.grammar import Question as Question
+    from llm_bridge.tiny.grammar import questions as questions
+    from llm_bridge.tiny.grammar import read_prompt as read_prompt
+    from llm_bridge.tiny.grammar import sample_answers as sample_answers
+    from llm_bridge.tiny.grammar import split_prompts as split_prompts
+    from llm_bridge.tiny.parser import Answer as Answer
+    from llm_bridge.tiny.parser import Judged as Judged
+    from llm_bridge.tiny.parser import judge as judge
+    from llm_bridge.tiny.parser import parse as parse
+    from llm_bridge.tiny.realisable import RealisableReward as RealisableReward
+    from llm_bridge.tiny.realisable import realisable_reward as realisable_reward
+    from llm_bridge.tiny.words import vocabulary as vocabulary
+    from llm_bridge.tiny.world import TinyWorld as TinyWorld
+    from llm_bridge.tiny.world import TinyWorldRecipe as TinyWorldRecipe
+    from llm_bridge.tiny.world import build as build
+    from llm_bridge.tiny.world import cache_folder as cache_folder
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "llm_bridge.tiny.architecture": ["tiny_tokenizer", "untrained"],
+            "llm_bridge.tiny.gold": [
+                "ReaderGroups",
+                "gold_preference",
+                "gold_reward",
+                "reward_terms",
+            ],
+            "llm_bridge.tiny.grammar": [
+                "AnswerLaw",
+                "Question",
+                "questions",
+                "read_prompt",
+                "sample_answers",
+                "split_prompts",
+            ],
+            "llm_bridge.tiny.parser": ["Answer", "Judged", "judge", "parse"],
+            "llm_bridge.tiny.realisable": ["RealisableReward", "realisable_reward"],
+            "llm_bridge.tiny.words": ["vocabulary"],
+            "llm_bridge.tiny.world": ["TinyWorld", "TinyWorldRecipe", "build", "cache_folder"],
+        },
     )
-    from llm_bridge.tiny.parser import Answer, Judged, judge, parse
-    from llm_bridge.tiny.realisable import RealisableReward, realisable_reward
-    from llm_bridge.tiny.words import vocabulary
-    from llm_bridge.tiny.world import TinyWorld, TinyWorldRecipe, build, cache_folder
-
-_HOME = {
-    "Answer": "parser",
-    "AnswerLaw": "grammar",
-    "Judged": "parser",
-    "Question": "grammar",
-    "ReaderGroups": "gold",
-    "RealisableReward": "realisable",
-    "TinyWorld": "world",
-    "TinyWorldRecipe": "world",
-    "build": "world",
-    "cache_folder": "world",
-    "gold_preference": "gold",
-    "gold_reward": "gold",
-    "judge": "parser",
-    "parse": "parser",
-    "questions": "grammar",
-    "read_prompt": "grammar",
-    "realisable_reward": "realisable",
-    "reward_terms": "gold",
-    "sample_answers": "grammar",
-    "split_prompts": "grammar",
-    "tiny_tokenizer": "architecture",
-    "untrained": "architecture",
-    "vocabulary": "words",
-}
-
-__all__ = [
-    "Answer",
-    "AnswerLaw",
-    "Judged",
-    "Question",
-    "ReaderGroups",
-    "RealisableReward",
-    "TinyWorld",
-    "TinyWorldRecipe",
-    "build",
-    "cache_folder",
-    "gold_preference",
-    "gold_reward",
-    "judge",
-    "parse",
-    "questions",
-    "read_prompt",
-    "realisable_reward",
-    "reward_terms",
-    "sample_answers",
-    "split_prompts",
-    "tiny_tokenizer",
-    "untrained",
-    "vocabulary",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name; ``AttributeError`` for others."""
-    if name not in _HOME:
-        message = f"module 'llm_bridge.tiny' has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(importlib.import_module(f"llm_bridge.tiny.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -87,39 +87,17 @@ def _words(phrase: str) -> Words:
     return tuple(phrase.split())
 
 
-@functools.cache
-def _openers() -> Mapping[Words, str]:
-    return {_words(p): tone for tone, phrases in OPENERS.items() for p in phrases if p}
-
-
-@functools.cache
-def _facts() -> Mapping[Words, tuple[str, str, str]]:
-    return {
-        _words(form.format(topic=topic, value=value)): (topic, question, value)
-        for question, forms in FACT_FORMS.items()
-        for form in forms
-        for topic in TOPICS
-        for value in VALUES[question]
-    }
-
-
-@functools.cache
-def _fillers() -> Mapping[Words, bool]:
-    return dict.fromkeys(map(_words, FILLERS), True)
-
-
-@functools.cache
-def _opinions() -> Mapping[Words, int]:
-    return {_words(p): value for value, phrases in OPINIONS.items() for p in phrases if p}
-
-
-@functools.cache
-def _closings() -> Mapping[Words, bool]:
-    return dict.fromkeys(map(_words, CLOSINGS), True)
-
-
-def _lengths(table: Mapping[Words, object]) -> Iterator[int]:
-    yield from sorted({len(phrase) for phrase in table})
+_OPENERS = {_words(p): tone for tone, phrases in OPENERS.items() for p in phrases if p}
+_SAID = {
+    _words(form.format(topic=topic, value=value)): (topic, question, value)
+    for question, forms in FACT_FORMS.items()
+    for form in forms
+    for topic in TOPICS
+    for value in VALUES[question]
+}
+_FILLERS = dict.fromkeys(map(_words, FILLERS), True)
+_OPINIONS = {_words(p): value for value, phrases in OPINIONS.items() for p in phrases if p}
+_CLOSINGS = dict.fromkeys(map(_words, CLOSINGS), True)
 
 
 def _take(table: Mapping[Words, Meaning], words: Words, at: int) -> tuple[Meaning | None, int]:
@@ -127,7 +105,7 @@ def _take(table: Mapping[Words, Meaning], words: Words, at: int) -> tuple[Meanin
 
     No phrase of a table begins another, so at most one length fits.
     """
-    for length in _lengths(table):
+    for length in sorted({len(phrase) for phrase in table}):
         meaning = table.get(words[at : at + length])
         if meaning is not None:
             return meaning, at + length
@@ -141,17 +119,17 @@ def parse(text: str) -> Answer | None:
     Special tokens are dropped; an empty or unfinished answer is ungrammatical.
     """
     words = tuple(w for w in text.split() if w not in SPECIAL)
-    tone, at = _take(_openers(), words, 0)
-    fact, at = _take(_facts(), words, at)
+    tone, at = _take(_OPENERS, words, 0)
+    fact, at = _take(_SAID, words, at)
     if fact is None:
         return None
     fillers = -1
     more: bool | None = True
     while more:
-        more, at = _take(_fillers(), words, at)
+        more, at = _take(_FILLERS, words, at)
         fillers += 1
-    sentiment, at = _take(_opinions(), words, at)
-    closing, at = _take(_closings(), words, at)
+    sentiment, at = _take(_OPINIONS, words, at)
+    closing, at = _take(_CLOSINGS, words, at)
     if at != len(words):
         return None
     return Answer(*fact, tone or "plain", sentiment or 0, bool(closing), fillers)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from llm_bridge.language.log_probs import pad_rows
 from llm_bridge.language.models import Ids, LanguageModel
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
@@ -120,14 +121,10 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _loss(net: Any, batch: Sequence[Pair], pad_id: int) -> torch.Tensor:
-    width = max(len(p) + len(a) for p, a in batch)
-    rows = [[*p, *a] + [pad_id] * (width - len(p) - len(a)) for p, a in batch]
+    prompts, answers = zip(*batch, strict=True)
+    ids, _, answer = pad_rows(prompts, answers, pad_id)
     # Position t predicts token t + 1: the answer's first token is read off the prompt's last.
-    answers = [
-        [False] * (len(p) - 1) + [True] * len(a) + [False] * (width - len(p) - len(a))
-        for p, a in batch
-    ]
-    ids, on = torch.tensor(rows), torch.tensor(answers)
+    on = answer[:, 1:] > 0
     # Padding is on the right, where causal attention never looks; no mask is needed.
     hidden = net.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     return torch.nn.functional.cross_entropy(net.lm_head(hidden[on]), ids[:, 1:][on])

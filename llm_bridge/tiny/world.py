@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.tiny.architecture import untrained
 from llm_bridge.tiny.gold import gold_preference, gold_reward
@@ -230,8 +229,7 @@ def _make(recipe: TinyWorldRecipe, home: Path, progress: bool) -> None:
     temporary = home.with_name(f".{home.name}.{uuid.uuid4().hex[:12]}.tmp")
     temporary.mkdir()
     try:
-        with quiet():
-            model.save(temporary)
+        model.save(temporary)
         last = losses[-50:]
         marker = {
             "recipe": asdict(recipe),
