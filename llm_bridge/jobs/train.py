@@ -174,7 +174,7 @@ class TrainJob:
         self,
         out: Path,
         base: LanguageModel,
-        trained: Trained,
+        trained: Trained[LanguageModel],
         data: TrainingData,
         parts: Mapping[str, Sequence[object]],
         metrics: pd.DataFrame,

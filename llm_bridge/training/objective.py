@@ -25,8 +25,6 @@ from llm_bridge.training.examples import Example
 from llm_bridge.training.units import Batch, Given, TrainingLoss, check_example, put, unit_of
 from rlhf_theory.losses import mismatched_kl
 
-__all__ = ["Batch", "Objective"]
-
 _PLACES = ("first", "second", "sample", "row")
 
 # Calling a small model once, forwards and backwards, costs a CPU as much as so many tokens times
@@ -140,7 +138,7 @@ class Objective:
         z0
             What `kl_estimate` says, for losses that need it.
         """
-        return self._unit.value(_scores(module, batch["rows"]), batch, z0)
+        return self._unit.value(_scores(module, batch["rows"]), batch | {"z0": z0})
 
     def kl_estimate(self, module: Any, batches: Sequence[Batch]) -> torch.Tensor | None:
         """Return KTO's ``z0`` over some batches, without gradient; None where no loss needs it."""

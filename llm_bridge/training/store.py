@@ -1,66 +1,31 @@
-"""Results of trainings on disk, by content: what is complete is never computed twice."""
+"""Folders of trainings, by content: what a result depends on decides where it is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
-from filelock import FileLock
 
+from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.storage.folders import claim
 from llm_bridge.training.adapters import peft_version
-from llm_bridge.training.examples import Example, content_of
+from llm_bridge.training.examples import content_of
 from llm_bridge.training.settings import TrainingSettings
-from llm_bridge.training.units import TrainingLoss
 from rlhf_theory.randomness import Key
-from rlhf_theory.store import read_json, write_json
 
 ROOT = {"kind": "llm_bridge trainings", "format": 1}
 """What the marker of a folder of trainings says; ``format`` changes with what a training does."""
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """The outcome of a training.
-
-    Attributes
-    ----------
-    model
-        The trained model, adapters merged.
-    history
-        Loss of every optimiser step, before it, shape ``(n_steps,)``.
-    seconds
-        Wall time of the training, also where the result was stored.
-    resumed_at
-        Step of the checkpoint that this call went on from; 0 if it started from nothing.
-    stored
-        Whether the result was found complete.
-    """
-
-    model: LanguageModel
-    history: np.ndarray
-    seconds: float
-    resumed_at: int = 0
-    stored: bool = False
-
-    @property
-    def n_steps(self) -> int:
-        """Optimiser steps in all."""
-        return len(self.history)
-
-
 def _identity(
-    base: LanguageModel,
-    examples: Sequence[Example],
-    loss: TrainingLoss,
+    base: LanguageModel | EncoderModel,
+    examples: Sequence[object],
+    loss: object,
     settings: TrainingSettings,
     key: Key,
 ) -> dict[str, object]:
@@ -91,51 +56,25 @@ def _identity(
 
 
 def claim_training(
-    folder: Path,
-    base: LanguageModel,
-    examples: Sequence[Example],
-    loss: TrainingLoss,
+    folder: str | Path | None,
+    base: LanguageModel | EncoderModel,
+    examples: Sequence[object],
+    loss: object,
     settings: TrainingSettings,
     key: Key,
     name: str,
-) -> Path:
-    """Return the folder of one training within the folder of all; made if it is missing.
+) -> Path | None:
+    """Return the folder of one training within the folder of all; None where nothing is kept.
 
-    ``ValueError`` if there is something else in its place. Nothing is changed then.
+    It is made if it is missing. ``ValueError`` if there is something else in its place. Nothing is
+    changed then.
     """
+    if folder is None:
+        return None
+    root = Path(folder).expanduser()
     identity = _identity(base, examples, loss, settings, key)
     digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8)
-    claim(folder, ROOT)
-    here = folder / f"{name}-{digest.hexdigest()}"
+    claim(root, ROOT)
+    here = root / f"{name}-{digest.hexdigest()}"
     claim(here, identity)
     return here
-
-
-def alone(folder: Path) -> FileLock:
-    """Return the lock under which one process at a time trains in a folder; others wait for it.
-
-    The system frees it when its holder dies.
-    """
-    return FileLock(folder / "lock")
-
-
-def store(result: Trained, folder: Path) -> None:
-    """Keep a result: the model first, then the file that says that it is complete."""
-    result.model.save(folder / "model")
-    losses = [float(v) for v in result.history]
-    write_json(folder / "result.json", {"losses": losses, "seconds": result.seconds})
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-
-
-def load(base: LanguageModel, folder: Path, name: str) -> Trained | None:
-    """Return the complete result of a folder, None if there is none."""
-    if not (folder / "result.json").is_file():
-        return None
-    result = read_json(folder / "result.json") or {}
-    dtype = str(base.dtype).removeprefix("torch.")
-    model = LanguageModel.from_pretrained(
-        folder / "model", device=str(base.device), dtype=dtype, offline=True
-    )
-    model = LanguageModel(model.model, base.tokenizer, name or folder.name.rpartition("-")[0])
-    return Trained(model, np.asarray(result["losses"]), float(result["seconds"]), stored=True)

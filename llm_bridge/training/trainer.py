@@ -20,8 +20,9 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from llm_bridge.training.arguments import ByLength, switch_off_dropout
-from llm_bridge.training.objective import Batch, Objective
+from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.units import Batch
 from rlhf_theory.errors import ConvergenceError
 
 WHOLE = "whole.json"
@@ -72,8 +73,7 @@ class _Bar(TrainerCallback):
 
     def close(self) -> None:
         """Close it, also after an error."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 class PreferenceTrainer(Trainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, cast
@@ -91,32 +92,40 @@ class Given:
         return given
 
 
-class Unit(Protocol):
-    """What a loss takes: how examples are checked, weighed, put into batches and evaluated."""
+@dataclass(frozen=True)
+class Unit(ABC):
+    """What a loss takes: how examples are checked, weighed, put into batches and evaluated.
 
+    Its losses know neither margins, nor opponents, nor further responses, unless it says otherwise.
+    """
+
+    loss: TrainingLoss
+
+    @abstractmethod
     def required(self, e: Example) -> dict[str, bool]:
         """Return what must hold for responses and targets, by its words."""
-        ...
 
-    def further(self, e: Example) -> dict[str, bool]:
+    def further(self, e: Example) -> dict[str, bool]:  # noqa: ARG002
         """Return what must hold besides, for this unit alone."""
-        ...
+        return {}
 
-    def refuse(self, given: Given, first: Batch) -> None:
+    def refuse(self, given: Given, first: Batch) -> None:  # noqa: ARG002
         """Raise ``ValueError`` for what the loss does not take; ``first`` is some batch."""
-        ...
+        if given.gamma or given.wins or given.sample:
+            message = f"The loss {self.loss.name!r} takes neither gamma, nor wins, nor a sample."
+            raise ValueError(message)
 
     def weight(self, e: Example) -> float:
         """Return how much an example weighs in the mean."""
-        ...
+        return e.weight
 
+    @abstractmethod
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:
         """Add an example to the columns of a batch; its rows begin at ``start``."""
-        ...
 
-    def value(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        """Return the weighted sum of the losses of a batch."""
-        ...
+    @abstractmethod
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the weighted sum of the losses of a batch, in which KTO's ``z0`` is too."""
 
 
 def put(columns: Columns, name: str, *values: object) -> None:
@@ -134,11 +143,8 @@ def _counted(e: Example, fewest: int, n_targets: int) -> dict[str, bool]:
     }
 
 
-@dataclass(frozen=True)
-class _Pairs:
+class _Pairs(Unit):
     """Comparisons of responses of one prompt."""
-
-    loss: TrainingLoss
 
     @property
     def _itself(self) -> bool:
@@ -161,7 +167,7 @@ class _Pairs:
     def refuse(self, given: Given, first: Batch) -> None:  # noqa: ARG002
         # The loss itself refuses what it does not take.
         z0 = torch.zeros(()) if "z0" in self.loss.needs else None
-        self._losses(torch.zeros_like(first["lengths"]), first, z0)
+        self._losses(torch.zeros_like(first["lengths"]), first | {"z0": z0})
 
     def weight(self, e: Example) -> float:
         return e.weight * math.fsum(e.share or (1.0,) * len(e.pairs))
@@ -182,11 +188,11 @@ class _Pairs:
             if given.sample:
                 put(columns, "sample", start + sample)
 
-    def value(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        return torch.sum(batch["weight"] * self._losses(log_pi, batch, z0))
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return torch.sum(batch["weight"] * self._losses(log_pi, batch))
 
-    def _losses(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        first, second = batch["first"], batch["second"]
+    def _losses(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        first, second, z0 = batch["first"], batch["second"], batch["z0"]
         given: dict[str, torch.Tensor | None] = {
             "log_pi_w": log_pi[first],
             "log_pi_l": log_pi[second],
@@ -209,30 +215,11 @@ class _Pairs:
         return soft_value
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """What units share whose losses know neither margins, nor opponents, nor further responses."""
-
-    loss: TrainingLoss
-
-    def further(self, e: Example) -> dict[str, bool]:  # noqa: ARG002
-        return {}
-
-    def refuse(self, given: Given, first: Batch) -> None:  # noqa: ARG002
-        if given.gamma or given.wins or given.sample:
-            message = f"The loss {self.loss.name!r} takes neither gamma, nor wins, nor a sample."
-            raise ValueError(message)
-
-
-@dataclass(frozen=True)
-class _Groups(_Plain):
+class _Groups(Unit):
     """Responses of one prompt with rewards."""
 
     def required(self, e: Example) -> dict[str, bool]:
         return _counted(e, 2, len(e.members))
-
-    def weight(self, e: Example) -> float:
-        return e.weight
 
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:  # noqa: ARG002
         size = len(e.members)
@@ -241,12 +228,7 @@ class _Groups(_Plain):
         put(columns, f"rewards_{size}", e.target)
         put(columns, f"weight_{size}", e.weight)
 
-    def value(
-        self,
-        log_pi: torch.Tensor,
-        batch: Batch,
-        z0: torch.Tensor | None,  # noqa: ARG002
-    ) -> torch.Tensor:
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         total = log_pi.new_zeros(())
         for name in (n for n in batch if n.startswith("row_")):
             size, row = name.removeprefix("row_"), batch[name]
@@ -256,8 +238,7 @@ class _Groups(_Plain):
         return total
 
 
-@dataclass(frozen=True)
-class _Responses(_Plain):
+class _Responses(Unit):
     """Responses to be imitated, each by itself."""
 
     def required(self, e: Example) -> dict[str, bool]:
@@ -271,17 +252,11 @@ class _Responses(_Plain):
         put(columns, "row", *range(start, start + k))
         put(columns, "weight", *(e.weight,) * k)
 
-    def value(
-        self,
-        log_pi: torch.Tensor,
-        batch: Batch,
-        z0: torch.Tensor | None,  # noqa: ARG002
-    ) -> torch.Tensor:
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         row = batch["row"]
         return torch.sum(batch["weight"] * self.loss(log_pi[row], batch["lengths"][row]))
 
 
-@dataclass(frozen=True)
 class _Labelled(_Responses):
     """Responses that are good or bad, each by itself."""
 
@@ -295,13 +270,13 @@ class _Labelled(_Responses):
         super().put(columns, e, start, given)
         put(columns, "target", *e.target)
 
-    def value(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         row = batch["row"]
-        value = self.loss(log_pi[row], batch["log_ref"][row], batch["target"], z0)
+        value = self.loss(log_pi[row], batch["log_ref"][row], batch["target"], batch["z0"])
         return torch.sum(batch["weight"] * value)
 
 
-_UNITS: Mapping[str, type[_Pairs | _Groups | _Responses | _Labelled]] = {
+_UNITS: Mapping[str, type[Unit]] = {
     "pairs": _Pairs,
     "groups": _Groups,
     "responses": _Responses,
