@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -70,9 +69,10 @@ def extract(
     readings = read(model, prompts, responses, spec.over, tokens_of)
     causal = isinstance(model, LanguageModel)
     keys = [row_key(r.ids[: r.answer], r.ids[r.answer :]) for r in readings]
-    place: dict[bytes, int] = {}
-    distinct = [r for r, key in zip(readings, keys, strict=True) if _is_new(place, key)]
-    known = list(place)
+    distinct: dict[bytes, Reading] = {}
+    for key, reading in zip(keys, readings, strict=True):
+        distinct.setdefault(key, reading)
+    known, texts = list(distinct), list(distinct.values())
 
     double = model.dtype == torch.float64 and store is None
     phi = np.zeros((len(known), spec.pooled), dtype=np.float64 if double else np.float32)
@@ -83,19 +83,20 @@ def extract(
         phi[found], exact[found] = rows[found], exacts[found]
         missing = ~found
 
-    batches = _batches([len(r.ids) for r in distinct], missing, batch_size)
+    batches = _batches([len(r.ids) for r in texts], missing, batch_size)
     hide = None if progress else True  # None hides the bar where there is no terminal
     with (
-        _Keeper(store, known, phi, exact) as keeper,
+        closing(_Keeper(store, known, phi, exact)) as keeper,
         tqdm(total=int(missing.sum()), desc="features", unit="text", disable=hide) as bar,
     ):
         for batch in batches:
-            phi[batch], exact[batch] = _compute(model, spec, [distinct[i] for i in batch])
+            phi[batch], exact[batch] = _compute(model, spec, [texts[i] for i in batch])
             keeper.add(batch)
             bar.update(len(batch))
 
     if spec.log_prob:
         phi = np.concatenate([phi, exact.astype(phi.dtype)], axis=1)
+    place = {key: i for i, key in enumerate(known)}
     inverse = np.array([place[key] for key in keys], dtype=np.int64)
     return phi[inverse], exact[inverse, 0] if causal else None
 
@@ -120,12 +121,6 @@ def _batches(lengths: list[int], missing: np.ndarray, size: int) -> list[list[in
         else:
             rest += left
     return sorted([*whole, *cut(rest)], key=lambda batch: -lengths[batch[0]])
-
-
-def _is_new(place: dict[bytes, int], key: bytes) -> bool:
-    new = key not in place
-    place.setdefault(key, len(place))
-    return new
 
 
 def _compute(
@@ -170,24 +165,14 @@ class _Keeper:
         self._pending: list[list[int]] = []
         self._failed = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()
-
     def add(self, batch: list[int]) -> None:
         """Note that these rows have been computed."""
         self._pending.append(batch)
         if len(self._pending) >= FLUSH_BATCHES:
-            self._flush()
+            self.close()
 
-    def _flush(self) -> None:
+    def close(self) -> None:
+        """Append what is pending."""
         rows = [i for batch in self._pending for i in batch]
         self._pending = []
         if self._store is None or self._failed or not rows:

@@ -121,18 +121,10 @@ def frontier_points(
         for step, found in enumerate(path):
             kl, gold = found.interval(columns.kl), found.interval(columns.gold)
             rows.append(
-                {
-                    "arm": arm,
-                    "step": step,
-                    "kl": kl.value,
-                    "kl_lower": kl.lower,
-                    "kl_upper": kl.upper,
-                    "gold": gold.value,
-                    "gold_lower": gold.lower,
-                    "gold_upper": gold.upper,
-                }
+                (arm, step, kl.value, kl.lower, kl.upper, gold.value, gold.lower, gold.upper)
             )
-    return pd.DataFrame(rows)
+    names = "arm step kl kl_lower kl_upper gold gold_lower gold_upper"
+    return pd.DataFrame(rows, columns=names.split())
 
 
 def frontier(
@@ -180,15 +172,8 @@ def frontier(
 # --------------------------------------------------------------------------- over-optimisation
 
 
-@dataclass(frozen=True)
-class _Distance:
-    """What stands for the distance from π0 on the horizontal axis, as a power of √KL."""
-
-    name: str
-    power: int
-
-
-_DISTANCES = {"sqrt": _Distance("√KL(π‖π0)", 1), "kl": _Distance("KL(π‖π0) in nats", 2)}
+# What stands for the distance from π0 on the horizontal axis, and as which power of √KL.
+_DISTANCES = {"sqrt": ("√KL(π‖π0)", 1), "kl": ("KL(π‖π0) in nats", 2)}
 _FORMULAS: dict[Law, str] = {"rl": "d(α − β log d)", "best-of-n": "d(α − β d)"}
 
 
@@ -223,11 +208,11 @@ def over_optimisation(
         message = f"kl, gold and proxy must have one shape (k, T), T at least 3; got {shapes}."
         raise ShapeError(message)
     check_choice("against", against, _DISTANCES)
-    shown = _DISTANCES[against]
+    shown, power = _DISTANCES[against]
     gains = {"proxy reward": proxy - proxy[:, :1], "gold reward": gold - gold[:, :1]}
     distance = np.sqrt(np.maximum(kl, 0.0))
     x = distance.mean(axis=0)
-    at = x**shown.power
+    at = x**power
     with _panel() as (fig, ax):
         colors = {"proxy reward": "vermillion", "gold reward": "blue"}
         for name, gain in gains.items():
@@ -239,7 +224,7 @@ def over_optimisation(
         fitted = over_optimisation_law(grid, alpha, beta, law)
         curves.curve(
             ax,
-            grid**shown.power,
+            grid**power,
             fitted,
             label="fitted law",
             color="ink",
@@ -249,8 +234,8 @@ def over_optimisation(
         peak = float(np.mean(peak_distance(kl, gold)))
         inside = peak < float(x.max())
         if inside:
-            curves.level(ax, peak**shown.power, "gold peaks", axis="x")
-        ax.set(xlabel=f"{shown.name}, {estimate}", ylabel="reward over that of π0")
+            curves.level(ax, peak**power, "gold peaks", axis="x")
+        ax.set(xlabel=f"{shown}, {estimate}", ylabel="reward over that of π0")
     band = f" Bands: 95 % bootstrap intervals over {kl.shape[0]} {paths}." if len(kl) > 1 else ""
     caption = (
         f"Reward over that of π0 along a path of growing optimisation; {estimate}. Dashed: "

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from llm_bridge.evaluation.win_rates import off_diagonal_mean, win_matrix
 from llm_bridge.labels.scoring import Scorer
@@ -17,13 +15,11 @@ from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.beside import beside
 from llm_bridge.pools.candidates import Generating, Pools, draw_responses, score_responses
+from llm_bridge.pools.problem import PromptProblem, pool_contexts
 from rlhf_theory.arrays import Array, int_like, to_numpy
 from rlhf_theory.core import PreferenceOracle, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.randomness import Key
-
-if TYPE_CHECKING:
-    from llm_bridge.pools.problem import PromptProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +67,7 @@ class FreshAnswers:
         if features:
             return self._with_features
         pools, like = self._placed[0], self.problem.table.phi
-        mass = torch.from_numpy(pools.log_mass)[None].to(like)
-        ids = torch.arange(len(pools.prompts), device=like.device)[None]
-        phi = like.new_zeros((1, len(pools.prompts), pools.size, 0))
-        return Contexts(phi, torch.log_softmax(mass, dim=-1), ids, pools, whole=True)
+        return pool_contexts(pools, like.new_zeros((1, len(pools.prompts), pools.size, 0)))
 
     def rewards(self, model: RewardModel) -> np.ndarray:
         """Return the reward of every response, shape ``(R|1, N, n)``.

@@ -251,14 +251,17 @@ class PromptProblem:
         if phi is None:
             where, places, prompts, responses = pools.rows()
             phi = _spread(self._rows(prompts, responses), where, places, pools)
-        mass = torch.from_numpy(pools.log_mass)[None, ...].to(phi)
-        # Single precision rounds the masses: normalise again, in it.
-        mass = torch.log_softmax(mass, dim=-1)
         weights = torch.from_numpy(self.weights)[None, :].to(phi)
-        self.pools = pools
-        self._finite = FiniteProblem(phi, mass, weights, self.eta, self.n_replicas)
-        ids = torch.arange(len(self.prompts), device=phi.device)[None, :]
-        self.table = Contexts(phi, mass, ids, pools, whole=True)
+        self.pools, self.table = pools, pool_contexts(pools, phi)
+        self._finite = FiniteProblem(phi, self.table.log_pi0, weights, self.eta, self.n_replicas)
+
+
+def pool_contexts(pools: Pools, phi: torch.Tensor) -> Contexts:
+    """Return the contexts of pools whose responses have the features ``(1, N, K, d)``."""
+    mass = torch.from_numpy(pools.log_mass)[None, ...].to(phi)
+    ids = torch.arange(len(pools.prompts), device=phi.device)[None, :]
+    # Single precision rounds the masses: normalise again, in it.
+    return Contexts(phi, torch.log_softmax(mass, dim=-1), ids, pools, whole=True)
 
 
 def _check_prompts(prompts: Sequence[Text | Prompt]) -> None:
