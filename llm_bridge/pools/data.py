@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
@@ -49,22 +48,9 @@ class Comparison:
     weight: float = 1.0
 
 
-class _Batch(Protocol):
-    """What was compared in one batch; the labels are kept apart."""
-
-    @property
-    def size(self) -> int:
-        """Comparisons per replica."""
-        ...
-
-    def comparison(self, replica: int, place: int) -> Comparison:
-        """Return a comparison with the weight that it came with; its label is not to be read."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class _FromPools:
-    """Comparisons within pools; indices of shape ``(R|1, B)``."""
+    """A batch of comparisons within pools; indices of shape ``(R|1, B)``."""
 
     pools: Pools
     ids: np.ndarray
@@ -73,9 +59,11 @@ class _FromPools:
 
     @property
     def size(self) -> int:
+        """Comparisons per replica."""
         return int(self.a1.shape[1])
 
     def comparison(self, replica: int, place: int) -> Comparison:
+        """Return a comparison with the weight that it came with; labels are kept apart."""
         i, a, b = (
             int(x[min(replica, x.shape[0] - 1), place]) for x in (self.ids, self.a1, self.a2)
         )
@@ -86,7 +74,7 @@ class _FromPools:
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """Comparisons from elsewhere, the same for all replicas."""
+    """A batch of comparisons from elsewhere, the same for all replicas."""
 
     comparisons: tuple[Comparison, ...]
 
@@ -118,7 +106,7 @@ class PromptData(PairList):
         Number of the first batch.
     """
 
-    batches: tuple[_Batch, ...] = field(default=(), repr=False)
+    batches: tuple[_FromPools | _Given, ...] = field(default=(), repr=False)
     first_round: int = 0
 
     @cached_property

@@ -17,7 +17,7 @@ from llm_bridge.labels.scoring import pools_of
 from llm_bridge.pools.data import PromptData
 from llm_bridge.rewards.calibration import Calibration, calibration
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
-from rlhf_theory.arrays import Array, as_like, eye_like, int_like, namespace, take_rows, to_numpy
+from rlhf_theory.arrays import Array, as_like, eye_like, int_like, namespace, to_numpy
 from rlhf_theory.core import Policy, RewardModel, Solution
 from rlhf_theory.data import Contexts, PreferenceData
 from rlhf_theory.estimators.confidence import ConfidenceRule, Constant, Scalable, label_scale
@@ -213,8 +213,8 @@ class OnFeatures:
         mass = as_like(pools.log_mass[None, ...], like)
         ids = int_like(np.arange(mass.shape[1])[None, :], like)
         table = as_like(self._tables[pools.content], like)
-        rewards = self.model.rewards(Contexts(table, mass, ids, pools, whole=True))
-        return rewards if contexts.whole else take_rows(rewards, contexts.ids)
+        whole = Contexts(table, mass, ids, pools, whole=True)
+        return contexts.from_table(self.model.rewards(whole))
 
 
 # --------------------------------------------------------------------------- ensembles

@@ -31,12 +31,12 @@ __all__ = [
     "HeadSpec",
     "RewardExample",
     "RewardTraining",
+    "TrainedEnsemble",
     "TrainedReward",
     "bootstrapped",
     "comparison_examples",
     "ranking_examples",
     "train_ensemble",
-    "train_members",
     "train_reward",
 ]
 
@@ -48,6 +48,19 @@ class RewardTraining(Trained[TrainedReward]):
     def reward(self) -> TrainedReward:
         """The trained reward, adapters merged."""
         return self.model
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedEnsemble(ModelEnsemble):
+    """Trained rewards that disagree where data are missing.
+
+    Attributes
+    ----------
+    trainings
+        Those of the members.
+    """
+
+    trainings: Sequence[RewardTraining]
 
 
 def train_reward(
@@ -107,7 +120,7 @@ def train_ensemble(
     tokens_of: LanguageModel | None = None,
     folder: str | Path | None = None,
     name: str = "reward",
-) -> ModelEnsemble:
+) -> TrainedEnsemble:
     """Train members that differ in the start of the head, the order and the weight of examples.
 
     Parameters
@@ -119,37 +132,10 @@ def train_ensemble(
 
     Source: [2310.02743], whose members differ in the seed alone; theory sheet 6.2.
     """
-    trained = train_members(
-        base,
-        examples,
-        settings,
-        key=key,
-        n_members=n_members,
-        head=head,
-        tokens_of=tokens_of,
-        folder=folder,
-        name=name,
-    )
-    return ModelEnsemble([member.reward for member in trained])
-
-
-def train_members(
-    base: Reader,
-    examples: Sequence[RewardExample],
-    settings: TrainingSettings | None = None,
-    *,
-    key: Key,
-    n_members: int = 5,
-    head: HeadSpec | None = None,
-    tokens_of: LanguageModel | None = None,
-    folder: str | Path | None = None,
-    name: str = "reward",
-) -> list[RewardTraining]:
-    """Return the trainings of `train_ensemble`, which takes the same."""
     if n_members < 1:
         message = f"n_members must be at least 1; got {n_members}."
         raise ValueError(message)
-    members = []
+    trainings = []
     for k in range(n_members):
         here = key.child("member", k)
         result = train_reward(
@@ -162,8 +148,8 @@ def train_members(
             folder=folder,
             name=f"{name}-{k}",
         )
-        members.append(result)
-    return members
+        trainings.append(result)
+    return TrainedEnsemble([t.reward for t in trainings], trainings)
 
 
 @dataclass(frozen=True)

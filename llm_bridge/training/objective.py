@@ -78,10 +78,7 @@ class Objective:
             check_example(loss, i, example)
         rows = [(e.prompt, r) for e in self.examples for r in self._scored(e)]
         check_lengths(model, [p for p, _ in rows], [r for _, r in rows])
-        self.mean_weight = float(np.mean([self._unit.weight(e) for e in self.examples]))
-        if not self.mean_weight > 0:
-            message = "Some example must have a positive weight; all have 0."
-            raise ValueError(message)
+        self.mean_weight = mean_weight([self._unit.weight(e) for e in self.examples])
         self._given = Given.of(self.examples)
         # Before anything is trained.
         self._unit.refuse(self._given, self.collate(self.examples[:1]))
@@ -148,6 +145,15 @@ class Objective:
             log_pi = [_scores(module, b["strangers"]) for b in batches]
             log_ref = torch.cat([b["log_ref_stranger"] for b in batches])
             return mismatched_kl(torch.cat(log_pi), log_ref)[0]  # type: ignore[no-any-return]
+
+
+def mean_weight(weights: Sequence[float]) -> float:
+    """Return the mean weight of examples; ``ValueError`` unless it is positive."""
+    mean = float(np.mean(weights))
+    if not mean > 0:
+        message = "Some example must have a positive weight; all have 0."
+        raise ValueError(message)
+    return mean
 
 
 def _scores(module: torch.nn.Module, rows: Batch) -> torch.Tensor:

@@ -6,13 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import torch
 
-from llm_bridge.training.examples import Example
+from llm_bridge.training.examples import NLL, Example
+from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.errors import check_choice
-from rlhf_theory.losses import Comparisons, Groups, PairLoss, soft
+from rlhf_theory.losses import Comparisons, GroupLoss, Groups, PairLoss, soft
 
 Batch = dict[str, Any]
 """Tensors of one batch by name; ``size``, its number of examples; ``rows``, what the model reads.
@@ -25,32 +26,8 @@ Columns = dict[str, list[object]]
 """Numbers of a batch by name, on their way to become its tensors."""
 
 
-class TrainingLoss(Protocol):
-    """What every loss says of itself; how it is called depends on what it takes."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def takes(self) -> str:
-        """``"pairs"``, ``"groups"``, ``"responses"`` or ``"labelled"``."""
-        ...
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What must be given besides the policy's log-probabilities."""
-        ...
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        """What may be given besides."""
-        ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss of each pair, group or response."""
-        ...
+TrainingLoss = PairLoss | GroupLoss | NLL | UnpairedKTO
+"""What can be trained on; a loss says by ``takes`` of what, see `_UNITS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +58,10 @@ class Given:
             sample=any(e.sample is not None for e in examples),
             hard=all(p in (0.0, 1.0) for e in examples for p in e.target),
         )
-        lacking = {
-            "wins": [i for i, e in enumerate(examples) if not e.wins],
-            "sample": [i for i, e in enumerate(examples) if e.sample in (None, ())],
-        }
-        for name, places in lacking.items():
-            if getattr(given, name) and places:
-                message = f"All examples must have {name}, or none; example {places[0]} has none."
+        for name in ("wins", "sample"):
+            lacking = [i for i, e in enumerate(examples) if getattr(e, name) in (None, ())]
+            if getattr(given, name) and lacking:
+                message = f"All examples must have {name}, or none; example {lacking[0]} has none."
                 raise ValueError(message)
         return given
 
@@ -143,23 +117,26 @@ def _counted(e: Example, fewest: int, n_targets: int) -> dict[str, bool]:
     }
 
 
+def compares_equal(loss: TrainingLoss) -> bool:
+    """Return whether a response against itself is no constant to a loss; see `PairLoss`."""
+    # A loss of somebody's own may not say its law: it learns nothing from equal responses then.
+    return getattr(loss, "law", "distinct") == "full"
+
+
 class _Pairs(Unit):
     """Comparisons of responses of one prompt."""
 
-    @property
-    def _itself(self) -> bool:
-        # A loss of somebody's own may not say its law: it learns nothing from equal responses then.
-        return getattr(self.loss, "law", "distinct") == "full"
+    loss: PairLoss
 
     def required(self, e: Example) -> dict[str, bool]:
-        return _counted(e, 1 if self._itself else 2, len(e.pairs))
+        return _counted(e, 1 if compares_equal(self.loss) else 2, len(e.pairs))
 
     def further(self, e: Example) -> dict[str, bool]:
-        k = len(e.responses)
+        k, equal = len(e.responses), compares_equal(self.loss)
         return {
             "targets that are probabilities": all(0.0 <= p <= 1.0 for p in e.target),
             f"pairs of two of its {k} responses": bool(e.pairs)
-            and all(0 <= a < k and 0 <= b < k and (a != b or self._itself) for a, b in e.pairs),
+            and all(0 <= a < k and 0 <= b < k and (a != b or equal) for a, b in e.pairs),
             "a share for each of its pairs": len(e.share) in (0, len(e.pairs)),
             "shares of at least 0": all(math.isfinite(s) and s >= 0 for s in e.share),
         }
@@ -211,12 +188,14 @@ class _Pairs(Unit):
         if "target" not in batch:
             value: torch.Tensor = self.loss(c)
             return value
-        soft_value: torch.Tensor = soft(cast("PairLoss", self.loss), c, batch["target"])
+        soft_value: torch.Tensor = soft(self.loss, c, batch["target"])
         return soft_value
 
 
 class _Groups(Unit):
     """Responses of one prompt with rewards."""
+
+    loss: GroupLoss
 
     def required(self, e: Example) -> dict[str, bool]:
         return _counted(e, 2, len(e.members))
@@ -253,8 +232,8 @@ class _Responses(Unit):
         put(columns, "weight", *(e.weight,) * k)
 
     def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
-        row = batch["row"]
-        return torch.sum(batch["weight"] * self.loss(log_pi[row], batch["lengths"][row]))
+        row, loss = batch["row"], cast("NLL", self.loss)
+        return torch.sum(batch["weight"] * loss(log_pi[row], batch["lengths"][row]))
 
 
 class _Labelled(_Responses):
@@ -271,8 +250,8 @@ class _Labelled(_Responses):
         put(columns, "target", *e.target)
 
     def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
-        row = batch["row"]
-        value = self.loss(log_pi[row], batch["log_ref"][row], batch["target"], batch["z0"])
+        row, loss = batch["row"], cast("UnpairedKTO", self.loss)
+        value = loss(log_pi[row], batch["log_ref"][row], batch["target"], batch["z0"])
         return torch.sum(batch["weight"] * value)
 
 
