@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from llm_bridge.language.models import Prompt
+from llm_bridge.language.models import Ids, Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, full_like, int_like, namespace, to_numpy
@@ -46,6 +46,12 @@ class Comparison:
     label: float
     round: int = 0
     weight: float = 1.0
+
+
+def prompt_numbers(comparisons: Sequence[Comparison]) -> list[int]:
+    """Return which prompt each comparison is of, by numbers from 0 on in their order."""
+    prompts: dict[Ids, int] = {}
+    return [prompts.setdefault(c.prompt.ids, len(prompts)) for c in comparisons]
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,6 @@ from llm_bridge.rewards.trained import TrainedReward
 from llm_bridge.training.adapters import with_adapters
 from llm_bridge.training.runs import Trained, Training
 from llm_bridge.training.settings import TrainingSettings
-from llm_bridge.training.store import claim_training
 from rlhf_theory.randomness import Key
 
 __all__ = [
@@ -104,9 +103,8 @@ def train_reward(
     settings = settings or TrainingSettings()
     head = head or HeadSpec()
     objective = RewardObjective(base, head, examples, tokens_of)
-    here = claim_training(folder, base, examples, head, settings, key, name)
     training = _TrunkTraining(base, objective, settings, key, name, examples, head, tokens_of)
-    return RewardTraining(**vars(training.once(here)))
+    return RewardTraining(**vars(training.once(folder, examples, head)))
 
 
 def train_ensemble(

@@ -8,6 +8,7 @@ more), and each once, however many comparisons it is in.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from llm_bridge.language.log_probs import (
 )
 from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.training.examples import Example
-from llm_bridge.training.units import Batch, Given, TrainingLoss, check_example, put, unit_of
+from llm_bridge.training.units import Batch, Columns, Given, TrainingLoss, check_example, unit_of
 from rlhf_theory.losses import mismatched_kl
 
 _PLACES = ("first", "second", "sample", "row")
@@ -89,18 +90,18 @@ class Objective:
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Return the tensors of one batch."""
         rows: list[tuple[Ids, Ids]] = []
-        columns: dict[str, list[object]] = {}
+        columns: Columns = defaultdict(list)
         for e in examples:
             start, k = len(rows), len(e.responses)
             rows += [(e.prompt, r) for r in e.rows]
             padding = (0.0,) * (len(e.rows) - k)
             if self._given.log_ref:
-                put(columns, "log_ref", *e.log_ref, *padding)
+                columns["log_ref"] += (*e.log_ref, *padding)
             if self._given.wins:
-                put(columns, "wins", *e.wins, *padding)
+                columns["wins"] += (*e.wins, *padding)
             self._unit.put(columns, e, start, self._given)
             if "z0" in self.loss.needs:
-                put(columns, "log_ref_stranger", e.log_ref_mismatched)
+                columns["log_ref_stranger"].append(e.log_ref_mismatched)
         batch: Batch = {"rows": self._rows(rows)}
         if "z0" in self.loss.needs:
             batch["strangers"] = self._rows([(e.prompt, e.mismatched) for e in examples])

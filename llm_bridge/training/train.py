@@ -20,7 +20,6 @@ from llm_bridge.training.examples import NLL, Example, with_mismatched
 from llm_bridge.training.objective import Objective
 from llm_bridge.training.runs import Trained, Training
 from llm_bridge.training.settings import LoRA, TrainingSettings
-from llm_bridge.training.store import claim_training
 from llm_bridge.training.units import TrainingLoss
 from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.randomness import Key
@@ -87,8 +86,7 @@ def train(
     settings = settings or TrainingSettings()
     objective = Objective(loss, examples, base, bf16=settings.bf16)
     label = name or str(loss.name)
-    here = claim_training(folder, base, examples, loss, settings, key, label)
-    return _PolicyTraining(base, objective, settings, key, label).once(here)
+    return _PolicyTraining(base, objective, settings, key, label).once(folder, examples, loss)
 
 
 def sft(

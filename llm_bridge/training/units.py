@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -22,7 +23,7 @@ No name is ``labels``: the trainer would take the loss for a mean over tokens an
 accumulation, scale it wrongly.
 """
 
-Columns = dict[str, list[object]]
+Columns = defaultdict[str, list[object]]
 """Numbers of a batch by name, on their way to become its tensors."""
 
 
@@ -102,11 +103,6 @@ class Unit(ABC):
         """Return the weighted sum of the losses of a batch, in which KTO's ``z0`` is too."""
 
 
-def put(columns: Columns, name: str, *values: object) -> None:
-    """Add values to a column, which is made if it is missing."""
-    columns.setdefault(name, []).extend(values)
-
-
 def _counted(e: Example, fewest: int, n_targets: int) -> dict[str, bool]:
     k = len(e.responses)
     return {
@@ -155,15 +151,15 @@ class _Pairs(Unit):
         for (a, b), p, s in zip(e.pairs, e.target, share, strict=True):
             # Labels come first the winner; probabilities keep the order.
             first, second = (b, a) if given.hard and p == 0.0 else (a, b)
-            put(columns, "first", start + first)
-            put(columns, "second", start + second)
-            put(columns, "weight", e.weight * s)
+            columns["first"].append(start + first)
+            columns["second"].append(start + second)
+            columns["weight"].append(e.weight * s)
             if not given.hard:
-                put(columns, "target", p)
+                columns["target"].append(p)
             if given.gamma:
-                put(columns, "margin", e.gamma[first] - e.gamma[second] if e.gamma else 0.0)
+                columns["margin"].append(e.gamma[first] - e.gamma[second] if e.gamma else 0.0)
             if given.sample:
-                put(columns, "sample", start + sample)
+                columns["sample"].append(start + sample)
 
     def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         return torch.sum(batch["weight"] * self._losses(log_pi, batch))
@@ -203,9 +199,9 @@ class _Groups(Unit):
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:  # noqa: ARG002
         size = len(e.members)
         # A row per example: a batch holds groups of several sizes, each in columns of its own.
-        put(columns, f"row_{size}", [start + m for m in e.members])
-        put(columns, f"rewards_{size}", e.target)
-        put(columns, f"weight_{size}", e.weight)
+        columns[f"row_{size}"].append([start + m for m in e.members])
+        columns[f"rewards_{size}"].append(e.target)
+        columns[f"weight_{size}"].append(e.weight)
 
     def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         total = log_pi.new_zeros(())
@@ -228,8 +224,8 @@ class _Responses(Unit):
 
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:  # noqa: ARG002
         k = len(e.responses)
-        put(columns, "row", *range(start, start + k))
-        put(columns, "weight", *(e.weight,) * k)
+        columns["row"] += range(start, start + k)
+        columns["weight"] += (e.weight,) * k
 
     def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         row, loss = batch["row"], cast("NLL", self.loss)
@@ -247,7 +243,7 @@ class _Labelled(_Responses):
 
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:
         super().put(columns, e, start, given)
-        put(columns, "target", *e.target)
+        columns["target"] += e.target
 
     def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         row, loss = batch["row"], cast("UnpairedKTO", self.loss)
