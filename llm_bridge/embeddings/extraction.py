@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,16 +19,6 @@ from llm_bridge.storage.cache import RowCache, row_key
 
 FLUSH_BATCHES = 16
 """Batches between two appends to the cache: what a killed process loses at most."""
-
-
-def open_store(
-    model: LanguageModel | EncoderModel, spec: FeatureSpec, folder: str | Path, dtype: str
-) -> RowCache:
-    """Return the cache of these features in a folder; ``ValueError`` for a foreign folder."""
-    # Log-probabilities are kept beside the features, whether they are one of them or not.
-    about = {k: v for k, v in spec.about(model).items() if k != "log_prob"}
-    causal = isinstance(model, LanguageModel)
-    return RowCache(folder, about, width=spec.pooled, n_exact=int(causal), dtype=dtype)
 
 
 def extract(

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from llm_bridge.language.models import Ids
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.candidates import Pools, filled, score_responses
 from llm_bridge.pools.problem import PromptProblem
@@ -49,14 +48,11 @@ def beside(
     log_prob: list[np.ndarray] = []
     places = np.zeros(log_pi0.shape, dtype=np.int64)
     for i, (pool, row) in enumerate(zip(pools.responses, responses, strict=True)):
-        at: dict[Ids, int] = {r.ids: k for k, r in enumerate(pool)}
-        added: list[int] = []
-        for j, r in enumerate(row):
-            places[i, j] = at.setdefault(r.ids, len(at))
-            if places[i, j] == len(pool) + len(added):
-                added.append(j)
+        at = {r.ids: k for k, r in enumerate(pool)}
+        places[i] = [at.setdefault(r.ids, len(at)) for r in row]
+        place, first = np.unique(places[i], return_index=True)
+        own, added = len(pool), first[place >= len(pool)]
         rows.append((*pool, *(row[j] for j in added)))
-        own = len(pool)
         log_mass.append(np.r_[pools.log_mass[i, :own], np.full(len(added), _LOG_NOTHING)])
         log_prob.append(np.r_[pools.log_pi0[i, :own], log_pi0[i, added]])
     wider = replace(

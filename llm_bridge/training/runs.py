@@ -24,7 +24,6 @@ from llm_bridge.language.models import LanguageModel
 from llm_bridge.storage.folders import claim
 from llm_bridge.training.adapters import peft_version
 from llm_bridge.training.arguments import arguments, generators_kept
-from llm_bridge.training.examples import content_of
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.trainer import PreferenceTrainer, newest_checkpoint, step_of
 from rlhf_theory.errors import ConvergenceError
@@ -148,12 +147,15 @@ class Training(ABC, Generic[M]):
                 f"frozen dataclass does; got {described}."
             )
             raise ValueError(message)
+        content = hashlib.blake2b(digest_size=16)
+        for example in examples:
+            content.update(repr(example).encode())
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         if self.settings.lora is not None:
             versions["peft"] = peft_version()
         return {
             "base": self.base.fingerprint,
-            "examples": content_of(examples),
+            "examples": content.hexdigest(),
             "loss": f"{type(loss).__module__}.{described}",
             "settings": self.settings.identity(),
             "key": [key.seed, key.first, *(p if isinstance(p, str) else int(p) for p in key.path)],

@@ -25,6 +25,7 @@ from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.units import Batch
 from rlhf_theory.errors import ConvergenceError
+from rlhf_theory.store import write_json
 
 WHOLE = "whole.json"
 """Written last into a checkpoint: the losses of all steps so far."""
@@ -177,9 +178,7 @@ class PreferenceTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
         folder = self.folder
         new = folder / f"checkpoint-{self.state.global_step}"
-        temporary = new / f".{WHOLE}.tmp"
-        temporary.write_text(json.dumps({"losses": self.history}))
-        temporary.replace(new / WHOLE)
+        write_json(new / WHOLE, {"losses": self.history})
         older = sorted((p for p in folder.glob("checkpoint-*") if p != new), key=step_of)
         for old in older[: max(0, len(older) + 1 - self.settings.save_total_limit)]:
             shutil.rmtree(old)
