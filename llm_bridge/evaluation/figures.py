@@ -68,8 +68,7 @@ def _panel() -> Iterator[tuple[Figure, Axes]]:
 def _over_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return mean and interval ends over rows; no ends where there is one row."""
     found = mean_interval(values)
-    several = len(values) > 1
-    return found.value, found.lower if several else None, found.upper if several else None
+    return (found.value, found.lower, found.upper) if len(values) > 1 else (found.value, None, None)
 
 
 # --------------------------------------------------------------------------- frontier
@@ -209,16 +208,16 @@ def over_optimisation(
         raise ShapeError(message)
     check_choice("against", against, _DISTANCES)
     shown, power = _DISTANCES[against]
-    gains = {"proxy reward": proxy - proxy[:, :1], "gold reward": gold - gold[:, :1]}
+    gain = gold - gold[:, :1]
+    lines = (("proxy reward", proxy - proxy[:, :1], "vermillion"), ("gold reward", gain, "blue"))
     distance = np.sqrt(np.maximum(kl, 0.0))
     x = distance.mean(axis=0)
     at = x**power
     with _panel() as (fig, ax):
-        colors = {"proxy reward": "vermillion", "gold reward": "blue"}
-        for name, gain in gains.items():
-            mean, low, high = _over_rows(gain)
-            curves.curve(ax, at, mean, low, high, name, colors[name], marker="o")
-        coefficients = over_optimisation_fit(kl, gains["gold reward"], law)
+        for name, values, color in lines:
+            mean, low, high = _over_rows(values)
+            curves.curve(ax, at, mean, low, high, name, color, marker="o")
+        coefficients = over_optimisation_fit(kl, gain, law)
         alpha, beta = coefficients.mean(axis=0)
         grid = np.linspace(0.0, float(x.max()), 101)
         fitted = over_optimisation_law(grid, alpha, beta, law)

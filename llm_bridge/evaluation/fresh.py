@@ -147,7 +147,9 @@ def fresh_values(
     if proxy is not None:
         each["fresh_proxy"] = drawn.rewards(proxy)
     for name, f in text_metrics.items():
-        each[f"fresh_{name}"] = np.array([_text_values(drawn, f)])
+        rows = zip(drawn.prompts, drawn.responses, strict=True)
+        measured = [[float(f(p.text, r.text)) for r in row] for p, row in rows]
+        each[f"fresh_{name}"] = np.array([measured])
     values = {name: value.mean(axis=-1) for name, value in each.items()}
     if baseline is not None and preference is not None:
         values["fresh_win_rate"] = _preference_wins(drawn, baseline, preference)
@@ -155,13 +157,6 @@ def fresh_values(
         wins = win_matrix(each["fresh_gold"], baseline.rewards(gold))
         values["fresh_win_rate"] = off_diagonal_mean(wins)
     return values, _answers(drawn, {name: value[0] for name, value in each.items()})
-
-
-def _text_values(drawn: FreshAnswers, f: Callable[[str, str], float]) -> list[list[float]]:
-    return [
-        [float(f(prompt.text, r.text)) for r in row]
-        for prompt, row in zip(drawn.prompts, drawn.responses, strict=True)
-    ]
 
 
 def _preference_wins(

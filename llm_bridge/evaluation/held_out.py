@@ -178,7 +178,7 @@ class HeldOut:
             values["pool_gap"] = eta * kl(log_pi, best)
         other = self.proxy if proxy is None else proxy
         if other is not None:
-            values["pool_proxy"] = expectation(log_pi, self._rewards(other))
+            values["pool_proxy"] = expectation(log_pi, host(other.rewards(self.problem.table)))
         if self._has_winners:
             log_other = log_pi0 if self.baseline is None else self._table(self.baseline)
             values["pool_win_rate"] = win_rate_per_context(self._wins, log_pi, log_other)
@@ -213,9 +213,6 @@ class HeldOut:
         """Return log-probabilities on the pools, normalised in double precision."""
         return np.asarray(log_softmax(host(policy.log_probs(self.problem.table))))
 
-    def _rewards(self, model: RewardModel) -> np.ndarray:
-        return host(model.rewards(self.problem.table))
-
     @property
     def _has_winners(self) -> bool:
         return self.gold is not None or self.preference is not None
@@ -238,7 +235,7 @@ class HeldOut:
         if self.gold is None:
             message = "This evaluation has no gold reward."
             raise ValueError(message)
-        return self._rewards(self.gold)
+        return host(self.gold.rewards(self.problem.table))
 
     @cached_property
     def _wins(self) -> np.ndarray:

@@ -55,13 +55,8 @@ def beside(
         rows.append((*pool, *(row[j] for j in added)))
         log_mass.append(np.r_[pools.log_mass[i, :own], np.full(len(added), _LOG_NOTHING)])
         log_prob.append(np.r_[pools.log_pi0[i, :own], log_pi0[i, added]])
-    wider = replace(
-        pools,
-        responses=tuple(rows),
-        log_mass=filled(log_mass, -np.inf),
-        log_pi0=filled(log_prob),
-    )
-    return wider, places
+    mass, prob = filled(log_mass, -np.inf), filled(log_prob)
+    return replace(pools, responses=tuple(rows), log_mass=mass, log_pi0=prob), places
 
 
 def drawn_rewards(

@@ -74,7 +74,9 @@ class Objective:
         # A GPU computes padding faster than it starts another pass; wrappers that share gradients
         # between processes allow one pass.
         weights = sum(w.numel() for w in model.model.parameters())
-        self._call_tokens = _CALL / weights if _alone_on_cpu(model.device) else math.inf
+        shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        alone = model.device.type == "cpu" and not shared
+        self._call_tokens = _CALL / weights if alone else math.inf
         for i, example in enumerate(self.examples):
             check_example(loss, i, example)
         rows = [(e.prompt, r) for e in self.examples for r in self._scored(e)]
@@ -175,8 +177,3 @@ def _cut(order: list[int], lengths: Sequence[int], call_tokens: float) -> list[l
         return tokens + (n - 1) * call_tokens if n > 1 else tokens
 
     return parts(min((1, 2, 3, 4), key=cost))
-
-
-def _alone_on_cpu(device: torch.device) -> bool:
-    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return device.type == "cpu" and not shared
