@@ -329,7 +329,7 @@ class PairList:
     wins: Array
 
     @classmethod
-    def empty(cls, n_replicas: int, dim: int, like: Array) -> PairList:
+    def empty(cls, n_replicas: int, dim: int, like: Array) -> Self:
         """Return a list without comparisons."""
         zero = full_like((n_replicas, 0), 0.0, like)
         return cls(
@@ -356,7 +356,7 @@ class PairList:
         """The design of the bilinear preference."""
         return Rows(skew_rows(self.pairs.phi))
 
-    def add(self, record: Comparisons) -> PairList:
+    def add(self, record: Comparisons) -> Self:
         """Return the data with comparisons ``(R, B)`` added."""
         check_labels(record)
         contexts, a1, a2, y = record.query.contexts, record.query.a1, record.query.a2, record.y
@@ -378,7 +378,7 @@ class PairList:
             wins=xp.concat([self.wins, expand_rows(y, r) * valid], axis=1),
         )
 
-    def reweighted(self, count: Array, wins: Array) -> PairList:
+    def reweighted(self, count: Array, wins: Array) -> Self:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
         check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
         check_counts(count, wins)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -21,16 +19,6 @@ from llm_bridge.storage.cache import RowCache, row_key
 
 FLUSH_BATCHES = 16
 """Batches between two appends to the cache: what a killed process loses at most."""
-
-
-def open_store(
-    model: LanguageModel | EncoderModel, spec: FeatureSpec, folder: str | Path, dtype: str
-) -> RowCache:
-    """Return the cache of these features in a folder; ``ValueError`` for a foreign folder."""
-    # Log-probabilities are kept beside the features, whether they are one of them or not.
-    about = {k: v for k, v in spec.about(model).items() if k != "log_prob"}
-    causal = isinstance(model, LanguageModel)
-    return RowCache(folder, about, width=spec.pooled, n_exact=int(causal), dtype=dtype)
 
 
 def extract(
@@ -70,9 +58,10 @@ def extract(
     readings = read(model, prompts, responses, spec.over, tokens_of)
     causal = isinstance(model, LanguageModel)
     keys = [row_key(r.ids[: r.answer], r.ids[r.answer :]) for r in readings]
-    place: dict[bytes, int] = {}
-    distinct = [r for r, key in zip(readings, keys, strict=True) if _is_new(place, key)]
-    known = list(place)
+    distinct: dict[bytes, Reading] = {}
+    for key, reading in zip(keys, readings, strict=True):
+        distinct.setdefault(key, reading)
+    known, texts = list(distinct), list(distinct.values())
 
     double = model.dtype == torch.float64 and store is None
     phi = np.zeros((len(known), spec.pooled), dtype=np.float64 if double else np.float32)
@@ -83,19 +72,20 @@ def extract(
         phi[found], exact[found] = rows[found], exacts[found]
         missing = ~found
 
-    batches = _batches([len(r.ids) for r in distinct], missing, batch_size)
+    batches = _batches([len(r.ids) for r in texts], missing, batch_size)
     hide = None if progress else True  # None hides the bar where there is no terminal
     with (
-        _Keeper(store, known, phi, exact) as keeper,
+        closing(_Keeper(store, known, phi, exact)) as keeper,
         tqdm(total=int(missing.sum()), desc="features", unit="text", disable=hide) as bar,
     ):
         for batch in batches:
-            phi[batch], exact[batch] = _compute(model, spec, [distinct[i] for i in batch])
+            phi[batch], exact[batch] = _compute(model, spec, [texts[i] for i in batch])
             keeper.add(batch)
             bar.update(len(batch))
 
     if spec.log_prob:
         phi = np.concatenate([phi, exact.astype(phi.dtype)], axis=1)
+    place = {key: i for i, key in enumerate(known)}
     inverse = np.array([place[key] for key in keys], dtype=np.int64)
     return phi[inverse], exact[inverse, 0] if causal else None
 
@@ -120,12 +110,6 @@ def _batches(lengths: list[int], missing: np.ndarray, size: int) -> list[list[in
         else:
             rest += left
     return sorted([*whole, *cut(rest)], key=lambda batch: -lengths[batch[0]])
-
-
-def _is_new(place: dict[bytes, int], key: bytes) -> bool:
-    new = key not in place
-    place.setdefault(key, len(place))
-    return new
 
 
 def _compute(
@@ -170,24 +154,14 @@ class _Keeper:
         self._pending: list[list[int]] = []
         self._failed = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._flush()
-
     def add(self, batch: list[int]) -> None:
         """Note that these rows have been computed."""
         self._pending.append(batch)
         if len(self._pending) >= FLUSH_BATCHES:
-            self._flush()
+            self.close()
 
-    def _flush(self) -> None:
+    def close(self) -> None:
+        """Append what is pending."""
         rows = [i for batch in self._pending for i in batch]
         self._pending = []
         if self._store is None or self._failed or not rows:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from llm_bridge.embeddings.encoders import EncoderModel
-from llm_bridge.embeddings.extraction import extract, open_store
+from llm_bridge.embeddings.extraction import extract
 from llm_bridge.embeddings.pooling import FeatureSpec
 from llm_bridge.embeddings.readings import Piece, reader_of, writer_of
 from llm_bridge.embeddings.transforms import FrozenTransform, TransformSettings
@@ -136,10 +136,13 @@ class TransformerFeatures:
 
     @cached_property
     def store(self) -> RowCache | None:
-        """The cache on disk, or None."""
+        """The cache on disk, or None; ``ValueError`` for a foreign folder."""
         if self.cache is None:
             return None
-        return open_store(self.reader, self.spec, self.cache, self.cache_dtype)
+        # Log-probabilities are kept beside the features, whether they are one of them or not.
+        about = {k: v for k, v in self.configuration.items() if k != "log_prob"}
+        causal, width = isinstance(self.reader, LanguageModel), self.spec.pooled
+        return RowCache(self.cache, about, width=width, n_exact=int(causal), dtype=self.cache_dtype)
 
     def host_rows(
         self, prompts: Sequence[Piece], responses: Sequence[Piece]

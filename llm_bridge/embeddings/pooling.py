@@ -111,6 +111,13 @@ def _layer_numbers(layers: str | int | Sequence[int], n: int) -> tuple[int, ...]
     return tuple(layer % n for layer in numbers)
 
 
+def spans(readings: Sequence[Reading], ids: torch.Tensor) -> torch.Tensor:
+    """Return which tokens of padded rows are pooled, bool of the shape ``(n, L)`` of ``ids``."""
+    place = torch.arange(ids.shape[1], device=ids.device)
+    bounds = torch.tensor([(r.start, r.stop) for r in readings], device=ids.device)
+    return (place >= bounds[:, :1]) & (place < bounds[:, 1:])
+
+
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """Reduce hidden states to one vector per text.
 
@@ -169,14 +176,10 @@ def forward(
     log_probs : (n,), or None
     """
     device = next(module.parameters()).device
-    prompts, responses = (
-        [r.ids[: r.answer] for r in readings],
-        [r.ids[r.answer :] for r in readings],
-    )
+    prompts = [r.ids[: r.answer] for r in readings]
+    responses = [r.ids[r.answer :] for r in readings]
     ids, attention, answer = pad_rows(prompts, responses, pad_id, device)
-    place = torch.arange(ids.shape[1], device=device)
-    bounds = torch.tensor([(r.start, r.stop) for r in readings], device=device)
-    span = (place >= bounds[:, :1]) & (place < bounds[:, 1:])
+    span = spans(readings, ids)
     recorder, total = _Recorder(module), None
     with evaluating(module), torch.no_grad():
         if log_probs:

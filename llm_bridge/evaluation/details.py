@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,7 @@ from rlhf_theory.store import write_atomic
 
 def frame_bytes(frame: pd.DataFrame) -> bytes:
     """Return a frame as a Parquet file."""
-    stream = io.BytesIO()
-    frame.to_parquet(stream, index=False)
-    return stream.getvalue()
+    return frame.to_parquet(index=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,8 +68,7 @@ def _panel() -> Iterator[tuple[Figure, Axes]]:
 def _over_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return mean and interval ends over rows; no ends where there is one row."""
     found = mean_interval(values)
-    several = len(values) > 1
-    return found.value, found.lower if several else None, found.upper if several else None
+    return (found.value, found.lower, found.upper) if len(values) > 1 else (found.value, None, None)
 
 
 # --------------------------------------------------------------------------- frontier
@@ -121,18 +120,10 @@ def frontier_points(
         for step, found in enumerate(path):
             kl, gold = found.interval(columns.kl), found.interval(columns.gold)
             rows.append(
-                {
-                    "arm": arm,
-                    "step": step,
-                    "kl": kl.value,
-                    "kl_lower": kl.lower,
-                    "kl_upper": kl.upper,
-                    "gold": gold.value,
-                    "gold_lower": gold.lower,
-                    "gold_upper": gold.upper,
-                }
+                (arm, step, kl.value, kl.lower, kl.upper, gold.value, gold.lower, gold.upper)
             )
-    return pd.DataFrame(rows)
+    names = "arm step kl kl_lower kl_upper gold gold_lower gold_upper"
+    return pd.DataFrame(rows, columns=names.split())
 
 
 def frontier(
@@ -180,15 +171,8 @@ def frontier(
 # --------------------------------------------------------------------------- over-optimisation
 
 
-@dataclass(frozen=True)
-class _Distance:
-    """What stands for the distance from π0 on the horizontal axis, as a power of √KL."""
-
-    name: str
-    power: int
-
-
-_DISTANCES = {"sqrt": _Distance("√KL(π‖π0)", 1), "kl": _Distance("KL(π‖π0) in nats", 2)}
+# What stands for the distance from π0 on the horizontal axis, and as which power of √KL.
+_DISTANCES = {"sqrt": ("√KL(π‖π0)", 1), "kl": ("KL(π‖π0) in nats", 2)}
 _FORMULAS: dict[Law, str] = {"rl": "d(α − β log d)", "best-of-n": "d(α − β d)"}
 
 
@@ -223,23 +207,23 @@ def over_optimisation(
         message = f"kl, gold and proxy must have one shape (k, T), T at least 3; got {shapes}."
         raise ShapeError(message)
     check_choice("against", against, _DISTANCES)
-    shown = _DISTANCES[against]
-    gains = {"proxy reward": proxy - proxy[:, :1], "gold reward": gold - gold[:, :1]}
+    shown, power = _DISTANCES[against]
+    gain = gold - gold[:, :1]
+    lines = (("proxy reward", proxy - proxy[:, :1], "vermillion"), ("gold reward", gain, "blue"))
     distance = np.sqrt(np.maximum(kl, 0.0))
     x = distance.mean(axis=0)
-    at = x**shown.power
+    at = x**power
     with _panel() as (fig, ax):
-        colors = {"proxy reward": "vermillion", "gold reward": "blue"}
-        for name, gain in gains.items():
-            mean, low, high = _over_rows(gain)
-            curves.curve(ax, at, mean, low, high, name, colors[name], marker="o")
-        coefficients = over_optimisation_fit(kl, gains["gold reward"], law)
+        for name, values, color in lines:
+            mean, low, high = _over_rows(values)
+            curves.curve(ax, at, mean, low, high, name, color, marker="o")
+        coefficients = over_optimisation_fit(kl, gain, law)
         alpha, beta = coefficients.mean(axis=0)
         grid = np.linspace(0.0, float(x.max()), 101)
         fitted = over_optimisation_law(grid, alpha, beta, law)
         curves.curve(
             ax,
-            grid**shown.power,
+            grid**power,
             fitted,
             label="fitted law",
             color="ink",
@@ -249,8 +233,8 @@ def over_optimisation(
         peak = float(np.mean(peak_distance(kl, gold)))
         inside = peak < float(x.max())
         if inside:
-            curves.level(ax, peak**shown.power, "gold peaks", axis="x")
-        ax.set(xlabel=f"{shown.name}, {estimate}", ylabel="reward over that of π0")
+            curves.level(ax, peak**power, "gold peaks", axis="x")
+        ax.set(xlabel=f"{shown}, {estimate}", ylabel="reward over that of π0")
     band = f" Bands: 95 % bootstrap intervals over {kl.shape[0]} {paths}." if len(kl) > 1 else ""
     caption = (
         f"Reward over that of π0 along a path of growing optimisation; {estimate}. Dashed: "

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from llm_bridge.evaluation.win_rates import off_diagonal_mean, win_matrix
 from llm_bridge.labels.scoring import Scorer
@@ -17,13 +15,11 @@ from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.beside import beside
 from llm_bridge.pools.candidates import Generating, Pools, draw_responses, score_responses
+from llm_bridge.pools.problem import PromptProblem, pool_contexts
 from rlhf_theory.arrays import Array, int_like, to_numpy
 from rlhf_theory.core import PreferenceOracle, RewardModel
 from rlhf_theory.data import Contexts
 from rlhf_theory.randomness import Key
-
-if TYPE_CHECKING:
-    from llm_bridge.pools.problem import PromptProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +67,7 @@ class FreshAnswers:
         if features:
             return self._with_features
         pools, like = self._placed[0], self.problem.table.phi
-        mass = torch.from_numpy(pools.log_mass)[None].to(like)
-        ids = torch.arange(len(pools.prompts), device=like.device)[None]
-        phi = like.new_zeros((1, len(pools.prompts), pools.size, 0))
-        return Contexts(phi, torch.log_softmax(mass, dim=-1), ids, pools, whole=True)
+        return pool_contexts(pools, like.new_zeros((1, len(pools.prompts), pools.size, 0)))
 
     def rewards(self, model: RewardModel) -> np.ndarray:
         """Return the reward of every response, shape ``(R|1, N, n)``.
@@ -154,7 +147,9 @@ def fresh_values(
     if proxy is not None:
         each["fresh_proxy"] = drawn.rewards(proxy)
     for name, f in text_metrics.items():
-        each[f"fresh_{name}"] = np.array([_text_values(drawn, f)])
+        rows = zip(drawn.prompts, drawn.responses, strict=True)
+        measured = [[float(f(p.text, r.text)) for r in row] for p, row in rows]
+        each[f"fresh_{name}"] = np.array([measured])
     values = {name: value.mean(axis=-1) for name, value in each.items()}
     if baseline is not None and preference is not None:
         values["fresh_win_rate"] = _preference_wins(drawn, baseline, preference)
@@ -162,13 +157,6 @@ def fresh_values(
         wins = win_matrix(each["fresh_gold"], baseline.rewards(gold))
         values["fresh_win_rate"] = off_diagonal_mean(wins)
     return values, _answers(drawn, {name: value[0] for name, value in each.items()})
-
-
-def _text_values(drawn: FreshAnswers, f: Callable[[str, str], float]) -> list[list[float]]:
-    return [
-        [float(f(prompt.text, r.text)) for r in row]
-        for prompt, row in zip(drawn.prompts, drawn.responses, strict=True)
-    ]
 
 
 def _preference_wins(

@@ -19,10 +19,9 @@ from llm_bridge.evaluation.details import Details
 from llm_bridge.evaluation.fresh import FreshAnswers, draw_answers, fresh_values, host
 from llm_bridge.evaluation.metrics import METRICS
 from llm_bridge.evaluation.win_rates import pool_win_probabilities, win_matrix
-from llm_bridge.pools.candidates import Generating, Pools
-from rlhf_theory.arrays import Array, log_softmax
+from llm_bridge.pools.candidates import Generating
+from rlhf_theory.arrays import log_softmax
 from rlhf_theory.core import Policy, PreferenceOracle, RewardModel
-from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative
 from rlhf_theory.evaluation.exploitability import exploitability_per_context
 from rlhf_theory.evaluation.win_rates import win_rate_per_context
@@ -179,7 +178,7 @@ class HeldOut:
             values["pool_gap"] = eta * kl(log_pi, best)
         other = self.proxy if proxy is None else proxy
         if other is not None:
-            values["pool_proxy"] = expectation(log_pi, self._rewards(other))
+            values["pool_proxy"] = expectation(log_pi, host(other.rewards(self.problem.table)))
         if self._has_winners:
             log_other = log_pi0 if self.baseline is None else self._table(self.baseline)
             values["pool_win_rate"] = win_rate_per_context(self._wins, log_pi, log_other)
@@ -208,59 +207,42 @@ class HeldOut:
         log_pi0 = self._log_pi0
         absent = log_pi0 == -np.inf
         log_ratio = 2.0 * np.where(absent, -np.inf, log_pi) - np.where(absent, 0.0, log_pi0)
-        return np.asarray(self._pools.ess / np.exp(log_ratio).sum(axis=-1))
+        return np.asarray(self.problem.pools.ess / np.exp(log_ratio).sum(axis=-1))
 
     def _table(self, policy: Policy) -> np.ndarray:
         """Return log-probabilities on the pools, normalised in double precision."""
-        return np.asarray(log_softmax(host(policy.log_probs(self._contexts))))
-
-    def _rewards(self, model: RewardModel) -> np.ndarray:
-        return host(model.rewards(self._contexts))
+        return np.asarray(log_softmax(host(policy.log_probs(self.problem.table))))
 
     @property
     def _has_winners(self) -> bool:
         return self.gold is not None or self.preference is not None
 
     @property
-    def _pools(self) -> Pools:
-        pools: Pools = self._contexts.source
-        return pools
-
-    @property
     def _prompts(self) -> tuple[str, ...]:
-        return tuple(p.text for p in self._pools.prompts)
-
-    @cached_property
-    def _population(self) -> tuple[Contexts, Array]:
-        return self.problem.population(Key(self.seed).child("population"), 0)
-
-    @property
-    def _contexts(self) -> Contexts:
-        contexts: Contexts = self._population[0]
-        return contexts
+        return tuple(p.text for p in self.problem.pools.prompts)
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        weights: np.ndarray = host(self._population[1])[0]
+        weights: np.ndarray = host(self.problem.population(Key(self.seed), 0)[1])[0]
         return weights
 
     @cached_property
     def _log_pi0(self) -> np.ndarray:
-        return np.asarray(log_softmax(host(self._contexts.log_pi0)))
+        return np.asarray(log_softmax(host(self.problem.table.log_pi0)))
 
     @cached_property
     def _gold(self) -> np.ndarray:
         if self.gold is None:
             message = "This evaluation has no gold reward."
             raise ValueError(message)
-        return self._rewards(self.gold)
+        return host(self.gold.rewards(self.problem.table))
 
     @cached_property
     def _wins(self) -> np.ndarray:
         """Win probabilities of all pairs, shape ``(R|1, N, K, K)``."""
         if self.preference is None:
             return win_matrix(self._gold, self._gold)
-        return pool_win_probabilities(self.preference, self._contexts)
+        return pool_win_probabilities(self.preference, self.problem.table)
 
     @cached_property
     def _payoff(self) -> np.ndarray:
@@ -268,7 +250,7 @@ class HeldOut:
         if self.game == "probability":
             return np.asarray(0.5 * (self._wins - np.swapaxes(self._wins, -1, -2)))
         exact = getattr(self.preference, "logits", None)
-        logits = log_odds(self._wins) if exact is None else host(exact(self._contexts))
+        logits = log_odds(self._wins) if exact is None else host(exact(self.problem.table))
         here = self._log_pi0 > -np.inf
         return np.where(here[..., :, None] & here[..., None, :], logits, 0.0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,7 @@ from rlhf_theory.report.words import pretty
 
 def language_versions() -> dict[str, str]:
     """Return the versions that results of language models depend on."""
-    found = versions()
-    for name in ("transformers", "tokenizers", "peft", "accelerate"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return versions("transformers", "tokenizers", "peft", "accelerate")
 
 
 def results_table(

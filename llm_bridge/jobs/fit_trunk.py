@@ -23,7 +23,7 @@ from llm_bridge.rewards.trained import TrainedReward
 from llm_bridge.rewards.training import (
     RewardTraining,
     comparison_examples,
-    train_members,
+    train_ensemble,
     train_reward,
 )
 from llm_bridge.training.settings import TrainingSettings
@@ -101,13 +101,14 @@ class TrunkJob(RewardJob):
 
     def _trained(
         self, reader: LanguageModel | EncoderModel, train: Sequence[Comparison], out: Path
-    ) -> list[RewardTraining]:
+    ) -> Sequence[RewardTraining]:
         key, folder = Key(self.seed).child("fit"), out / "training"
         examples = comparison_examples(train)
         if self.ensemble:
-            return train_members(
+            ensemble = train_ensemble(
                 reader, examples, self.training, n_members=self.ensemble, key=key, folder=folder
             )
+            return ensemble.trainings
         return [train_reward(reader, examples, self.training, key=key, folder=folder)]
 
     def _card(

@@ -162,7 +162,7 @@ class TrainJob(ModelJob):
         self,
         out: Path,
         base: LanguageModel,
-        trained: Trained,
+        trained: Trained[LanguageModel],
         data: TrainingData,
         parts: Mapping[str, Sequence[object]],
         metrics: pd.DataFrame,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy
 from rlhf_theory.algorithms.rounds import compare
-from rlhf_theory.arrays import Array, int_like, to_numpy
+from rlhf_theory.arrays import int_like, to_numpy
 from rlhf_theory.core import Enhancer, PairFeedback, Policy, Problem, RewardModel
 from rlhf_theory.data import PairQuery
 from rlhf_theory.errors import check_choice, check_positive
@@ -100,16 +100,12 @@ class BestWorst:
 
     n: int = 4
     proxy: RewardModel | None = None
+    sample: ClassVar[None] = None  # both come from the policy
 
     def __post_init__(self) -> None:
         if self.n < 2:
             message = f"n must be at least 2, to have a best and a worst; got {self.n}."
             raise ValueError(message)
-
-    @property
-    def sample(self) -> int | None:
-        """None: both come from the policy."""
-        return None
 
     def __call__(
         self,
@@ -137,14 +133,10 @@ class BestWorst:
         best = np.argmax(seen, axis=-1)
         worst = self.n - 1 - np.argmin(seen[..., ::-1], axis=-1)
         a1, a2 = (
-            _integers(np.take_along_axis(places, i[..., None], axis=-1)[..., 0], x.like)
+            int_like(np.take_along_axis(places, i[..., None], axis=-1)[..., 0].tolist(), x.like)
             for i in (best, worst)
         )
         return data.add(feedback(PairQuery(x, a1, a2), key.child("labels")))
-
-
-def _integers(values: np.ndarray, like: Array) -> Array:
-    return int_like(values.tolist(), like)
 
 
 def pair_rule(rule: str | PairRule) -> PairRule:

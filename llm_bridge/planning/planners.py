@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from llm_bridge.training.settings import TrainingSettings
-from rlhf_theory.arrays import Array, namespace, to_numpy
+from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
 from rlhf_theory.errors import check_choice, check_positive
+from rlhf_theory.evaluation.gaps import mean_kl, over_contexts, suboptimality
 from rlhf_theory.losses import GroupLoss, PairLoss, planning
 from rlhf_theory.planners.gibbs import gibbs_log_probs, log_partition
-from rlhf_theory.policies import expectation, kl
+from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
@@ -68,13 +69,12 @@ def plan_quality(policy: Policy, model: RewardModel, problem: Problem, key: Key)
     Source: identities I1 and I5 of the theory sheet.
     """
     x, weights = problem.population(key.child("population"), 256)
-    xp = namespace(weights)
     r, eta = model.rewards(x), problem.eta
     log_pi = policy.log_probs(x)
-    to_gibbs = xp.sum(weights * kl(log_pi, gibbs_log_probs(r, x.log_pi0, eta)), axis=-1)
-    to_reference = xp.sum(weights * kl(log_pi, x.log_pi0), axis=-1)
-    reward = xp.sum(weights * expectation(log_pi, r), axis=-1)
-    best = xp.sum(weights * log_partition(r, x.log_pi0, eta), axis=-1)
+    to_gibbs = mean_kl(log_pi, gibbs_log_probs(r, x.log_pi0, eta), weights)
+    to_reference = mean_kl(log_pi, x.log_pi0, weights)
+    reward = over_contexts(expectation(log_pi, r), weights)
+    best = over_contexts(log_partition(r, x.log_pi0, eta), weights)
     return PlanQuality(
         eta * to_gibbs, to_gibbs, to_reference, reward, reward - eta * to_reference, best
     )
@@ -193,8 +193,7 @@ class DPOPlanner:
         )
         policy = replace(pi0, model=trained.model)
         target = gibbs_log_probs(rewards, measured.log_probs(contexts), problem.eta)
-        xp = namespace(weights)
-        gap = problem.eta * xp.sum(weights * kl(policy.log_probs(contexts), target), axis=-1)
+        gap = suboptimality(policy.log_probs(contexts), target, weights, problem.eta)
         return Solution(
             policy,
             gap,

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from llm_bridge.language.models import Ids
 from llm_bridge.language.sampler import Response
-from llm_bridge.pools.candidates import Pools, score_responses
+from llm_bridge.pools.candidates import Pools, filled, score_responses
 from llm_bridge.pools.problem import PromptProblem
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import RewardModel
@@ -45,24 +44,19 @@ def beside(
     The pools, whose further responses have the log-mass -1e6, and places of shape ``(N, n)``.
     """
     rows: list[tuple[Response, ...]] = []
-    new: list[list[int]] = []
+    log_mass: list[np.ndarray] = []
+    log_prob: list[np.ndarray] = []
     places = np.zeros(log_pi0.shape, dtype=np.int64)
     for i, (pool, row) in enumerate(zip(pools.responses, responses, strict=True)):
-        at: dict[Ids, int] = {r.ids: k for k, r in enumerate(pool)}
-        added: list[int] = []
-        for j, r in enumerate(row):
-            places[i, j] = at.setdefault(r.ids, len(at))
-            if places[i, j] == len(pool) + len(added):
-                added.append(j)
+        at = {r.ids: k for k, r in enumerate(pool)}
+        places[i] = [at.setdefault(r.ids, len(at)) for r in row]
+        place, first = np.unique(places[i], return_index=True)
+        own, added = len(pool), first[place >= len(pool)]
         rows.append((*pool, *(row[j] for j in added)))
-        new.append(added)
-    shape = (len(rows), max(map(len, rows)))
-    log_mass, log_prob = np.full(shape, -np.inf), np.zeros(shape)
-    for i, added in enumerate(new):
-        own, end = len(pools.responses[i]), len(rows[i])
-        log_mass[i, :own], log_mass[i, own:end] = pools.log_mass[i, :own], _LOG_NOTHING
-        log_prob[i, :own], log_prob[i, own:end] = pools.log_pi0[i, :own], log_pi0[i, added]
-    return replace(pools, responses=tuple(rows), log_mass=log_mass, log_pi0=log_prob), places
+        log_mass.append(np.r_[pools.log_mass[i, :own], np.full(len(added), _LOG_NOTHING)])
+        log_prob.append(np.r_[pools.log_pi0[i, :own], log_pi0[i, added]])
+    mass, prob = filled(log_mass, -np.inf), filled(log_prob)
+    return replace(pools, responses=tuple(rows), log_mass=mass, log_pi0=prob), places
 
 
 def drawn_rewards(

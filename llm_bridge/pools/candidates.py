@@ -126,9 +126,15 @@ class Pools:
         digest.update(np.ascontiguousarray(self.log_mass, dtype=np.float64).tobytes())
         return digest.hexdigest()
 
-    def rows(self) -> tuple[list[int], list[int], list[Ids], list[Ids]]:
-        """Return all responses one by one: prompt, place, tokens of the prompt, of the response."""
-        where = [(i, k) for i, pool in enumerate(self.responses) for k in range(len(pool))]
+    def rows(
+        self, prompts: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int], list[Ids], list[Ids]]:
+        """Return responses one by one: prompt, place, tokens of the prompt, of the response.
+
+        Those of all prompts, or of these.
+        """
+        chosen = range(len(self.prompts)) if prompts is None else prompts
+        where = [(i, k) for i in chosen for k in range(len(self.responses[i]))]
         return (
             [i for i, _ in where],
             [k for _, k in where],
@@ -288,28 +294,26 @@ def merge_draws(
     # In logarithms, and from the largest: weights of long responses would underflow.
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     ess = weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)
-    kept: list[list[int]] = []
-    masses: list[list[float]] = []
+    distinct: list[tuple[Response, ...]] = []
+    log_mass: list[np.ndarray] = []
+    log_prob: list[np.ndarray] = []
     for i, row in enumerate(responses):
         place: dict[Ids, int] = {}
-        first: list[int] = []
-        mass: list[float] = []
-        for j, response in enumerate(row):
-            k = place.setdefault(response.ids, len(place))
-            if k == len(first):
-                first.append(j)
-                mass.append(0.0)
-            mass[k] += float(weight[i, j])
-        kept.append(first)
-        masses.append(mass)
-    shape = (len(kept), max(map(len, kept)))
-    log_mass, log_prob = np.full(shape, -np.inf), np.zeros(shape)
-    for i, (first, mass) in enumerate(zip(kept, masses, strict=True)):
+        places = [place.setdefault(r.ids, len(place)) for r in row]
+        first = np.unique(places, return_index=True)[1]
+        mass = np.bincount(places, weights=weight[i])
         # A draw that pi0 all but excludes may underflow: it stays in the pool with a tiny mass.
-        share = np.maximum(np.array(mass) / math.fsum(mass), np.finfo(float).tiny)
-        log_mass[i, : len(first)] = np.log(share)
-        log_prob[i, : len(first)] = log_pi0[i, first]
-    distinct = tuple(
-        tuple(row[j] for j in first) for row, first in zip(responses, kept, strict=True)
+        log_mass.append(np.log(np.maximum(mass / math.fsum(mass), np.finfo(float).tiny)))
+        log_prob.append(log_pi0[i, first])
+        distinct.append(tuple(row[j] for j in first))
+    return Pools(
+        tuple(prompts), tuple(distinct), filled(log_mass, -np.inf), filled(log_prob), ess, draws
     )
-    return Pools(tuple(prompts), distinct, log_mass, log_prob, ess, draws)
+
+
+def filled(rows: Sequence[np.ndarray], fill: float = 0.0) -> np.ndarray:
+    """Return rows of different lengths as one table, filled up to the longest."""
+    table = np.full((len(rows), max(map(len, rows))), fill)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from llm_bridge.language.models import Prompt
+from llm_bridge.language.models import Ids, Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.pools.candidates import Pools
 from rlhf_theory.arrays import Array, as_like, full_like, int_like, namespace, to_numpy
@@ -48,26 +48,15 @@ class Comparison:
     weight: float = 1.0
 
 
-class _Batch(Protocol):
-    """What was compared in one batch; the labels are kept apart."""
-
-    @property
-    def size(self) -> int:
-        """Comparisons per replica."""
-        ...
-
-    def pair(self, replica: int, place: int) -> tuple[Prompt, Response, Response, float, float]:
-        """Return prompt, responses and their reference log-probabilities."""
-        ...
-
-    def weight(self, place: int) -> float:
-        """Return what a comparison weighs, whether it counts or not."""
-        ...
+def prompt_numbers(comparisons: Sequence[Comparison]) -> list[int]:
+    """Return which prompt each comparison is of, by numbers from 0 on in their order."""
+    prompts: dict[Ids, int] = {}
+    return [prompts.setdefault(c.prompt.ids, len(prompts)) for c in comparisons]
 
 
 @dataclass(frozen=True, eq=False)
 class _FromPools:
-    """Comparisons within pools; indices of shape ``(R|1, B)``."""
+    """A batch of comparisons within pools; indices of shape ``(R|1, B)``."""
 
     pools: Pools
     ids: np.ndarray
@@ -76,22 +65,22 @@ class _FromPools:
 
     @property
     def size(self) -> int:
+        """Comparisons per replica."""
         return int(self.a1.shape[1])
 
-    def pair(self, replica: int, place: int) -> tuple[Prompt, Response, Response, float, float]:
+    def comparison(self, replica: int, place: int) -> Comparison:
+        """Return a comparison with the weight that it came with; labels are kept apart."""
         i, a, b = (
             int(x[min(replica, x.shape[0] - 1), place]) for x in (self.ids, self.a1, self.a2)
         )
         pool, log_pi0 = self.pools.responses[i], self.pools.log_pi0[i]
-        return self.pools.prompts[i], pool[a], pool[b], float(log_pi0[a]), float(log_pi0[b])
-
-    def weight(self, place: int) -> float:  # noqa: ARG002
-        return 1.0
+        prompt = self.pools.prompts[i]
+        return Comparison(prompt, pool[a], pool[b], float(log_pi0[a]), float(log_pi0[b]), math.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """Comparisons from elsewhere, the same for all replicas."""
+    """A batch of comparisons from elsewhere, the same for all replicas."""
 
     comparisons: tuple[Comparison, ...]
 
@@ -99,16 +88,12 @@ class _Given:
     def size(self) -> int:
         return len(self.comparisons)
 
-    def pair(self, replica: int, place: int) -> tuple[Prompt, Response, Response, float, float]:  # noqa: ARG002
-        c = self.comparisons[place]
-        return c.prompt, c.first, c.second, c.log_pi0_first, c.log_pi0_second
-
-    def weight(self, place: int) -> float:
-        return self.comparisons[place].weight
+    def comparison(self, replica: int, place: int) -> Comparison:  # noqa: ARG002
+        return self.comparisons[place]
 
 
 @dataclass(frozen=True, eq=False)
-class PromptData:
+class PromptData(PairList):
     """Comparisons of a `PromptProblem`; a `PreferenceData` that still knows the texts.
 
     Features and masses are those at the time of a comparison, so that pools may change afterwards.
@@ -117,49 +102,20 @@ class PromptData:
 
     Attributes
     ----------
-    table
-        The comparisons as numbers, one row each.
+    pairs
+        The compared actions; ``log_pi0`` are the log-masses of the pools at the time.
+    count, wins
+        How often each pair was compared, and how often the first response won, shape ``(R, n)``.
     batches
         What was compared, batch by batch.
     first_round
         Number of the first batch.
     """
 
-    table: PairList
-    batches: tuple[_Batch, ...] = field(default=(), repr=False)
+    batches: tuple[_FromPools | _Given, ...] = field(default=(), repr=False)
     first_round: int = 0
 
-    @classmethod
-    def empty(cls, n_replicas: int, dim: int, like: Array) -> PromptData:
-        """Return data without comparisons."""
-        return cls(PairList.empty(n_replicas, dim, like))
-
-    @property
-    def pairs(self) -> Pairs:
-        """The compared actions; ``log_pi0`` are the log-masses of the pools at the time."""
-        return self.table.pairs
-
-    @property
-    def count(self) -> Array:
-        """How often each pair was compared, shape ``(R, n)``."""
-        return self.table.count
-
-    @property
-    def wins(self) -> Array:
-        """How often the first response won, shape ``(R, n)``."""
-        return self.table.wins
-
-    @property
-    def n_labels(self) -> Array:
-        """Labels used per replica, shape ``(R,)``."""
-        return self.table.n_labels
-
-    @property
-    def differences(self) -> Design:
-        """The design of ``z = phi(x, a1) - phi(x, a2)``."""
-        return self.table.differences
-
-    @property
+    @cached_property
     def skew(self) -> Design:
         """The design of the bilinear preference; ``ValueError`` beyond 32 features."""
         dim = int(self.pairs.phi.shape[-1])
@@ -170,7 +126,7 @@ class PromptData:
                 f"projection: problem.for_preferences(dim={MAX_GAME_DIM})."
             )
             raise ValueError(message)
-        return self.table.skew
+        return super().skew
 
     def add(self, record: Comparisons) -> PromptData:
         """Return the data with comparisons ``(R, B)`` added.
@@ -187,7 +143,7 @@ class PromptData:
         batch = _FromPools(
             contexts.source, *map(to_numpy, (contexts.ids, record.query.a1, record.query.a2))
         )
-        return replace(self, table=self.table.add(record), batches=(*self.batches, batch))
+        return replace(super().add(record), batches=(*self.batches, batch))
 
     def joined(self, phi: Array, comparisons: Sequence[Comparison]) -> PromptData:
         """Return the data with comparisons from elsewhere added, the same for all replicas.
@@ -211,16 +167,12 @@ class PromptData:
         xp = namespace(like)
         label = as_like(np.array([[c.label for c in comparisons]]), like)
         query = PairQuery(contexts, xp.zeros_like(second), second)
-        added = self.table.add(query.answered(label))
+        added = super().add(query.answered(label))
         weight = as_like(np.array([[c.weight for c in comparisons]]), like)
         old = full_like((1, self.count.shape[1]), 1.0, like)
         weight = xp.concat([old, weight], axis=1)
         added = added.reweighted(added.count * weight, added.wins * weight)
-        return replace(self, table=added, batches=(*self.batches, _Given(tuple(comparisons))))
-
-    def reweighted(self, count: Array, wins: Array) -> PromptData:
-        """Return the same pairs with other counts and wins, shape ``(R, n)``."""
-        return replace(self, table=self.table.reweighted(count, wins))
+        return replace(added, batches=(*self.batches, _Given(tuple(comparisons))))
 
     @property
     def latest(self) -> PromptData:
@@ -230,11 +182,8 @@ class PromptData:
         last = self.batches[-1]
         start = self.count.shape[1] - last.size
         pairs = Pairs(self.pairs.phi[:, start:, ...], self.pairs.log_pi0[:, start:, ...])
-        return PromptData(
-            PairList(pairs, self.count[:, start:], self.wins[:, start:]),
-            (last,),
-            self.first_round + len(self.batches) - 1,
-        )
+        first_round = self.first_round + len(self.batches) - 1
+        return PromptData(pairs, self.count[:, start:], self.wins[:, start:], (last,), first_round)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -262,10 +211,10 @@ class PromptData:
                 c, w = float(count[start + place]), float(wins[start + place])
                 if c == 0 and not equal:
                     continue
-                pair = batch.pair(replica, place)
-                if c == 0 and pair[1].ids == pair[2].ids:
-                    c = w = batch.weight(place)
+                pair = batch.comparison(replica, place)
+                if c == 0 and pair.first.ids == pair.second.ids:
+                    c = w = pair.weight
                 if c > 0:
-                    found.append(Comparison(*pair, label=w / c, round=number, weight=c))
+                    found.append(replace(pair, label=w / c, round=number, weight=c))
             start += batch.size
         return found

@@ -88,15 +88,10 @@ class LanguageModelPolicy:
         known = self._scores.setdefault((pools.content, bf16), unknown)
         missing = [int(i) for i in rows if np.isnan(known[i, 0])]
         if missing:
-            where = [(i, k) for i in missing for k in range(len(pools.responses[i]))]
-            values = self.sequence_log_probs(
-                [pools.prompts[i].ids for i, _ in where],
-                [pools.responses[i][k].ids for i, k in where],
-                bf16=bf16,
-            )
+            i, k, prompts, responses = pools.rows(missing)
+            values = self.sequence_log_probs(prompts, responses, bf16=bf16)
             known[missing] = 0.0  # places without a response
-            for (i, k), value in zip(where, values, strict=True):
-                known[i, k] = value
+            known[i, k] = values
         return known
 
     def sequence_log_probs(

@@ -139,19 +139,12 @@ class PromptProblem:
 
     def with_pools(self, pools: Pools) -> Self:
         """Return this problem with other pools of its prompts; features are kept where known."""
-        known = {
-            (i, r.ids): (i, k)
-            for i, pool in enumerate(self.pools.responses)
-            for k, r in enumerate(pool)
-        }
+        i, k, _, ids = self.pools.rows()
+        known = {key: row for row, key in enumerate(zip(i, ids, strict=True))}
         where, places, prompts, responses = pools.rows()
-        old = [known.get((i, ids)) for i, ids in zip(where, responses, strict=True)]
-        new = [j for j, place in enumerate(old) if place is None]
-        phi = self.table.phi.new_zeros(len(old), self.dim)
-        kept = [(j, *place) for j, place in enumerate(old) if place is not None]
-        if kept:
-            j, i, k = (list(column) for column in zip(*kept, strict=True))
-            phi[j] = self.table.phi[0, i, k]
+        old = [known.get(key, -1) for key in zip(where, responses, strict=True)]
+        new = [j for j, row in enumerate(old) if row == -1]
+        phi = self.table.phi[0, i, k][old]  # of new ones the last row, to be replaced
         if new:
             phi[new] = self._rows([prompts[j] for j in new], [responses[j] for j in new])
         problem = copy.copy(self)
@@ -251,14 +244,17 @@ class PromptProblem:
         if phi is None:
             where, places, prompts, responses = pools.rows()
             phi = _spread(self._rows(prompts, responses), where, places, pools)
-        mass = torch.from_numpy(pools.log_mass)[None, ...].to(phi)
-        # Single precision rounds the masses: normalise again, in it.
-        mass = torch.log_softmax(mass, dim=-1)
         weights = torch.from_numpy(self.weights)[None, :].to(phi)
-        self.pools = pools
-        self._finite = FiniteProblem(phi, mass, weights, self.eta, self.n_replicas)
-        ids = torch.arange(len(self.prompts), device=phi.device)[None, :]
-        self.table = Contexts(phi, mass, ids, pools, whole=True)
+        self.pools, self.table = pools, pool_contexts(pools, phi)
+        self._finite = FiniteProblem(phi, self.table.log_pi0, weights, self.eta, self.n_replicas)
+
+
+def pool_contexts(pools: Pools, phi: torch.Tensor) -> Contexts:
+    """Return the contexts of pools whose responses have the features ``(1, N, K, d)``."""
+    mass = torch.from_numpy(pools.log_mass)[None, ...].to(phi)
+    ids = torch.arange(len(pools.prompts), device=phi.device)[None, :]
+    # Single precision rounds the masses: normalise again, in it.
+    return Contexts(phi, torch.log_softmax(mass, dim=-1), ids, pools, whole=True)
 
 
 def _check_prompts(prompts: Sequence[Text | Prompt]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from llm_bridge.labels.preferences import half_logits
-from llm_bridge.pools.data import Comparison
+from llm_bridge.pools.data import Comparison, prompt_numbers
 from rlhf_theory.arrays import sigmoid, to_numpy
 from rlhf_theory.errors import ShapeError, check_positive
 from rlhf_theory.evaluation.resampling import RESAMPLING, Interval, resample
@@ -150,12 +150,11 @@ def calibration_of(
     n_bins, level, key
         As in `calibration`.
     """
-    prompts: dict[object, int] = {}
     return calibration(
         win_logits(model, comparisons, scale),
         [c.label for c in comparisons],
         weights=[c.weight for c in comparisons],
-        prompts=[prompts.setdefault(c.prompt.ids, len(prompts)) for c in comparisons],
+        prompts=prompt_numbers(comparisons),
         n_bins=n_bins,
         level=level,
         key=key,

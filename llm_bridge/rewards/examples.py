@@ -17,6 +17,7 @@ from llm_bridge.language.sampler import Response
 from llm_bridge.pools.data import Comparison, PromptData
 from llm_bridge.rewards.losses import comparison_loss
 from llm_bridge.rewards.modules import HeadSpec, Reader, batch_of
+from llm_bridge.training.objective import mean_weight
 from rlhf_theory.randomness import Key
 
 
@@ -145,10 +146,7 @@ class RewardObjective:
         responses = [r for e in examples for r in e.responses]
         readings = iter(read(reader, prompts, responses, head.over, tokens_of))
         self.examples = [_Item(tuple(next(readings) for _ in e.responses), e) for e in examples]
-        self.mean_weight = float(np.mean([e.weight * math.fsum(e.share) for e in examples]))
-        if not self.mean_weight > 0:
-            message = "Some example must have a positive weight; all have 0."
-            raise ValueError(message)
+        self.mean_weight = mean_weight([e.weight * math.fsum(e.share) for e in examples])
         self._pad_id = reader.pad_id
 
     def collate(self, items: Sequence[_Item]) -> dict[str, object]:

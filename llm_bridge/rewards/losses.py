@@ -57,12 +57,10 @@ def ranking_loss(rewards: Array, present: Array | None = None) -> Array:
     if present is not None and present.shape != rewards.shape:
         message = f"present must have the shape {(n, k)} of rewards; got {tuple(present.shape)}."
         raise ShapeError(message)
+    here = xp.ones_like(rewards) if present is None else xp.astype(present, rewards.dtype)
     for i in range(k - 1):
         loss = softplus(rewards[:, i + 1 :] - rewards[:, i : i + 1])
-        if present is None:
-            both = xp.ones_like(loss)
-        else:
-            both = xp.astype(present[:, i + 1 :] & present[:, i : i + 1], rewards.dtype)
+        both = here[:, i + 1 :] * here[:, i : i + 1]
         total = total + xp.sum(both * loss, axis=-1)
         count = count + xp.sum(both, axis=-1)
     return total / xp.where(count > 0, count, xp.ones_like(count))

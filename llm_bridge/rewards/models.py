@@ -14,10 +14,10 @@ import torch
 
 from llm_bridge.embeddings.projection import FrozenFeatures
 from llm_bridge.labels.scoring import pools_of
-from llm_bridge.pools.data import PromptData
+from llm_bridge.pools.data import PromptData, prompt_numbers
 from llm_bridge.rewards.calibration import Calibration, calibration
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
-from rlhf_theory.arrays import Array, as_like, eye_like, int_like, namespace, take_rows, to_numpy
+from rlhf_theory.arrays import Array, as_like, eye_like, int_like, namespace, to_numpy
 from rlhf_theory.core import Policy, RewardModel, Solution
 from rlhf_theory.data import Contexts, PreferenceData
 from rlhf_theory.estimators.confidence import ConfidenceRule, Constant, Scalable, label_scale
@@ -126,7 +126,10 @@ def _cross_fitted(
         raise ValueError(message)
     count, wins = to_numpy(data.count)[0], to_numpy(data.wins)[0]
     seen = np.nonzero(count > 0)[0]
-    prompt = _prompts_of(data, seen)
+    if isinstance(data, PromptData):
+        prompt = np.array(prompt_numbers(data.comparisons), dtype=np.int64)
+    else:
+        prompt = np.arange(seen.size)  # nobody knows: each of its own
     n_prompts = int(prompt.max(initial=-1)) + 1
     if n_prompts < 2:
         return None
@@ -143,14 +146,6 @@ def _cross_fitted(
         margins = to_numpy(data.differences.margins(theta))[0]
         logits[out] = label_scale(rule) * margins[seen[out]]
     return calibration(logits, wins[seen] / count[seen], weights=count[seen], prompts=prompt)
-
-
-def _prompts_of(data: PreferenceData, seen: np.ndarray) -> np.ndarray:
-    """Return which prompt each comparison is of; each of its own where nobody knows."""
-    if not isinstance(data, PromptData):
-        return np.arange(seen.size)
-    prompts: dict[object, int] = {}
-    return np.array([prompts.setdefault(c.prompt.ids, len(prompts)) for c in data.comparisons])
 
 
 # --------------------------------------------------------------------------- other features
@@ -213,8 +208,8 @@ class OnFeatures:
         mass = as_like(pools.log_mass[None, ...], like)
         ids = int_like(np.arange(mass.shape[1])[None, :], like)
         table = as_like(self._tables[pools.content], like)
-        rewards = self.model.rewards(Contexts(table, mass, ids, pools, whole=True))
-        return rewards if contexts.whole else take_rows(rewards, contexts.ids)
+        whole = Contexts(table, mass, ids, pools, whole=True)
+        return contexts.from_table(self.model.rewards(whole))
 
 
 # --------------------------------------------------------------------------- ensembles

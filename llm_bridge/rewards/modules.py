@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llm_bridge.embeddings.encoders import EncoderModel
-from llm_bridge.embeddings.pooling import pool
+from llm_bridge.embeddings.pooling import pool, spans
 from llm_bridge.embeddings.readings import Reading
 from llm_bridge.errors import ModelError
 from llm_bridge.language.log_probs import forward_accepts, pad_rows
@@ -111,7 +111,4 @@ def batch_of(
 ) -> dict[str, torch.Tensor]:
     """Return the arguments of a `RewardModule` for some texts, padded on the right."""
     ids, mask, _ = pad_rows([r.ids for r in readings], [()] * len(readings), pad_id, device)
-    place = torch.arange(ids.shape[1], device=device)
-    bounds = torch.tensor([(r.start, r.stop) for r in readings], device=device)
-    span = (place >= bounds[:, :1]) & (place < bounds[:, 1:])
-    return {"input_ids": ids, "attention_mask": mask, "span": span}
+    return {"input_ids": ids, "attention_mask": mask, "span": spans(readings, ids)}

@@ -32,8 +32,6 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 from rlhf_theory.store import write_atomic, write_json
 
-__all__ = ["HeadSpec", "TrainedReward"]
-
 _FORMAT = {"kind": "llm_bridge reward model", "format": 1}
 _FACTS = "reward_model.json"
 _HEAD = "reward_head.safetensors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -110,14 +109,6 @@ class NLL:
     def __call__(self, log_pi: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the loss of each response, shape ``(n,)``."""
         return -log_pi if self.reduction == "sum" else -log_pi / lengths
-
-
-def content_of(examples: Sequence[Example]) -> str:
-    """Return a hash of everything in the examples, in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for example in examples:
-        digest.update(repr(example).encode())
-    return digest.hexdigest()
 
 
 def with_mismatched(

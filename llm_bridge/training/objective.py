@@ -8,6 +8,7 @@ more), and each once, however many comparisons it is in.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,8 @@ from llm_bridge.language.log_probs import (
 )
 from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.training.examples import Example
-from llm_bridge.training.units import Batch, Given, TrainingLoss, check_example, put, unit_of
+from llm_bridge.training.units import Batch, Columns, Given, TrainingLoss, check_example, unit_of
 from rlhf_theory.losses import mismatched_kl
-
-__all__ = ["Batch", "Objective"]
 
 _PLACES = ("first", "second", "sample", "row")
 
@@ -75,15 +74,14 @@ class Objective:
         # A GPU computes padding faster than it starts another pass; wrappers that share gradients
         # between processes allow one pass.
         weights = sum(w.numel() for w in model.model.parameters())
-        self._call_tokens = _CALL / weights if _alone_on_cpu(model.device) else math.inf
+        shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        alone = model.device.type == "cpu" and not shared
+        self._call_tokens = _CALL / weights if alone else math.inf
         for i, example in enumerate(self.examples):
             check_example(loss, i, example)
         rows = [(e.prompt, r) for e in self.examples for r in self._scored(e)]
         check_lengths(model, [p for p, _ in rows], [r for _, r in rows])
-        self.mean_weight = float(np.mean([self._unit.weight(e) for e in self.examples]))
-        if not self.mean_weight > 0:
-            message = "Some example must have a positive weight; all have 0."
-            raise ValueError(message)
+        self.mean_weight = mean_weight([self._unit.weight(e) for e in self.examples])
         self._given = Given.of(self.examples)
         # Before anything is trained.
         self._unit.refuse(self._given, self.collate(self.examples[:1]))
@@ -94,18 +92,18 @@ class Objective:
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Return the tensors of one batch."""
         rows: list[tuple[Ids, Ids]] = []
-        columns: dict[str, list[object]] = {}
+        columns: Columns = defaultdict(list)
         for e in examples:
             start, k = len(rows), len(e.responses)
             rows += [(e.prompt, r) for r in e.rows]
             padding = (0.0,) * (len(e.rows) - k)
             if self._given.log_ref:
-                put(columns, "log_ref", *e.log_ref, *padding)
+                columns["log_ref"] += (*e.log_ref, *padding)
             if self._given.wins:
-                put(columns, "wins", *e.wins, *padding)
+                columns["wins"] += (*e.wins, *padding)
             self._unit.put(columns, e, start, self._given)
             if "z0" in self.loss.needs:
-                put(columns, "log_ref_stranger", e.log_ref_mismatched)
+                columns["log_ref_stranger"].append(e.log_ref_mismatched)
         batch: Batch = {"rows": self._rows(rows)}
         if "z0" in self.loss.needs:
             batch["strangers"] = self._rows([(e.prompt, e.mismatched) for e in examples])
@@ -140,7 +138,7 @@ class Objective:
         z0
             What `kl_estimate` says, for losses that need it.
         """
-        return self._unit.value(_scores(module, batch["rows"]), batch, z0)
+        return self._unit.value(_scores(module, batch["rows"]), batch | {"z0": z0})
 
     def kl_estimate(self, module: Any, batches: Sequence[Batch]) -> torch.Tensor | None:
         """Return KTO's ``z0`` over some batches, without gradient; None where no loss needs it."""
@@ -150,6 +148,15 @@ class Objective:
             log_pi = [_scores(module, b["strangers"]) for b in batches]
             log_ref = torch.cat([b["log_ref_stranger"] for b in batches])
             return mismatched_kl(torch.cat(log_pi), log_ref)[0]  # type: ignore[no-any-return]
+
+
+def mean_weight(weights: Sequence[float]) -> float:
+    """Return the mean weight of examples; ``ValueError`` unless it is positive."""
+    mean = float(np.mean(weights))
+    if not mean > 0:
+        message = "Some example must have a positive weight; all have 0."
+        raise ValueError(message)
+    return mean
 
 
 def _scores(module: torch.nn.Module, rows: Batch) -> torch.Tensor:
@@ -170,8 +177,3 @@ def _cut(order: list[int], lengths: Sequence[int], call_tokens: float) -> list[l
         return tokens + (n - 1) * call_tokens if n > 1 else tokens
 
     return parts(min((1, 2, 3, 4), key=cost))
-
-
-def _alone_on_cpu(device: torch.device) -> bool:
-    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return device.type == "cpu" and not shared

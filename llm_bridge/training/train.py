@@ -6,28 +6,22 @@ It knows no algorithm: planners and learners make `Example` and choose a loss of
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from llm_bridge.errors import memory_advice
 from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.training.adapters import with_adapters
-from llm_bridge.training.arguments import arguments, generators_kept, recompute_nothing
+from llm_bridge.training.arguments import recompute_nothing
 from llm_bridge.training.examples import NLL, Example, with_mismatched
 from llm_bridge.training.objective import Objective
+from llm_bridge.training.runs import Trained, Training
 from llm_bridge.training.settings import LoRA, TrainingSettings
-from llm_bridge.training.store import Trained, alone, claim_training, load, store
-from llm_bridge.training.trainer import PreferenceTrainer, newest_checkpoint, step_of
 from llm_bridge.training.units import TrainingLoss
 from llm_bridge.training.unpaired import UnpairedKTO
-from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
 
 __all__ = [
@@ -52,7 +46,7 @@ def train(
     key: Key,
     folder: str | Path | None = None,
     name: str = "",
-) -> Trained:
+) -> Trained[LanguageModel]:
     """Minimise the mean of a loss over examples, starting from a model.
 
     Dropout is off. The examples are shuffled every epoch, in an order that ``key`` decides. A step
@@ -92,17 +86,7 @@ def train(
     settings = settings or TrainingSettings()
     objective = Objective(loss, examples, base, bf16=settings.bf16)
     label = name or str(loss.name)
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="training-") as scratch:
-            work = replace(settings, checkpoint_every=0)
-            return _run(base, objective, work, key, Path(scratch), label)
-    here = claim_training(Path(folder).expanduser(), base, examples, loss, settings, key, label)
-    with alone(here):
-        result = load(base, here, label)
-        if result is None:
-            result = _run(base, objective, settings, key, here, label)
-            store(result, here)
-    return result
+    return _PolicyTraining(base, objective, settings, key, label).once(folder, examples, loss)
 
 
 def sft(
@@ -116,7 +100,7 @@ def sft(
     weights: Sequence[float] | None = None,
     folder: str | Path | None = None,
     name: str = "sft",
-) -> Trained:
+) -> Trained[LanguageModel]:
     """Imitate responses: supervised fine-tuning.
 
     Parameters
@@ -144,42 +128,30 @@ def sft(
     return train(base, examples, NLL(reduction), settings, key=key, folder=folder, name=name)
 
 
-def _run(
-    base: LanguageModel,
-    objective: Objective,
-    settings: TrainingSettings,
-    key: Key,
-    folder: Path,
-    name: str,
-) -> Trained:
-    start = time.perf_counter()
-    checkpoint = newest_checkpoint(folder)
-    knob = f"batch_size={settings.batch_size} (and gradient_accumulation larger)"
-    with memory_advice(knob), generators_kept(base.device):
-        copy = base.clone()
-        cached = copy.model.config.use_cache
-        module = copy.model.requires_grad_(True)
-        if settings.lora is not None:
-            module = with_adapters(module, settings.lora, key.child("adapters"))
-        args = arguments(settings, len(objective.examples), folder, base.device, key)
-        trainer = PreferenceTrainer(module, args, objective, settings, name)
-        trainer.run(checkpoint)
-        # Half precision wraps the forward pass; the result must not keep that.
-        module = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        if settings.lora is not None:
-            module = module.merge_and_unload()
-        if settings.gradient_checkpointing:
-            recompute_nothing(module)
-    for label, weight in module.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            message = (
-                f"The weights must stay finite; {label} is not after {len(trainer.history)} steps. "
-                f"Lower learning_rate={settings.learning_rate:g}."
-            )
-            raise ConvergenceError(message)
-    module.zero_grad(set_to_none=True)
-    module.config.use_cache = cached
-    model = LanguageModel(module.to(base.device).eval(), base.tokenizer, name)
-    resumed_at = 0 if checkpoint is None else step_of(checkpoint)
-    seconds = time.perf_counter() - start
-    return Trained(model, np.asarray(trainer.history), seconds, resumed_at)
+@dataclass(frozen=True)
+class _PolicyTraining(Training[LanguageModel]):
+    base: LanguageModel
+
+    def module(self) -> torch.nn.Module:
+        module: torch.nn.Module = self.base.clone().model.requires_grad_(True)
+        lora = self.settings.lora
+        return module if lora is None else with_adapters(module, lora, self.key.child("adapters"))
+
+    def merged(self, module: Any) -> torch.nn.Module:
+        merged: torch.nn.Module = (
+            module if self.settings.lora is None else module.merge_and_unload()
+        )
+        if self.settings.gradient_checkpointing:
+            recompute_nothing(merged)
+        return merged
+
+    def result(self, module: Any) -> LanguageModel:
+        module.config.use_cache = self.base.model.config.use_cache
+        return replace(self.base, model=module, name=self.name)
+
+    def load(self, folder: Path) -> LanguageModel:
+        dtype = str(self.base.dtype).removeprefix("torch.")
+        model = LanguageModel.from_pretrained(
+            folder, device=str(self.base.device), dtype=dtype, offline=True
+        )
+        return replace(self.base, model=model.model, name=self.name)

@@ -11,18 +11,21 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import Sampler
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from llm_bridge.training.arguments import ByLength, switch_off_dropout
-from llm_bridge.training.objective import Batch, Objective
+from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.units import Batch
 from rlhf_theory.errors import ConvergenceError
+from rlhf_theory.store import write_json
 
 WHOLE = "whole.json"
 """Written last into a checkpoint: the losses of all steps so far."""
@@ -42,38 +45,15 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-class _Bar(TrainerCallback):
-    """A progress bar, quiet where the output is no terminal."""
+@dataclass
+class _Moves(TrainerCallback):
+    """Moves a progress bar on."""
 
-    def __init__(self, text: str, *, shown: bool) -> None:
-        self._text, self._disable = text, None if shown else True
-        self._bar = tqdm(disable=True)
-
-    def on_train_begin(
-        self,
-        args: object,  # noqa: ARG002
-        state: TrainerState,
-        control: object,  # noqa: ARG002
-        **_: object,
-    ) -> None:
-        """Open it where the run stands."""
-        self._bar = tqdm(
-            desc=self._text,
-            total=state.max_steps,
-            initial=state.global_step,
-            disable=self._disable,
-            file=sys.stderr,
-            unit="step",
-        )
+    bar: tqdm[NoReturn]
 
     def on_step_end(self, *_: object, **__: object) -> None:
-        """Move it on."""
-        self._bar.update(1)
-
-    def close(self) -> None:
-        """Close it, also after an error."""
-        if self._bar is not None:
-            self._bar.close()
+        """Count a step."""
+        self.bar.update(1)
 
 
 class PreferenceTrainer(Trainer):
@@ -106,13 +86,11 @@ class PreferenceTrainer(Trainer):
         name: str = "",
     ) -> None:
         switch_off_dropout(module)
-        self.bar = _Bar(name or "training", shown=settings.progress)
         super().__init__(
             model=module,
             args=args,
             data_collator=objective.collate,
             train_dataset=objective.examples,
-            callbacks=[self.bar],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False
@@ -121,6 +99,7 @@ class PreferenceTrainer(Trainer):
             self.accelerator.free_memory = lambda *objects: list(objects)
         self.objective: Objective = objective
         self.settings: TrainingSettings = settings
+        self.name = name or "training"
         self.folder = Path(args.output_dir or ".")
         self.history: list[float] = []
         self._unread: list[list[torch.Tensor]] = []  # of every step, of every batch
@@ -199,9 +178,7 @@ class PreferenceTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
         folder = self.folder
         new = folder / f"checkpoint-{self.state.global_step}"
-        temporary = new / f".{WHOLE}.tmp"
-        temporary.write_text(json.dumps({"losses": self.history}))
-        temporary.replace(new / WHOLE)
+        write_json(new / WHOLE, {"losses": self.history})
         older = sorted((p for p in folder.glob("checkpoint-*") if p != new), key=step_of)
         for old in older[: max(0, len(older) + 1 - self.settings.save_total_limit)]:
             shutil.rmtree(old)
@@ -216,8 +193,14 @@ class PreferenceTrainer(Trainer):
         """Train to the end, from a checkpoint where there is one."""
         if checkpoint is not None:
             self.history = list(json.loads((checkpoint / WHOLE).read_text())["losses"])
-        try:
+        with tqdm(
+            desc=self.name,
+            total=self.args.max_steps,
+            initial=len(self.history),
+            disable=None if self.settings.progress else True,  # None: quiet where is no terminal
+            file=sys.stderr,
+            unit="step",
+        ) as bar:
+            self.add_callback(_Moves(bar))
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            self.bar.close()
         self.read_losses()

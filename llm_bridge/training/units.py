@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import torch
 
-from llm_bridge.training.examples import Example
+from llm_bridge.training.examples import NLL, Example
+from llm_bridge.training.unpaired import UnpairedKTO
 from rlhf_theory.errors import check_choice
-from rlhf_theory.losses import Comparisons, Groups, PairLoss, soft
+from rlhf_theory.losses import Comparisons, GroupLoss, Groups, PairLoss, soft
 
 Batch = dict[str, Any]
 """Tensors of one batch by name; ``size``, its number of examples; ``rows``, what the model reads.
@@ -20,36 +23,12 @@ No name is ``labels``: the trainer would take the loss for a mean over tokens an
 accumulation, scale it wrongly.
 """
 
-Columns = dict[str, list[object]]
+Columns = defaultdict[str, list[object]]
 """Numbers of a batch by name, on their way to become its tensors."""
 
 
-class TrainingLoss(Protocol):
-    """What every loss says of itself; how it is called depends on what it takes."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def takes(self) -> str:
-        """``"pairs"``, ``"groups"``, ``"responses"`` or ``"labelled"``."""
-        ...
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What must be given besides the policy's log-probabilities."""
-        ...
-
-    @property
-    def accepts(self) -> frozenset[str]:
-        """What may be given besides."""
-        ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss of each pair, group or response."""
-        ...
+TrainingLoss = PairLoss | GroupLoss | NLL | UnpairedKTO
+"""What can be trained on; a loss says by ``takes`` of what, see `_UNITS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,48 +59,48 @@ class Given:
             sample=any(e.sample is not None for e in examples),
             hard=all(p in (0.0, 1.0) for e in examples for p in e.target),
         )
-        lacking = {
-            "wins": [i for i, e in enumerate(examples) if not e.wins],
-            "sample": [i for i, e in enumerate(examples) if e.sample in (None, ())],
-        }
-        for name, places in lacking.items():
-            if getattr(given, name) and places:
-                message = f"All examples must have {name}, or none; example {places[0]} has none."
+        for name in ("wins", "sample"):
+            lacking = [i for i, e in enumerate(examples) if getattr(e, name) in (None, ())]
+            if getattr(given, name) and lacking:
+                message = f"All examples must have {name}, or none; example {lacking[0]} has none."
                 raise ValueError(message)
         return given
 
 
-class Unit(Protocol):
-    """What a loss takes: how examples are checked, weighed, put into batches and evaluated."""
+@dataclass(frozen=True)
+class Unit(ABC):
+    """What a loss takes: how examples are checked, weighed, put into batches and evaluated.
 
+    Its losses know neither margins, nor opponents, nor further responses, unless it says otherwise.
+    """
+
+    loss: TrainingLoss
+
+    @abstractmethod
     def required(self, e: Example) -> dict[str, bool]:
         """Return what must hold for responses and targets, by its words."""
-        ...
 
-    def further(self, e: Example) -> dict[str, bool]:
+    def further(self, e: Example) -> dict[str, bool]:  # noqa: ARG002
         """Return what must hold besides, for this unit alone."""
-        ...
+        return {}
 
-    def refuse(self, given: Given, first: Batch) -> None:
+    def refuse(self, given: Given, first: Batch) -> None:  # noqa: ARG002
         """Raise ``ValueError`` for what the loss does not take; ``first`` is some batch."""
-        ...
+        if given.gamma or given.wins or given.sample:
+            message = f"The loss {self.loss.name!r} takes neither gamma, nor wins, nor a sample."
+            raise ValueError(message)
 
     def weight(self, e: Example) -> float:
         """Return how much an example weighs in the mean."""
-        ...
+        return e.weight
 
+    @abstractmethod
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:
         """Add an example to the columns of a batch; its rows begin at ``start``."""
-        ...
 
-    def value(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        """Return the weighted sum of the losses of a batch."""
-        ...
-
-
-def put(columns: Columns, name: str, *values: object) -> None:
-    """Add values to a column, which is made if it is missing."""
-    columns.setdefault(name, []).extend(values)
+    @abstractmethod
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the weighted sum of the losses of a batch, in which KTO's ``z0`` is too."""
 
 
 def _counted(e: Example, fewest: int, n_targets: int) -> dict[str, bool]:
@@ -134,26 +113,26 @@ def _counted(e: Example, fewest: int, n_targets: int) -> dict[str, bool]:
     }
 
 
-@dataclass(frozen=True)
-class _Pairs:
+def compares_equal(loss: TrainingLoss) -> bool:
+    """Return whether a response against itself is no constant to a loss; see `PairLoss`."""
+    # A loss of somebody's own may not say its law: it learns nothing from equal responses then.
+    return getattr(loss, "law", "distinct") == "full"
+
+
+class _Pairs(Unit):
     """Comparisons of responses of one prompt."""
 
-    loss: TrainingLoss
-
-    @property
-    def _itself(self) -> bool:
-        # A loss of somebody's own may not say its law: it learns nothing from equal responses then.
-        return getattr(self.loss, "law", "distinct") == "full"
+    loss: PairLoss
 
     def required(self, e: Example) -> dict[str, bool]:
-        return _counted(e, 1 if self._itself else 2, len(e.pairs))
+        return _counted(e, 1 if compares_equal(self.loss) else 2, len(e.pairs))
 
     def further(self, e: Example) -> dict[str, bool]:
-        k = len(e.responses)
+        k, equal = len(e.responses), compares_equal(self.loss)
         return {
             "targets that are probabilities": all(0.0 <= p <= 1.0 for p in e.target),
             f"pairs of two of its {k} responses": bool(e.pairs)
-            and all(0 <= a < k and 0 <= b < k and (a != b or self._itself) for a, b in e.pairs),
+            and all(0 <= a < k and 0 <= b < k and (a != b or equal) for a, b in e.pairs),
             "a share for each of its pairs": len(e.share) in (0, len(e.pairs)),
             "shares of at least 0": all(math.isfinite(s) and s >= 0 for s in e.share),
         }
@@ -161,7 +140,7 @@ class _Pairs:
     def refuse(self, given: Given, first: Batch) -> None:  # noqa: ARG002
         # The loss itself refuses what it does not take.
         z0 = torch.zeros(()) if "z0" in self.loss.needs else None
-        self._losses(torch.zeros_like(first["lengths"]), first, z0)
+        self._losses(torch.zeros_like(first["lengths"]), first | {"z0": z0})
 
     def weight(self, e: Example) -> float:
         return e.weight * math.fsum(e.share or (1.0,) * len(e.pairs))
@@ -172,21 +151,21 @@ class _Pairs:
         for (a, b), p, s in zip(e.pairs, e.target, share, strict=True):
             # Labels come first the winner; probabilities keep the order.
             first, second = (b, a) if given.hard and p == 0.0 else (a, b)
-            put(columns, "first", start + first)
-            put(columns, "second", start + second)
-            put(columns, "weight", e.weight * s)
+            columns["first"].append(start + first)
+            columns["second"].append(start + second)
+            columns["weight"].append(e.weight * s)
             if not given.hard:
-                put(columns, "target", p)
+                columns["target"].append(p)
             if given.gamma:
-                put(columns, "margin", e.gamma[first] - e.gamma[second] if e.gamma else 0.0)
+                columns["margin"].append(e.gamma[first] - e.gamma[second] if e.gamma else 0.0)
             if given.sample:
-                put(columns, "sample", start + sample)
+                columns["sample"].append(start + sample)
 
-    def value(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        return torch.sum(batch["weight"] * self._losses(log_pi, batch, z0))
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return torch.sum(batch["weight"] * self._losses(log_pi, batch))
 
-    def _losses(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        first, second = batch["first"], batch["second"]
+    def _losses(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        first, second, z0 = batch["first"], batch["second"], batch["z0"]
         given: dict[str, torch.Tensor | None] = {
             "log_pi_w": log_pi[first],
             "log_pi_l": log_pi[second],
@@ -205,48 +184,26 @@ class _Pairs:
         if "target" not in batch:
             value: torch.Tensor = self.loss(c)
             return value
-        soft_value: torch.Tensor = soft(cast("PairLoss", self.loss), c, batch["target"])
+        soft_value: torch.Tensor = soft(self.loss, c, batch["target"])
         return soft_value
 
 
-@dataclass(frozen=True)
-class _Plain:
-    """What units share whose losses know neither margins, nor opponents, nor further responses."""
-
-    loss: TrainingLoss
-
-    def further(self, e: Example) -> dict[str, bool]:  # noqa: ARG002
-        return {}
-
-    def refuse(self, given: Given, first: Batch) -> None:  # noqa: ARG002
-        if given.gamma or given.wins or given.sample:
-            message = f"The loss {self.loss.name!r} takes neither gamma, nor wins, nor a sample."
-            raise ValueError(message)
-
-
-@dataclass(frozen=True)
-class _Groups(_Plain):
+class _Groups(Unit):
     """Responses of one prompt with rewards."""
+
+    loss: GroupLoss
 
     def required(self, e: Example) -> dict[str, bool]:
         return _counted(e, 2, len(e.members))
 
-    def weight(self, e: Example) -> float:
-        return e.weight
-
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:  # noqa: ARG002
         size = len(e.members)
         # A row per example: a batch holds groups of several sizes, each in columns of its own.
-        put(columns, f"row_{size}", [start + m for m in e.members])
-        put(columns, f"rewards_{size}", e.target)
-        put(columns, f"weight_{size}", e.weight)
+        columns[f"row_{size}"].append([start + m for m in e.members])
+        columns[f"rewards_{size}"].append(e.target)
+        columns[f"weight_{size}"].append(e.weight)
 
-    def value(
-        self,
-        log_pi: torch.Tensor,
-        batch: Batch,
-        z0: torch.Tensor | None,  # noqa: ARG002
-    ) -> torch.Tensor:
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
         total = log_pi.new_zeros(())
         for name in (n for n in batch if n.startswith("row_")):
             size, row = name.removeprefix("row_"), batch[name]
@@ -256,8 +213,7 @@ class _Groups(_Plain):
         return total
 
 
-@dataclass(frozen=True)
-class _Responses(_Plain):
+class _Responses(Unit):
     """Responses to be imitated, each by itself."""
 
     def required(self, e: Example) -> dict[str, bool]:
@@ -268,20 +224,14 @@ class _Responses(_Plain):
 
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:  # noqa: ARG002
         k = len(e.responses)
-        put(columns, "row", *range(start, start + k))
-        put(columns, "weight", *(e.weight,) * k)
+        columns["row"] += range(start, start + k)
+        columns["weight"] += (e.weight,) * k
 
-    def value(
-        self,
-        log_pi: torch.Tensor,
-        batch: Batch,
-        z0: torch.Tensor | None,  # noqa: ARG002
-    ) -> torch.Tensor:
-        row = batch["row"]
-        return torch.sum(batch["weight"] * self.loss(log_pi[row], batch["lengths"][row]))
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        row, loss = batch["row"], cast("NLL", self.loss)
+        return torch.sum(batch["weight"] * loss(log_pi[row], batch["lengths"][row]))
 
 
-@dataclass(frozen=True)
 class _Labelled(_Responses):
     """Responses that are good or bad, each by itself."""
 
@@ -293,15 +243,15 @@ class _Labelled(_Responses):
 
     def put(self, columns: Columns, e: Example, start: int, given: Given) -> None:
         super().put(columns, e, start, given)
-        put(columns, "target", *e.target)
+        columns["target"] += e.target
 
-    def value(self, log_pi: torch.Tensor, batch: Batch, z0: torch.Tensor | None) -> torch.Tensor:
-        row = batch["row"]
-        value = self.loss(log_pi[row], batch["log_ref"][row], batch["target"], z0)
+    def value(self, log_pi: torch.Tensor, batch: Batch) -> torch.Tensor:
+        row, loss = batch["row"], cast("UnpairedKTO", self.loss)
+        value = loss(log_pi[row], batch["log_ref"][row], batch["target"], batch["z0"])
         return torch.sum(batch["weight"] * value)
 
 
-_UNITS: Mapping[str, type[_Pairs | _Groups | _Responses | _Labelled]] = {
+_UNITS: Mapping[str, type[Unit]] = {
     "pairs": _Pairs,
     "groups": _Groups,
     "responses": _Responses,

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions that results depend on, and those of more packages."""
     found = {"python": platform.python_version()}
-    for name in ("rlhf-theory", "numpy", "scipy", "torch"):
+    for name in ("rlhf-theory", "numpy", "scipy", "torch", *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

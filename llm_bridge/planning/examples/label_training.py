@@ -15,7 +15,7 @@ from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.training.examples import Example, with_mismatched
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import train
-from llm_bridge.training.units import TrainingLoss
+from llm_bridge.training.units import TrainingLoss, compares_equal
 from rlhf_theory.arrays import as_like, inner, namespace, to_numpy
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
 from rlhf_theory.data import PreferenceData
@@ -42,10 +42,7 @@ def learns_from_equal(loss: TrainingLoss) -> bool:
     losses that pin each log-ratio are about the full law of the pairs, in which a response wins
     half of the time against itself.
     """
-    if loss.takes != "pairs":
-        return False
-    # A loss of somebody's own may not say its law.
-    return "sample" in loss.needs or getattr(loss, "law", "distinct") == "full"
+    return loss.takes == "pairs" and ("sample" in loss.needs or compares_equal(loss))
 
 
 def trained_on(data: PromptData, loss: Loss) -> list[Comparison]:
