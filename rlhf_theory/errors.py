@@ -39,6 +39,13 @@ def check_nonnegative(name: str, value: float) -> None:
         raise ValueError(message)
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise ``ValueError`` unless ``value`` is at least 1."""
+    if value < 1:
+        message = f"{name} must be at least 1; got {value}."
+        raise ValueError(message)
+
+
 def check_probability(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` lies strictly between 0 and 1."""
     if not 0.0 < value < 1.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlhf_theory.algorithms.enhancers import enhance, require_ellipsoid
+from rlhf_theory.algorithms.enhancers import enhance, objective_of, require_ellipsoid
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution, closed_form
 from rlhf_theory.errors import check_choice, check_shape
@@ -71,10 +71,7 @@ def online_bound(
         start=start,
         tol=tol,
     )
-    best = found.value
-    return Solution(
-        best.objective, found.residual, found.converged, found.n_iter, found.hint, best.direction
-    )
+    return objective_of(found)
 
 
 def best_round(bounds: Array) -> Array:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
+from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 from rlhf_theory.planners.enhancer import (
     Enhancement,
@@ -24,6 +27,11 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.roles import enhancer
 
 Form = Literal["constrained", "penalised", "free"]
+Features = Callable[[Contexts, Array], Array]
+
+
+def _phi(contexts: Contexts, log_pi1: Array) -> Array:  # noqa: ARG001
+    return contexts.phi
 
 
 def require_ellipsoid(confidence: ConfidenceSet) -> ConfidenceEllipsoid:
@@ -44,6 +52,7 @@ def enhance(
     key: Key,
     *,
     form: Form = "constrained",
+    features: Features = _phi,
     contexts: int = 256,
     n_random: int = 4,
     axes: bool = True,
@@ -65,6 +74,8 @@ def enhance(
     form
         ``"constrained"``, ``"penalised"`` or ``"free"``: `constrained_enhancer`,
         `penalised_enhancer`, `most_uncertain`.
+    features
+        From contexts and the main agent's log-probabilities to features; ``phi`` unless set.
     contexts
         Contexts drawn for the expectation where they are not finite.
     n_random, axes, start, tol
@@ -73,13 +84,22 @@ def enhance(
     check_choice("form", form, ("constrained", "penalised", "free"))
     ball = require_ellipsoid(confidence)
     x, weights = problem.population(key.child("contexts"), contexts)
-    given = (x.phi, pi1.log_probs(x), weights, ball.sigma, ball.beta)
+    log_pi1 = pi1.log_probs(x)
+    given = (features(x, log_pi1), log_pi1, weights, ball.sigma, ball.beta)
     more = {"n_random": n_random, "axes": axes, "start": start, "tol": tol}
     starts = key.child("starts")
     if form == "free":
         return most_uncertain(*given, key=starts, **more)  # type: ignore[arg-type]
     search = constrained_enhancer if form == "constrained" else penalised_enhancer
     return search(*given, problem.eta, key=starts, **more)  # type: ignore[arg-type]
+
+
+def objective_of(found: Solution[Enhancement]) -> Solution[Array]:
+    """Return the maximum itself, shape ``(R,)``; ``warm`` is the direction, a later ``start``."""
+    best = found.value
+    return Solution(
+        best.objective, found.residual, found.converged, found.n_iter, found.hint, best.direction
+    )
 
 
 @enhancer(
@@ -144,29 +164,8 @@ class Optimistic:
         return problem.tabulate(FunctionPolicy(lambda c: best.on(c.phi, pi1.log_probs(c))))
 
 
-@enhancer("from-reference")
-@dataclass(frozen=True)
-class FromReference:
-    """The reference policy pi0 explores: the hybrid algorithm.
-
-    Source: [2312.11456], Algorithm 2, Option II.
-    """
-
-    def __call__(
-        self,
-        problem: Problem,  # noqa: ARG002
-        pi1: Policy,  # noqa: ARG002
-        confidence: ConfidenceSet,  # noqa: ARG002
-        key: Key,  # noqa: ARG002
-    ) -> Policy:
-        """Return pi0."""
-        return ReferencePolicy()
-
-
-@enhancer("on-policy")
-@dataclass(frozen=True)
-class OnPolicy:
-    """The main agent meets itself: plain online iterative training, a baseline."""
+class _Simple(ABC):
+    """An enhancer that depends on the main agent at most, not on what is uncertain."""
 
     def __call__(
         self,
@@ -175,21 +174,39 @@ class OnPolicy:
         confidence: ConfidenceSet,  # noqa: ARG002
         key: Key,  # noqa: ARG002
     ) -> Policy:
-        """Return the main agent."""
+        """Return the policy of the second action."""
+        return self._policy(pi1)
+
+    @abstractmethod
+    def _policy(self, pi1: Policy) -> Policy:
+        """Return it, for a main agent."""
+
+
+@enhancer("from-reference")
+@dataclass(frozen=True)
+class FromReference(_Simple):
+    """The reference policy pi0 explores: the hybrid algorithm.
+
+    Source: [2312.11456], Algorithm 2, Option II.
+    """
+
+    def _policy(self, pi1: Policy) -> Policy:  # noqa: ARG002
+        return ReferencePolicy()
+
+
+@enhancer("on-policy")
+@dataclass(frozen=True)
+class OnPolicy(_Simple):
+    """The main agent meets itself: plain online iterative training, a baseline."""
+
+    def _policy(self, pi1: Policy) -> Policy:
         return pi1
 
 
 @enhancer("uniform")
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(_Simple):
     """Uniform over the actions that are present, whatever has been learnt: a baseline."""
 
-    def __call__(
-        self,
-        problem: Problem,  # noqa: ARG002
-        pi1: Policy,  # noqa: ARG002
-        confidence: ConfidenceSet,  # noqa: ARG002
-        key: Key,  # noqa: ARG002
-    ) -> Policy:
-        """Return the uniform policy."""
+    def _policy(self, pi1: Policy) -> Policy:  # noqa: ARG002
         return FunctionPolicy(lambda c: uniform_log_probs(c.log_pi0))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_theory.algorithms.enhancers import require_ellipsoid
+from rlhf_theory.algorithms.enhancers import enhance, objective_of, require_ellipsoid
 from rlhf_theory.arrays import Array, full_like
 from rlhf_theory.core import ConfidenceSet, Policy, Problem, Solution
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 from rlhf_theory.features import mean_game_features
-from rlhf_theory.planners.enhancer import Enhancement, most_uncertain, penalised_enhancer
+from rlhf_theory.planners.enhancer import Enhancement, most_uncertain
 from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import enhancer
@@ -100,18 +100,12 @@ def exploitability_bound(
 
     Parameters
     ----------
-    problem
-        What the learner knows.
+    problem, key, contexts, n_random, axes, start, tol
+        As in `enhance`; with drawn contexts the bound is about those.
     pi1
         The equilibrium of the estimate at the center of ``confidence``.
     confidence
         An ellipsoid over bilinear parameters.
-    key
-        Address of the contexts (where they are not finite) and of the random starts.
-    contexts
-        Contexts drawn for the expectation where they are not finite; the bound is about those.
-    n_random, axes, start, tol
-        As in `penalised_enhancer`.
 
     Returns
     -------
@@ -120,23 +114,17 @@ def exploitability_bound(
 
     Source: theory sheet 2.3, derived there.
     """
-    ellipsoid = require_ellipsoid(confidence)
-    x, weights = problem.population(key.child("contexts"), contexts)
-    log_pi1 = pi1.log_probs(x)
-    found = penalised_enhancer(
-        mean_game_features(x, log_pi1),
-        log_pi1,
-        weights,
-        ellipsoid.sigma,
-        ellipsoid.beta,
-        problem.eta,
-        key=key.child("starts"),
+    found = enhance(
+        problem,
+        pi1,
+        confidence,
+        key,
+        form="penalised",
+        features=mean_game_features,
+        contexts=contexts,
         n_random=n_random,
         axes=axes,
         start=start,
         tol=tol,
     )
-    best = found.value
-    return Solution(
-        best.objective, found.residual, found.converged, found.n_iter, found.hint, best.direction
-    )
+    return objective_of(found)

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.core import Planner, Policy, Problem, RewardModel, Solution
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.errors import check_nonnegative
-from rlhf_theory.estimators.ensembles import EnsembleReward, bootstrap_ensemble
+from rlhf_theory.errors import check_count, check_nonnegative
+from rlhf_theory.estimators.ensembles import EnsembleReward, RewardEnsemble, bootstrap_ensemble
 from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import learner
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Ensemble(ABC):
+    """Fit an ensemble and plan with what its members are combined to."""
+
+    n_members: int = 5
+    lam: float = 1.0
+    theta_bound: float | None = None
+    scale: float = 1.0
+    planner: Planner[RewardModel] = field(default_factory=Gibbs)
+
+    def __post_init__(self) -> None:
+        check_count("n_members", self.n_members)
+        check_nonnegative("lam", self.lam)
+
+    def __call__(self, problem: Problem, data: PreferenceData, key: Key) -> Solution[Policy]:
+        """Return the policy; without data it is pi0."""
+        ensemble = bootstrap_ensemble(
+            data,
+            key.child("ensemble"),
+            n_members=self.n_members,
+            ridge=self.lam if self.theta_bound is None else 0.0,
+            bound=self.theta_bound,
+            scale=self.scale,
+        )
+        model = self._model(ensemble.value)
+        return self.planner(model, problem, key.child("plan"), None).given(ensemble)
+
+    @abstractmethod
+    def _model(self, ensemble: RewardEnsemble) -> EnsembleReward:
+        """Return the reward to plan with."""
+
+
 @learner("ensemble-minimum")
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EnsembleMinimum:
+class EnsembleMinimum(_Ensemble):
     r"""Plan with the smallest member of an ensemble, action by action (worst-case optimisation).
 
     .. math:: \hat r = \bar r - c\, (\bar r - \min_k r_k), \qquad
@@ -45,31 +77,24 @@ class EnsembleMinimum:
     Source: [2310.02743], WCO.
     """
 
-    n_members: int = 5
     multiplier: float = 1.0
-    lam: float = 1.0
-    theta_bound: float | None = None
-    scale: float = 1.0
-    planner: Planner[RewardModel] = field(default_factory=Gibbs)
 
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         check_nonnegative("multiplier", self.multiplier)
 
-    def __call__(self, problem: Problem, data: PreferenceData, key: Key) -> Solution[Policy]:
-        """Return the policy; without data it is pi0."""
-
+    def _model(self, ensemble: RewardEnsemble) -> EnsembleReward:
         def combine(r: Array) -> Array:
             xp = namespace(r)
             mean = xp.mean(r, axis=-1)
             return mean - self.multiplier * (mean - xp.min(r, axis=-1))
 
-        return _plan(self, combine, problem, data, key)
+        return EnsembleReward(ensemble.thetas, combine)
 
 
 @learner("uncertainty-weighted")
 @dataclass(frozen=True, eq=False, kw_only=True)
-class UncertaintyWeighted:
+class UncertaintyWeighted(_Ensemble):
     r"""Plan with the mean of an ensemble minus a multiple of its variance (UWO).
 
     .. math:: \hat r = \bar r - w \operatorname{Var}_k r_k
@@ -89,56 +114,15 @@ class UncertaintyWeighted:
     Source: [2310.02743], UWO.
     """
 
-    n_members: int = 5
     weight: float = 0.5
     ddof: int = 0
-    lam: float = 1.0
-    theta_bound: float | None = None
-    scale: float = 1.0
-    planner: Planner[RewardModel] = field(default_factory=Gibbs)
 
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         check_nonnegative("weight", self.weight)
         if self.ddof not in (0, 1) or self.n_members <= self.ddof:
             message = f"ddof must be 0 or 1 and below n_members={self.n_members}; got {self.ddof}."
             raise ValueError(message)
 
-    def __call__(self, problem: Problem, data: PreferenceData, key: Key) -> Solution[Policy]:
-        """Return the policy; without data it is pi0."""
-
-        def combine(r: Array) -> Array:
-            xp = namespace(r)
-            return xp.mean(r, axis=-1) - self.weight * xp.var(r, axis=-1, correction=self.ddof)
-
-        return _plan(self, combine, problem, data, key)
-
-
-_Learner = EnsembleMinimum | UncertaintyWeighted
-
-
-def _check(learner: _Learner) -> None:
-    if learner.n_members < 1:
-        message = f"n_members must be at least 1; got {learner.n_members}."
-        raise ValueError(message)
-    check_nonnegative("lam", learner.lam)
-
-
-def _plan(
-    learner: _Learner,
-    combine: Callable[[Array], Array],
-    problem: Problem,
-    data: PreferenceData,
-    key: Key,
-) -> Solution[Policy]:
-    """Fit the ensemble and plan with what its members are combined to."""
-    ensemble = bootstrap_ensemble(
-        data,
-        key.child("ensemble"),
-        n_members=learner.n_members,
-        ridge=learner.lam if learner.theta_bound is None else 0.0,
-        bound=learner.theta_bound,
-        scale=learner.scale,
-    )
-    model = EnsembleReward(ensemble.value.thetas, combine)
-    return learner.planner(model, problem, key.child("plan"), None).given(ensemble)
+    def _model(self, ensemble: RewardEnsemble) -> EnsembleReward:
+        return ensemble.uncertainty_weighted(self.weight, self.ddof)

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rlhf_theory.algorithms.enhancers import Optimistic
-from rlhf_theory.algorithms.rounds import compare, report
+from rlhf_theory.algorithms.rounds import OnlineState, Rounds
 from rlhf_theory.arrays import Array
-from rlhf_theory.core import (
-    ConfidenceSet,
-    Enhancer,
-    PairFeedback,
-    Planner,
-    Policy,
-    Problem,
-    RewardModel,
-    Solution,
-)
+from rlhf_theory.core import Enhancer, Planner, Policy, Problem, RewardModel, Solution
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.errors import check_positive
-from rlhf_theory.estimators.confidence import ConfidenceRule, Constant
+from rlhf_theory.designs import Design
 from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.roles import learner
 
-
-@dataclass(frozen=True, eq=False)
-class OnlineState:
-    """What the next round needs.
-
-    Attributes
-    ----------
-    data
-        All comparisons so far.
-    fit
-        The estimate ``theta_hat``.
-    confidence
-        The confidence set around it.
-    plan
-        The main agent ``pi1 = O(r_hat, eta, pi0)``.
-    """
-
-    data: PreferenceData
-    fit: Solution[Array]
-    confidence: ConfidenceSet
-    plan: Solution[Policy]
+__all__ = ["OnlineIterative", "OnlineState"]
 
 
 @learner(
@@ -58,7 +27,7 @@ class OnlineState:
     },
 )
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OnlineIterative:
+class OnlineIterative(Rounds):
     r"""Online GSHF: main agent and enhancer, labels in batches; with offline data the hybrid.
 
     Every round draws ``m`` contexts, ``a1`` from the main agent :math:`\pi_1 = O(\hat r, \eta,
@@ -89,39 +58,12 @@ class OnlineIterative:
     """
 
     enhancer: Enhancer = field(default_factory=Optimistic)
-    radius: ConfidenceRule = field(default_factory=lambda: Constant(beta=1.0))
-    batch_size: int = 32
     planner: Planner[RewardModel] = field(default_factory=Gibbs)
 
-    def __post_init__(self) -> None:
-        check_positive("batch_size", self.batch_size)
+    def _design(self, data: PreferenceData) -> Design:
+        return data.differences
 
-    def init(self, problem: Problem, data: PreferenceData, key: Key) -> OnlineState:
-        """Fit and plan from the data at hand, possibly none."""
-        return self._refit(problem, data, None, key)
-
-    def step(
-        self, state: OnlineState, problem: Problem, feedback: PairFeedback, key: Key
-    ) -> tuple[OnlineState, Mapping[str, Array]]:
-        """Play one round; reports ``residual`` and ``converged``."""
-        # The main agent pi1 = O(r_hat, eta, pi0) exploits, the enhancer pi2 explores around it.
-        pi1 = state.plan.value
-        pi2 = self.enhancer(problem, pi1, state.confidence, key.child("enhancer"))
-
-        # Draw a batch, compare, append (x, a1, a2, y) to D; fit and plan again.
-        data = compare(problem, state.data, pi1, pi2, feedback, self.batch_size, key)
-        new = self._refit(problem, data, state, key)
-        return new, report(new.fit, new.plan)
-
-    def policy(self, state: OnlineState) -> Policy:
-        """Return the main agent; computes nothing."""
-        return state.plan.value
-
-    def _refit(
-        self, problem: Problem, data: PreferenceData, last: OnlineState | None, key: Key
-    ) -> OnlineState:
-        fit_before, start = (None, None) if last is None else (last.fit, last.plan.value)
-        fit = self.radius.fit(data, start=fit_before)
-        confidence = self.radius.confidence_set(fit, data, problem)
-        plan = self.planner(LinearReward(fit.value), problem, key.child("plan"), start)
-        return OnlineState(data, fit, confidence, plan)
+    def _plan(
+        self, theta: Array, problem: Problem, key: Key, start: Policy | None
+    ) -> Solution[Policy]:
+        return self.planner(LinearReward(theta), problem, key, start)

@@ -16,15 +16,18 @@ from rlhf_theory.register import Example, asked_by, register
 Law = Literal["any", "distinct", "full"]
 """What a loss's minimiser takes from the law of the pairs, see `PairLoss`."""
 
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "reference": ("log_ref_w", "log_ref_l"),
-    "lengths": ("length_w", "length_l"),
-    "margin": ("margin",),
-    "wins": ("win_w", "win_l"),
-    "z0": ("z0",),
-    "sample": ("log_pi_sample",),
+FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "pairs": {
+        "reference": ("log_ref_w", "log_ref_l"),
+        "lengths": ("length_w", "length_l"),
+        "margin": ("margin",),
+        "wins": ("win_w", "win_l"),
+        "z0": ("z0",),
+        "sample": ("log_pi_sample",),
+    },
+    "groups": {"reference": ("log_ref",), "lengths": ("lengths",)},
 }
-_GROUP_FIELDS: dict[str, tuple[str, ...]] = {"reference": ("log_ref",), "lengths": ("lengths",)}
+"""By what a loss takes: what it may need or accept, and the fields that hold it."""
 
 # The reference and the lengths are facts about the responses that a caller may know in any case;
 # these are wishes, which a loss fulfils or refuses.
@@ -109,7 +112,7 @@ class Comparisons:
         _check_one_shape(self, given, tuple(self.log_pi_w.shape))
         _check_constant({name: a for name, a in given.items() if not name.startswith("log_pi")})
         for what in ("reference", "lengths", "wins"):
-            first, second = _FIELDS[what]
+            first, second = FIELDS["pairs"][what]
             if (first in given) != (second in given):
                 message = f"Give both {first} and {second}, or neither."
                 raise ValueError(message)
@@ -183,25 +186,25 @@ class Groups:
         return self.log_pi - self.log_ref
 
 
-@asked_by("loss")
-class PairLoss(Protocol):
-    """A loss of comparisons: a frozen dataclass of its settings.
+class Loss(Protocol):
+    """What every loss says of itself, a frozen dataclass of its settings.
 
     Attributes
     ----------
     name
         Its name in ``rlhf-theory list losses``.
     takes
-        ``"pairs"``.
+        ``"pairs"`` for a `PairLoss`, ``"groups"`` for a `GroupLoss`.
     needs, accepts
         What must and what may be given besides the policy's log-probabilities: ``"reference"``,
         ``"lengths"``, ``"margin"``, ``"wins"``, ``"z0"``, ``"sample"``. The rest is refused, but
         for reference and lengths, which may be known without being used.
     law
-        What the minimiser under Bradley-Terry labels takes from the law of the pairs. ``"any"``:
-        nothing, all laws that reach every response have the same. ``"distinct"``: how often two
-        responses that differ meet. ``"full"``: also how often a response meets itself; such a
-        pair is a constant for the others, but not where each log-probability counts by itself.
+        What the minimiser under Bradley-Terry labels takes from the law of the pairs (for groups,
+        of their members). ``"any"``: nothing, all laws that reach every response have the same.
+        ``"distinct"``: how often two responses that differ meet. ``"full"``: also how often a
+        response meets itself; such a pair is a constant for the others, but not where each
+        log-probability counts by itself.
     """
 
     name: ClassVar[str]
@@ -214,30 +217,19 @@ class PairLoss(Protocol):
         """What the minimiser takes from the law of the pairs."""
         ...
 
+
+@asked_by("loss")
+class PairLoss(Loss, Protocol):
+    """A loss of comparisons."""
+
     def __call__(self, c: Comparisons) -> Array:
         """Return the loss of each comparison, in the shape of its arrays."""
         ...
 
 
 @asked_by("loss")
-class GroupLoss(Protocol):
-    """A loss of groups of responses with rewards: a frozen dataclass of its settings.
-
-    Attributes
-    ----------
-    name, takes, needs, accepts, law
-        As in `PairLoss`; ``takes`` is ``"groups"``, and ``law`` is about the members of a group.
-    """
-
-    name: ClassVar[str]
-    takes: ClassVar[Literal["pairs", "groups"]]
-    needs: ClassVar[frozenset[str]]
-    accepts: ClassVar[frozenset[str]]
-
-    @property
-    def law(self) -> Law:
-        """What the minimiser takes from the law of the members."""
-        ...
+class GroupLoss(Loss, Protocol):
+    """A loss of groups of responses with rewards."""
 
     def __call__(self, g: Groups) -> Array:
         """Return the loss of each group, shape ``(n,)``."""
@@ -268,6 +260,7 @@ NO_REFERENCE = "it knows no reference policy"
 """Why a loss without a reference does not plan."""
 
 L = TypeVar("L", bound=type[PairLoss] | type[GroupLoss])
+D = TypeVar("D", Comparisons, Groups)
 
 
 def loss(*examples: Example, plans: Plans | str) -> Callable[[L], L]:
@@ -283,31 +276,19 @@ def loss(*examples: Example, plans: Plans | str) -> Callable[[L], L]:
     return lambda kind: register("loss", kind.name, *examples, more=plans)(kind)
 
 
-def checked(loss: PairLoss, c: Comparisons) -> Comparisons:
-    """Return ``c``, or raise ``ValueError`` where it lacks what a loss needs or has more."""
-    _check_needs(loss, c, _FIELDS)
+def checked(loss: Loss, data: D) -> D:
+    """Return ``data``, or raise ``ValueError`` where it lacks what a loss needs or has more."""
+    fields = FIELDS[loss.takes]
+    given = {what for what, names in fields.items() if getattr(data, names[0]) is not None}
+    for what in sorted(loss.needs - given):
+        names = " and ".join(fields[what])
+        message = f"The loss {loss.name!r} needs {_MEANING[what]}: give {names}."
+        raise ValueError(message)
     for what in _WISHES:
-        given = getattr(c, _FIELDS[what][0]) is not None
-        if given and what not in loss.needs | loss.accepts:
+        if what in given - loss.needs - loss.accepts:
             message = f"The loss {loss.name!r} does not take {_MEANING[what]}."
             raise ValueError(message + _WHY_NOT.get(what, ""))
-    return c
-
-
-def checked_group(loss: GroupLoss, g: Groups) -> Groups:
-    """Return ``g``, or raise ``ValueError`` where it lacks what a loss needs."""
-    _check_needs(loss, g, _GROUP_FIELDS)
-    return g
-
-
-def _check_needs(
-    loss: PairLoss | GroupLoss, data: object, fields: dict[str, tuple[str, ...]]
-) -> None:
-    for what in sorted(loss.needs):
-        if getattr(data, fields[what][0]) is None:
-            names = " and ".join(fields[what])
-            message = f"The loss {loss.name!r} needs {_MEANING[what]}: give {names}."
-            raise ValueError(message)
+    return data
 
 
 def soft(loss: PairLoss, c: Comparisons, p: Array) -> Array:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, namespace
-from rlhf_theory.errors import check_choice, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
+from rlhf_theory.errors import check_choice
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, loss
 from rlhf_theory.losses.logistic import with_margin
+from rlhf_theory.losses.pairwise import OfBeta
 from rlhf_theory.losses.scalars import log_sigmoid, softplus, tame_exp
 
 Divergence = Literal["reverse-kl", "forward-kl", "js", "alpha", "chi2-kl"]
@@ -32,7 +33,7 @@ def _chi_squared_link(u: Array) -> Array:
     plans=Plans(weight=lambda loss, eta: eta / loss.curvature),
 )
 @dataclass(frozen=True)
-class FDPO:
+class FDPO(OfBeta):
     r"""DPO for other divergences than the KL.
 
     The divergence is :math:`D_f(\pi\Vert\pi_{ref}) = E_{ref} f(\pi/\pi_{ref})`, the loss
@@ -60,18 +61,15 @@ class FDPO:
     Source: [2309.16240], Theorem 1; chi-squared [2407.13399].
     """
 
-    beta: float
     divergence: Divergence
     alpha: float | None = None
 
     name: ClassVar[str] = "f-dpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
     law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_choice("divergence", self.divergence, DIVERGENCES)
         if self.divergence != "alpha":
             if self.alpha is not None:
@@ -100,16 +98,14 @@ class FDPO:
         # Minus one keeps the limit alpha -> 1 and cancels between the responses.
         return (tame_exp(power * u) - 1.0) / power
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         rho = self.beta * (self.link(c.log_ratio_w) - self.link(c.log_ratio_l))
         return softplus(-with_margin(rho, c))
 
 
 @loss({"beta": 0.7, "r_max": 3.0}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
-class ChiPO:
+class ChiPO(OfBeta):
     r"""Chi-squared preference optimisation: chi-squared plus KL, with the logit clipped.
 
     .. math:: -\log\sigma\Bigl(\mathrm{clip}_{\pm 2R}\bigl(\beta[\phi(t_w) - \phi(t_l)]\bigr)\Bigr),
@@ -132,24 +128,18 @@ class ChiPO:
     Source: [2407.13399], Algorithm 1.
     """
 
-    beta: float
     r_max: float
 
     name: ClassVar[str] = "chi-po"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         if not self.r_max > 0:
             message = f"r_max must be positive (inf for no clip); got {self.r_max}."
             raise ValueError(message)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         rho = self.beta * (_chi_squared_link(c.log_ratio_w) - _chi_squared_link(c.log_ratio_l))
         if self.r_max < math.inf:
             rho = namespace(rho).clip(rho, -2.0 * self.r_max, 2.0 * self.r_max)

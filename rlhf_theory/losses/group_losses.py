@@ -7,13 +7,34 @@ from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array, log_softmax, namespace
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import NO_REFERENCE, Groups, Law, Plans, checked_group, loss
+from rlhf_theory.losses.comparisons import NO_REFERENCE, Groups, Law, Plans, checked, loss
 from rlhf_theory.losses.scalars import softplus
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """Settings and terms of both losses that contrast K responses."""
+
+    beta: float
+    alpha: float = 1.0
+
+    takes: ClassVar[Literal["pairs", "groups"]] = "groups"
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    accepts: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+        check_positive("alpha", self.alpha)
+
+    def _contrasted(self, g: Groups) -> tuple[Array, Array]:
+        """Return ``softmax(r / alpha)`` and ``s = beta log(pi / pi_ref)``, shape ``(n, K)``."""
+        target = namespace(g.rewards).exp(log_softmax(g.rewards / self.alpha))
+        return target, self.beta * g.log_ratio
 
 
 @loss({"beta": 0.7, "alpha": 0.6}, plans=Plans(weight=lambda loss, eta: eta / loss.alpha))
 @dataclass(frozen=True)
-class InfoNCA:
+class InfoNCA(_Contrast):
     r"""Contrast of K responses with rewards.
 
     With :math:`s = \beta\log(\pi/\pi_{ref})`:
@@ -32,30 +53,18 @@ class InfoNCA:
     Source: [2402.05369], InfoNCA.
     """
 
-    beta: float
-    alpha: float = 1.0
-
     name: ClassVar[str] = "infonca"
-    takes: ClassVar[Literal["pairs", "groups"]] = "groups"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "any"
-
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-        check_positive("alpha", self.alpha)
 
     def __call__(self, g: Groups) -> Array:
         """Return the loss of each group, shape ``(n,)``."""
-        g = checked_group(self, g)
-        xp = namespace(g.log_pi)
-        target = xp.exp(log_softmax(g.rewards / self.alpha))
-        return -xp.sum(target * log_softmax(self.beta * g.log_ratio), axis=-1)
+        target, s = self._contrasted(checked(self, g))
+        return -namespace(s).sum(target * log_softmax(s), axis=-1)
 
 
 @loss({"beta": 0.7, "alpha": 0.6}, plans=Plans(weight=lambda loss, eta: eta / loss.alpha))
 @dataclass(frozen=True)
-class NCA:
+class NCA(_Contrast):
     r"""Noise-contrastive alignment of K responses with rewards: pins likelihoods, not only ratios.
 
     .. math:: -\sum_k \bigl[\mathrm{softmax}(r/\alpha)_k \log\sigma(s_k)
@@ -75,26 +84,14 @@ class NCA:
     Source: [2402.05369], NCA.
     """
 
-    beta: float
-    alpha: float = 1.0
-
     name: ClassVar[str] = "nca"
-    takes: ClassVar[Literal["pairs", "groups"]] = "groups"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
-
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-        check_positive("alpha", self.alpha)
 
     def __call__(self, g: Groups) -> Array:
         """Return the loss of each group, shape ``(n,)``."""
-        g = checked_group(self, g)
-        xp = namespace(g.log_pi)
-        target = xp.exp(log_softmax(g.rewards / self.alpha))
-        s = self.beta * g.log_ratio
-        return xp.sum(target * softplus(-s) + softplus(s) / s.shape[-1], axis=-1)
+        target, s = self._contrasted(checked(self, g))
+        terms = target * softplus(-s) + softplus(s) / s.shape[-1]
+        return namespace(s).sum(terms, axis=-1)
 
 
 @loss({"lam": 0.5}, plans=NO_REFERENCE)
@@ -130,7 +127,7 @@ class RRHF:
 
     def __call__(self, g: Groups) -> Array:
         """Return the loss of each group, shape ``(n,)``."""
-        g = checked_group(self, g)
+        g = checked(self, g)
         xp = namespace(g.log_pi)
         score = g.log_pi / g.lengths
         short = score[:, :, None] - score[:, None, :]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from rlhf_theory.arrays import Array
-from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
+from rlhf_theory.errors import check_choice, check_nonnegative
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, loss
+from rlhf_theory.losses.pairwise import OfBeta
 from rlhf_theory.losses.scalars import softplus
 
 
@@ -30,7 +31,7 @@ def check_smoothing(value: float, *, positive: bool = False) -> None:
 
 @loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
-class DPO:
+class DPO(OfBeta):
     r"""Direct preference optimisation: the logistic loss of the log-ratio, with a margin.
 
     The loss is :math:`-\log\sigma(\beta h + m)` with the margin ``m``.
@@ -48,26 +49,39 @@ class DPO:
     Source: [2305.18290], equation 7; margin [2312.11456], direct version of offline GSHF.
     """
 
-    beta: float
-
     name: ClassVar[str] = "dpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
     law: ClassVar[Law] = "any"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         return softplus(-with_margin(self.beta * c.h, c))
+
+
+@dataclass(frozen=True)
+class _Smoothed(OfBeta):
+    """DPO for labels of which a share ``smoothing`` in [0, 1/2) is flipped; 0 is DPO."""
+
+    smoothing: float = 0.1
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_smoothing(self.smoothing)
+
+    @property
+    def law(self) -> Law:
+        """``"any"`` where this is DPO.
+
+        Else no reward explains the labels that the loss sees: smoothed ones, or corrected ones that
+        were not flipped.
+        """
+        return "any" if self.smoothing == 0.0 else "distinct"
 
 
 @loss({"beta": 0.7, "smoothing": 0.15}, plans=Plans(plain={"smoothing": 0.0}))
 @dataclass(frozen=True)
-class CDPO:
+class CDPO(_Smoothed):
     r"""Conservative DPO: smoothed labels.
 
     Labels are smoothed by :math:`\epsilon`:
@@ -88,26 +102,9 @@ class CDPO:
     Source: E. Mitchell, "A note on DPO with noisy preferences", 2023.
     """
 
-    beta: float
-    smoothing: float = 0.1
-
     name: ClassVar[str] = "cdpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-        check_smoothing(self.smoothing)
-
-    @property
-    def law(self) -> Law:
-        """``"any"`` where this is DPO; no reward explains smoothed labels."""
-        return "any" if self.smoothing == 0.0 else "distinct"
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         rho = with_margin(self.beta * c.h, c)
         # -log sigma(-rho) = rho - log sigma(rho): one soft-plus does for both.
         return softplus(-rho) + self.smoothing * rho
@@ -115,7 +112,7 @@ class CDPO:
 
 @loss({"beta": 0.7, "smoothing": 0.15}, plans=Plans(plain={"smoothing": 0.0}))
 @dataclass(frozen=True)
-class RobustDPO:
+class RobustDPO(_Smoothed):
     r"""DPO corrected for a known share of flipped labels.
 
     Without bias where the share :math:`\epsilon` of the labels is flipped:
@@ -136,26 +133,9 @@ class RobustDPO:
     Source: [2403.00409].
     """
 
-    beta: float
-    smoothing: float = 0.1
-
     name: ClassVar[str] = "robust-dpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-        check_smoothing(self.smoothing)
-
-    @property
-    def law(self) -> Law:
-        """``"any"`` where this is DPO; labels that are not flipped have no reward here."""
-        return "any" if self.smoothing == 0.0 else "distinct"
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         rho = with_margin(self.beta * c.h, c)
         # The definition with l(-rho) = l(rho) + rho put in: nothing large cancels.
         return softplus(-rho) - self.smoothing / (1.0 - 2.0 * self.smoothing) * rho
@@ -163,7 +143,7 @@ class RobustDPO:
 
 @loss({"beta": 0.7, "alpha": 0.05}, plans=Plans(plain={"alpha": 0.0}))
 @dataclass(frozen=True)
-class RDPO:
+class RDPO(OfBeta):
     r"""DPO that charges for length.
 
     The loss is :math:`-\log\sigma(\beta h + \alpha (n_w - n_l) + m)`.
@@ -181,29 +161,25 @@ class RDPO:
     Source: [2403.19159].
     """
 
-    beta: float
     alpha: float
 
     name: ClassVar[str] = "r-dpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "lengths"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
     law: ClassVar[Law] = "any"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_nonnegative("alpha", self.alpha)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         logit = self.beta * c.h + self.alpha * (c.length_w - c.length_l)
         return softplus(-with_margin(logit, c))
 
 
 @loss({"beta": 0.7, "alpha": 0.1}, plans=Plans())
 @dataclass(frozen=True)
-class XPO:
+class XPO(OfBeta):
     r"""Exploratory preference optimisation: DPO plus optimism.
 
     The loss is :math:`-\log\sigma(\beta h) + \alpha\log\pi(\tilde a)`.
@@ -226,22 +202,17 @@ class XPO:
     Source: [2405.21046], Algorithm 1.
     """
 
-    beta: float
     alpha: float
 
     name: ClassVar[str] = "xpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "sample"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_nonnegative("alpha", self.alpha)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         return softplus(-self.beta * c.h) + self.alpha * c.log_pi_sample
 
 
@@ -251,7 +222,7 @@ class XPO:
     plans=Plans(),
 )
 @dataclass(frozen=True)
-class VPO:
+class VPO(OfBeta):
     r"""Value-incentivised preference optimisation: DPO with a reward for its own value.
 
     .. math:: -\log\sigma(\beta h) \pm \alpha\beta\log\pi(\tilde a)
@@ -275,23 +246,18 @@ class VPO:
     Source: [2405.19320], online and offline algorithm.
     """
 
-    beta: float
     alpha: float
     direction: Literal["online", "offline"]
 
     name: ClassVar[str] = "vpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "sample"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_nonnegative("alpha", self.alpha)
         check_choice("direction", self.direction, ("online", "offline"))
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         sign = 1.0 if self.direction == "online" else -1.0
         return softplus(-self.beta * c.h) + sign * self.alpha * self.beta * c.log_pi_sample

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from rlhf_theory.arrays import Array, namespace
-from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, loss
 from rlhf_theory.losses.logistic import check_smoothing, with_margin
-from rlhf_theory.losses.scalars import log_sigmoid, softplus, square, tame_exp
+from rlhf_theory.losses.pairwise import OfBeta
+from rlhf_theory.losses.scalars import log_sigmoid, positive_part, softplus, square, tame_exp
 
 
 @loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
-class Hinge:
+class Hinge(OfBeta):
     r"""Hinge loss on the log-ratio (normalised SLiC).
 
     The loss is :math:`\max(0, 1 - \beta h)`.
@@ -35,25 +35,16 @@ class Hinge:
     Source: [2309.06657], hinge-norm.
     """
 
-    beta: float
-
     name: ClassVar[str] = "hinge"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        return _positive_part(1.0 - self.beta * checked(self, c).h)
+    def _values(self, c: Comparisons) -> Array:
+        return positive_part(1.0 - self.beta * c.h)
 
 
 @loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
-class SquaredHinge:
+class SquaredHinge(OfBeta):
     r"""Squared hinge of the log-ratio.
 
     The truncated square, :math:`\max(0, 1 - \beta h)^2`.
@@ -69,25 +60,16 @@ class SquaredHinge:
     Source: [2402.05749], convex losses of GPO.
     """
 
-    beta: float
-
     name: ClassVar[str] = "squared-hinge"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        return square(_positive_part(1.0 - self.beta * checked(self, c).h))
+    def _values(self, c: Comparisons) -> Array:
+        return square(positive_part(1.0 - self.beta * c.h))
 
 
 @loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
-class Exponential:
+class Exponential(OfBeta):
     r"""Exponential loss of the log-ratio.
 
     The loss is :math:`e^{-\beta h}`, continued by a tangent before it overflows.
@@ -103,25 +85,16 @@ class Exponential:
     Source: [2402.05749], convex losses of GPO.
     """
 
-    beta: float
-
     name: ClassVar[str] = "exponential"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "any"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        return tame_exp(-self.beta * checked(self, c).h)
+    def _values(self, c: Comparisons) -> Array:
+        return tame_exp(-self.beta * c.h)
 
 
 @loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
-class Savage:
+class Savage(OfBeta):
     r"""Savage loss of the log-ratio: bounded, not convex.
 
     The loss is :math:`\sigma(-\beta h - m)^2`.
@@ -136,20 +109,11 @@ class Savage:
     Source: [2402.05749], losses of GPO.
     """
 
-    beta: float
-
     name: ClassVar[str] = "savage"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
     accepts: ClassVar[frozenset[str]] = frozenset({"margin"})
     law: ClassVar[Law] = "any"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         rho = with_margin(self.beta * c.h, c)
         return namespace(rho).exp(-2.0 * softplus(rho))
 
@@ -160,7 +124,7 @@ def _exo_weight(loss: Any, eta: float) -> float:
 
 @loss({"beta": 0.7, "smoothing": 0.05}, plans=Plans(weight=_exo_weight))
 @dataclass(frozen=True)
-class EXO:
+class EXO(OfBeta):
     r"""Efficient exact optimisation on pairs: the reverse KL of the policy's preference.
 
     .. math:: \mathrm{KL}\bigl((s, 1-s) \,\Vert\, (1-\epsilon, \epsilon)\bigr),
@@ -180,29 +144,19 @@ class EXO:
     Source: [2402.00856], equation 16.
     """
 
-    beta: float
     smoothing: float = 0.1
 
     name: ClassVar[str] = "exo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_smoothing(self.smoothing, positive=True)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        rho = self.beta * checked(self, c).h
+    def _values(self, c: Comparisons) -> Array:
+        rho = self.beta * c.h
         xp = namespace(rho)
         log_s, log_not_s = log_sigmoid(rho), log_sigmoid(-rho)
         win = xp.exp(log_s) * (log_s - math.log1p(-self.smoothing))
         lose = xp.exp(log_not_s) * (log_not_s - math.log(self.smoothing))
         return win + lose
-
-
-def _positive_part(u: Array) -> Array:
-    xp = namespace(u)
-    return xp.where(u > 0.0, u, xp.zeros_like(u))

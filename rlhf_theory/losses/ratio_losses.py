@@ -10,17 +10,18 @@ pairs. Without such pairs ``q - 1/2`` is too large by the factor ``1 / (1 - mu(a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from rlhf_theory.arrays import Array, namespace, sigmoid
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
-from rlhf_theory.losses.scalars import softplus, square
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, loss
+from rlhf_theory.losses.pairwise import OfBeta
+from rlhf_theory.losses.scalars import positive_part, softplus, square
 
 
 @loss({"beta": 0.7}, plans=Plans(weight=0.5))
 @dataclass(frozen=True)
-class NCAPair:
+class NCAPair(OfBeta):
     r"""Noise-contrastive alignment of a pair: pins each log-ratio.
 
     With :math:`s = \beta\log(\pi/\pi_{ref})`:
@@ -38,27 +39,17 @@ class NCAPair:
     Source: [2402.05369], NCA with two responses.
     """
 
-    beta: float
-
     name: ClassVar[str] = "nca-pair"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         win, lose = self.beta * c.log_ratio_w, self.beta * c.log_ratio_l
         return softplus(-win) + 0.5 * softplus(win) + 0.5 * softplus(lose)
 
 
 @loss({"beta": 0.7}, plans=Plans())
 @dataclass(frozen=True)
-class BCO:
+class BCO(OfBeta):
     r"""Binary classifier optimisation of a pair, without the shift that moves with the batch.
 
     .. math:: -\log\sigma(s_w) - \log\sigma(-s_l), \qquad s = \beta\log(\pi/\pi_{ref})
@@ -73,26 +64,16 @@ class BCO:
     Source: [2404.04656], with shift 0.
     """
 
-    beta: float
-
     name: ClassVar[str] = "bco"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         return softplus(-self.beta * c.log_ratio_w) + softplus(self.beta * c.log_ratio_l)
 
 
 @loss({"beta": 0.7}, plans=Plans(weight=0.25))
 @dataclass(frozen=True)
-class SPPO:
+class SPPO(OfBeta):
     r"""Self-play preference optimisation with win probabilities against the last iterate.
 
     .. math:: \bigl(\log\tfrac{\pi}{\pi_t}(w) - \tfrac1\beta (P_w - \tfrac12)\bigr)^2
@@ -114,20 +95,11 @@ class SPPO:
     Source: [2405.00675], equation 4.7.
     """
 
-    beta: float
-
     name: ClassVar[str] = "sppo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "wins"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         win = c.log_ratio_w - (c.win_w - 0.5) / self.beta
         lose = c.log_ratio_l - (c.win_l - 0.5) / self.beta
         return square(win) + square(lose)
@@ -135,7 +107,7 @@ class SPPO:
 
 @loss({"beta": 0.7}, plans=Plans(weight=0.25))
 @dataclass(frozen=True)
-class SPPOHard:
+class SPPOHard(OfBeta):
     r"""Self-play preference optimisation with labels in place of win probabilities.
 
     The targets are :math:`\pm 1/(2\beta)`.
@@ -151,20 +123,10 @@ class SPPOHard:
     Source: [2405.00675], equation 4.7 with labels for probabilities.
     """
 
-    beta: float
-
     name: ClassVar[str] = "sppo-hard"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
-    def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
-
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         target = 0.5 / self.beta
         return square(c.log_ratio_w - target) + square(c.log_ratio_l + target)
 
@@ -174,7 +136,7 @@ class SPPOHard:
     plans="its log-ratios have no finite minimiser",
 )
 @dataclass(frozen=True)
-class KTO:
+class KTO(OfBeta):
     r"""Kahneman-Tversky optimisation of a winner (desirable) and a loser (undesirable).
 
     .. math:: \lambda_D \bigl[1 - \sigma(\beta (\log\tfrac{\pi}{\pi_{ref}}(w) - z_0))\bigr]
@@ -195,24 +157,19 @@ class KTO:
     Source: [2402.01306], equation 7.
     """
 
-    beta: float
     desirable: float = 1.0
     undesirable: float = 1.0
 
     name: ClassVar[str] = "kto"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "z0"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_positive("desirable", self.desirable)
         check_positive("undesirable", self.undesirable)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         # 1 - sigma(u) = sigma(-u), without the cancellation.
         win = sigmoid(self.beta * (c.z0 - c.log_ratio_w))
         lose = sigmoid(self.beta * (c.log_ratio_l - c.z0))
@@ -229,6 +186,5 @@ def mismatched_kl(log_pi: Array, log_ref: Array) -> Array:
         belong to other prompts of the batch.
     """
     xp = namespace(log_pi, log_ref)
-    mean = xp.mean(log_pi - log_ref)
-    floor = xp.where(mean > 0.0, mean, xp.zeros_like(mean))
+    floor = positive_part(xp.mean(log_pi - log_ref))
     return xp.broadcast_to(floor, log_pi.shape)

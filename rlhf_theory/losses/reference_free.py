@@ -7,17 +7,18 @@ which belongs to the distance from a reference, is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from rlhf_theory.arrays import Array, namespace
+from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_nonnegative, check_positive
-from rlhf_theory.losses.comparisons import NO_REFERENCE, Comparisons, Law, checked, loss
-from rlhf_theory.losses.scalars import log_one_minus_exp, softplus
+from rlhf_theory.losses.comparisons import NO_REFERENCE, Comparisons, Law, loss
+from rlhf_theory.losses.pairwise import OfBeta, Pairwise
+from rlhf_theory.losses.scalars import log_one_minus_exp, positive_part, softplus
 
 
 @loss({"beta": 0.7, "lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
-class CPO:
+class CPO(OfBeta):
     r"""Contrastive preference optimisation: DPO with a uniform reference, and cloning of winners.
 
     .. math:: -\log\sigma(\beta(\ell_w - \ell_l)) - \lambda \ell_w, \qquad \ell = \log\pi
@@ -39,28 +40,23 @@ class CPO:
     Source: [2401.08417].
     """
 
-    beta: float
     lam: float = 1.0
 
     name: ClassVar[str] = "cpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset()
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_nonnegative("lam", self.lam)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         return softplus(-self.beta * (c.log_pi_w - c.log_pi_l)) - self.lam * c.log_pi_w
 
 
 @loss({"beta": 0.7, "gamma": 0.4}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
-class SimPO:
+class SimPO(OfBeta):
     r"""Simple preference optimisation on means per token, with a target margin.
 
     .. math:: -\log\sigma\Bigl(\tfrac{\beta}{n_w}\log\pi(w)
@@ -81,29 +77,24 @@ class SimPO:
     Source: [2405.14734].
     """
 
-    beta: float
     gamma: float = 0.0
 
     name: ClassVar[str] = "simpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"lengths"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
-        check_positive("beta", self.beta)
+        super().__post_init__()
         check_nonnegative("gamma", self.gamma)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         per_token = c.log_pi_w / c.length_w - c.log_pi_l / c.length_l
         return softplus(self.gamma - self.beta * per_token)
 
 
 @loss({"lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
-class ORPO:
+class ORPO(Pairwise):
     r"""Odds-ratio preference optimisation: cloning of winners plus a log-odds ratio.
 
     .. math:: -\log p_w - \lambda\log\sigma\Bigl(\log\tfrac{p_w}{1-p_w}
@@ -125,17 +116,13 @@ class ORPO:
     lam: float = 0.1
 
     name: ClassVar[str] = "orpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"lengths"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "full"
 
     def __post_init__(self) -> None:
         check_nonnegative("lam", self.lam)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         win, lose = c.log_pi_w / c.length_w, c.log_pi_l / c.length_l
         log_odds = (win - log_one_minus_exp(win)) - (lose - log_one_minus_exp(lose))
         return -win + self.lam * softplus(-log_odds)
@@ -143,7 +130,7 @@ class ORPO:
 
 @loss({"delta": 0.8, "lam": 0.3}, plans=NO_REFERENCE)
 @dataclass(frozen=True)
-class SLiC:
+class SLiC(Pairwise):
     r"""Sequence likelihood calibration, with supervised targets as regulariser.
 
     .. math:: \max(0, \delta - \log\pi(w) + \log\pi(l)) - \lambda\log\pi(\tilde a)
@@ -166,18 +153,13 @@ class SLiC:
     lam: float = 1.0
 
     name: ClassVar[str] = "slic-hf"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"sample"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("delta", self.delta)
         check_nonnegative("lam", self.lam)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         short = self.delta - c.log_pi_w + c.log_pi_l
-        xp = namespace(short)
-        return xp.where(short > 0.0, short, xp.zeros_like(short)) - self.lam * c.log_pi_sample
+        return positive_part(short) - self.lam * c.log_pi_sample

@@ -28,6 +28,12 @@ def square(u: Array) -> Array:
     return u * u
 
 
+def positive_part(u: Array) -> Array:
+    """Return ``max(0, u)``; derivative 0 at zero, where no loss starts."""
+    xp = namespace(u)
+    return xp.where(u > 0.0, u, xp.zeros_like(u))
+
+
 def tame_exp(u: Array) -> Array:
     """Return ``e^u``, continued by its tangent where it would come near overflow.
 

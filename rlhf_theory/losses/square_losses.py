@@ -7,17 +7,18 @@ draw of the law of the pairs (the Borda score, the own 1/2 included).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from rlhf_theory.arrays import Array
 from rlhf_theory.errors import check_positive
-from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, checked, loss
+from rlhf_theory.losses.comparisons import Comparisons, Law, Plans, loss
+from rlhf_theory.losses.pairwise import Pairwise
 from rlhf_theory.losses.scalars import square
 
 
 @loss({"tau": 0.3}, plans=Plans("tau", 0.25))
 @dataclass(frozen=True)
-class IPO:
+class IPO(Pairwise):
     r"""Identity preference optimisation: square loss of the log-ratio.
 
     The loss is :math:`(h - 1/(2\tau))^2`, not divided by lengths.
@@ -37,17 +38,13 @@ class IPO:
     tau: float
 
     name: ClassVar[str] = "ipo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        return square(checked(self, c).h - 0.5 / self.tau)
+    def _values(self, c: Comparisons) -> Array:
+        return square(c.h - 0.5 / self.tau)
 
 
 @loss(
@@ -55,7 +52,7 @@ class IPO:
     plans="its tau counts per token: use ipo, or make it with eta n / 4 at length n",
 )
 @dataclass(frozen=True)
-class IPOPerToken:
+class IPOPerToken(Pairwise):
     r"""IPO on mean log-ratios per token, as trainers of language models implement it.
 
     .. math:: \Bigl(\tfrac{1}{n_w}\log\tfrac{\pi}{\pi_{ref}}(w)
@@ -75,17 +72,13 @@ class IPOPerToken:
     tau: float
 
     name: ClassVar[str] = "ipo-per-token"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "lengths"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
         check_positive("tau", self.tau)
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        c = checked(self, c)
+    def _values(self, c: Comparisons) -> Array:
         per_token = c.log_ratio_w / c.length_w - c.log_ratio_l / c.length_l
         return square(per_token - 0.5 / self.tau)
 
@@ -110,7 +103,7 @@ def mixed_reference(log_ref: Array, log_last: Array, weight: float) -> Array:
 
 @loss({"tau": 0.3, "step": 0.8}, plans="it takes steps of a game: make it with tau and step")
 @dataclass(frozen=True)
-class INPO:
+class INPO(Pairwise):
     r"""Iterative Nash policy optimisation: IPO against a mixture of reference and last iterate.
 
     .. math:: \Bigl(h - \tfrac{a}{2}\Bigr)^2, \qquad
@@ -138,9 +131,6 @@ class INPO:
     step: float
 
     name: ClassVar[str] = "inpo"
-    takes: ClassVar[Literal["pairs", "groups"]] = "pairs"
-    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
-    accepts: ClassVar[frozenset[str]] = frozenset()
     law: ClassVar[Law] = "distinct"
 
     def __post_init__(self) -> None:
@@ -155,6 +145,5 @@ class INPO:
         """Return the log-probabilities to use as reference, from those of ``mu`` and ``pi_t``."""
         return mixed_reference(log_ref, log_last, min(self.step * self.tau, 1.0))
 
-    def __call__(self, c: Comparisons) -> Array:
-        """Return the loss of each comparison."""
-        return square(checked(self, c).h - 0.5 * self.step)
+    def _values(self, c: Comparisons) -> Array:
+        return square(c.h - 0.5 * self.step)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from rlhf_theory.arrays import Array, expand_rows, full_like, namespace, to_numpy
-from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
+from rlhf_theory.errors import check_count, check_nonnegative, check_positive
 from rlhf_theory.evaluation.gaps import over_contexts
 from rlhf_theory.evaluation.win_rates import borda_scores, winners
 from rlhf_theory.oracles import AnnotatorMixture, BradleyTerry
 from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds.bandit import Bandit, Game
+from rlhf_theory.worlds.bandit import Bandit, Game, arguments_of
 from rlhf_theory.worlds.linear import Reference, linear
 
 
@@ -45,9 +45,7 @@ def draw_deviations(key: Key, rows: int, dim: int, weights: np.ndarray) -> np.nd
 
 def _weights_of(types: int, weights: Sequence[float] | None, heterogeneity: float) -> np.ndarray:
     """Return the probabilities of the types; ``ValueError`` where they cannot be."""
-    if types < 1:
-        message = f"types must be at least 1; got {types}."
-        raise ValueError(message)
+    check_count("types", types)
     if types == 1 and heterogeneity > 0:
         message = (
             f"heterogeneity={heterogeneity} needs at least 2 types of annotators; got types=1."
@@ -138,16 +136,10 @@ def annotators(
     Source: theory sheet 9.3; [2312.08358] for the inconsistency.
     """
     check_nonnegative("heterogeneity", heterogeneity)
-    check_choice("game", game, ("logit", "probability"))
-    settings: dict[str, Any] = {
-        k: v
-        for k, v in locals().items()
-        if k in (annotators.__kwdefaults__ or {}) and k != "replicas"
-    }
+    settings = arguments_of(annotators, locals())
     w = _weights_of(types, weights, heterogeneity)
     settings["weights"] = None if weights is None else w.tolist()
-    own = {"heterogeneity", "types", "weights", "game"}
-    base = linear(replicas=replicas, **{k: v for k, v in settings.items() if k not in own})
+    base = linear(replicas=replicas, **arguments_of(linear, settings))
     if heterogeneity == 0.0:
         return replace(base, game=game, settings=settings)
     theta = to_numpy(base.theta_star)

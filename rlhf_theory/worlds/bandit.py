@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -240,31 +241,28 @@ class Bandit:
 
     def block(self, first: int, stop: int) -> Bandit:
         """Return replicas ``first .. stop - 1``; what is shared stays shared."""
-        return replace(
-            self,
-            problem=self.problem.block(first, stop),
-            oracle=cut(self.oracle, first, stop),
-            reward=cut(self.reward, first, stop),
-            theta_star=cut(self.theta_star, first, stop),
-            behaviour=cut(self.behaviour, first, stop),
-        )
+        return self._changed(self.problem.block(first, stop), lambda value: cut(value, first, stop))
 
     def to(self, like: Array) -> Bandit:
         """Return the same world in the array library, on the device and with the dtype of ``like``.
 
         Draws follow the key alone, so runs agree across libraries up to rounding.
         """
+        return self._changed(
+            self.problem.to(like), lambda value: each_array(value, lambda x: as_like(x, like))
+        )
 
-        def move(value: object) -> Any:
-            return each_array(value, lambda x: as_like(x, like))
-
+    def _changed(
+        self, problem: FiniteProblem | FreshProblem, change: Callable[[object], Any]
+    ) -> Bandit:
+        """Return it with another problem, and with ``change`` made to all else that has arrays."""
         return replace(
             self,
-            problem=self.problem.to(like),
-            oracle=move(self.oracle),
-            reward=move(self.reward),
-            theta_star=move(self.theta_star),
-            behaviour=move(self.behaviour),
+            problem=problem,
+            oracle=change(self.oracle),
+            reward=change(self.reward),
+            theta_star=change(self.theta_star),
+            behaviour=change(self.behaviour),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -309,6 +307,24 @@ def _check_coverage(coverage: float) -> None:
     if not 0.0 <= coverage <= 1.0:
         message = f"coverage must lie in [0, 1]; got {coverage}."
         raise ValueError(message)
+
+
+def arguments_of(world: Callable[..., Bandit], values: Mapping[str, object]) -> dict[str, Any]:
+    """Return those of the values that are arguments of a world and not what the study gives.
+
+    Of ``locals()``, first thing in a world, they are its `Bandit.settings`.
+    """
+    names = inspect.signature(world).parameters
+    return {k: v for k, v in values.items() if k in names and k != "replicas"}
+
+
+def one_context(
+    phi: np.ndarray, eta: float, replicas: int, log_pi0: np.ndarray | None = None
+) -> FiniteProblem:
+    """Return the problem of one context with features ``(A, d)``; pi0 ``(A,)`` is uniform unset."""
+    n = phi.shape[0]
+    reference = np.full(n, -math.log(n)) if log_pi0 is None else log_pi0
+    return FiniteProblem(phi[None, None], reference[None, None], np.ones((1, 1)), eta, replicas)
 
 
 def each_array(value: object, change: Callable[[Array], Array]) -> Any:

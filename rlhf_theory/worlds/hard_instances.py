@@ -12,11 +12,10 @@ from rlhf_theory.arrays import as_like, to_numpy
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.errors import check_positive
 from rlhf_theory.oracles import BradleyTerry
-from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds.bandit import Bandit
+from rlhf_theory.worlds.bandit import Bandit, one_context
 
 # Features and parameters of the paper, in three dimensions with <1, theta> = 0.
 _PHI = ((1.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0))
@@ -57,13 +56,11 @@ def greedy_failure(*, eta: float = 0.1, replicas: int = 64, name: str = "greedy-
 
     Source: [2301.11270], Theorem 3.9; theory sheet 3.2.
     """
-    phi, theta = _projected(_PHI)[None, None], _projected(_THETA_STAR)[None]
+    theta = _projected(_THETA_STAR)[None]
     reward = LinearReward(theta)
     return Bandit(
         name=name,
-        problem=FiniteProblem(
-            phi, np.full((1, 1, 4), -math.log(4.0)), np.ones((1, 1)), eta, replicas
-        ),
+        problem=one_context(_projected(_PHI), eta, replicas),
         oracle=BradleyTerry(reward),
         reward=reward,
         theta_star=theta,
@@ -84,16 +81,20 @@ def greedy_failure_data(world: Bandit, key: Key, pairs: int) -> PreferenceData:
         Number of comparisons, at least 1; the cost does not grow with it.
     """
     check_positive("pairs", pairs)
-    data = world.problem.empty_data()
     prob = to_numpy(world.preferences)[0, 0]
-    often, once = GREEDY_FAILURE_PAIRS
-    count, wins = np.zeros(data.count.shape), np.zeros(data.count.shape)
-    count[:, often], count[:, once] = pairs - 1, 1
-    for r in range(world.n_replicas):
-        draw = key.child("labels").generator(r)
-        wins[r, often] = draw.binomial(pairs - 1, prob[0, 1])
-        wins[r, once] = draw.binomial(1, prob[1, 2])
-    return data.reweighted(as_like(count, data.count), as_like(wins, data.wins))
+    draws = [key.child("labels").generator(r) for r in range(world.n_replicas)]
+    wins = [(draw.binomial(pairs - 1, prob[0, 1]), draw.binomial(1, prob[1, 2])) for draw in draws]
+    return _compared(world, pairs, np.array(wins))
+
+
+def _compared(world: Bandit, pairs: int, wins: np.ndarray) -> PreferenceData:
+    """Return data with the wins of the pair that is seen often and of the other, ``(R, 2)``."""
+    data = world.problem.empty_data()
+    cells = list(GREEDY_FAILURE_PAIRS)
+    count, won = np.zeros(data.count.shape), np.zeros(data.count.shape)
+    count[:, cells] = pairs - 1, 1
+    won[:, cells] = wins
+    return data.reweighted(as_like(count, data.count), as_like(won, data.wins))
 
 
 def greedy_failure_outcomes(pairs: int) -> tuple[Bandit, PreferenceData, np.ndarray]:
@@ -115,14 +116,9 @@ def greedy_failure_outcomes(pairs: int) -> tuple[Bandit, PreferenceData, np.ndar
     wins = np.arange(max(low - 1, 0), min(high + 1, pairs - 1) + 1)
     mass = binom.pmf(wins, pairs - 1, prob[0, 1])
     world = greedy_failure(replicas=2 * wins.size)
-    data = world.problem.empty_data()
-    often, once = GREEDY_FAILURE_PAIRS
-    count, won = np.zeros(data.count.shape), np.zeros(data.count.shape)
-    count[:, often], count[:, once] = pairs - 1, 1
-    won[:, often] = np.tile(wins, 2)
-    won[:, once] = np.repeat([0.0, 1.0], wins.size)
-    data = data.reweighted(as_like(count, data.count), as_like(won, data.wins))
-    return world, data, np.concatenate([mass * (1.0 - prob[1, 2]), mass * prob[1, 2]])
+    both = np.stack([np.tile(wins, 2), np.repeat([0.0, 1.0], wins.size)], axis=-1)
+    chance = np.concatenate([mass * (1.0 - prob[1, 2]), mass * prob[1, 2]])
+    return world, _compared(world, pairs, both), chance
 
 
 def _width(pairs: float, lam: float) -> float:
@@ -193,9 +189,7 @@ def chi_squared(
     reward = LinearReward(theta)
     return Bandit(
         name=name,
-        problem=FiniteProblem(
-            np.eye(3)[None, None], np.log(pi0)[None, None], np.ones((1, 1)), eta, replicas
-        ),
+        problem=one_context(np.eye(3), eta, replicas, np.log(pi0)),
         oracle=BradleyTerry(reward),
         reward=reward,
         theta_star=theta,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 
-from rlhf_theory.errors import check_choice, check_nonnegative
+from rlhf_theory.errors import check_choice, check_count, check_nonnegative
 from rlhf_theory.oracles import AnnotatorMixture, BradleyTerry, GeneralPreference
-from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward, SkewBilinear, TablePreference, TableReward
-from rlhf_theory.worlds.bandit import Bandit, Game
-from rlhf_theory.worlds.linear import Reference, draw_features, draw_reference, draw_theta
+from rlhf_theory.worlds.bandit import Bandit, Game, arguments_of, one_context
+from rlhf_theory.worlds.linear import LinearContexts, Reference, draw_theta
 
 
 @register("world", "intransitive", {"contexts": 4, "actions": 4, "dim": 3})
@@ -51,50 +49,32 @@ def intransitive(
 
     Source: theory sheet 9.4.
     """
+    settings = arguments_of(intransitive, locals())
     sizes = (("contexts", contexts), ("actions", actions), ("dim", dim), ("replicas", replicas))
     for label, value in sizes:
-        if value < 1:
-            message = f"{label} must be at least 1; got {value}."
-            raise ValueError(message)
+        check_count(label, value)
     check_nonnegative("cycle", cycle)
-    check_choice("game", game, ("logit", "probability"))
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
-    settings: dict[str, object] = {
-        k: v
-        for k, v in locals().items()
-        if k in (intransitive.__kwdefaults__ or {}) and k != "replicas"
-    }
     rows = 1 if instances == "shared" else replicas
     key = Key(seed).child("intransitive")
     theta = draw_theta(key, rows, dim, theta_norm)
-    phi = draw_features(key, rows, contexts, actions, dim, decay)
-    rewards = np.matmul(phi.reshape(rows, -1, dim), theta[..., None])[..., 0]
-    log_pi0 = draw_reference(key, reference, rewards.reshape(rows, contexts, actions), peak)
+    draw = LinearContexts(theta, actions, decay, reference, peak)
     w = key.child("skew").normal_numpy(rows, dim * (dim - 1) // 2)
     norm = np.linalg.norm(w, axis=-1, keepdims=True)
     w = cycle * dim * w / np.where(norm > 0, norm, 1.0)
     # The row of the constant feature carries the reward: W_0j = -theta_j (see rewards.skew_matrix).
     parameters = np.concatenate([-theta, w], axis=-1)
     model = SkewBilinear(parameters)
-    weights = np.full((1, contexts), 1.0 / contexts)
     return Bandit(
         name=name,
-        problem=FiniteProblem(phi, log_pi0, weights, eta, replicas),
+        problem=draw.problem(key, contexts, eta, replicas),
         oracle=GeneralPreference(model),
         reward=LinearReward(theta) if cycle == 0.0 else None,
         game=game,
         theta_star=parameters,
         settings=settings,
     )
-
-
-def _one_context(
-    n: int, eta: float, replicas: int, log_pi0: np.ndarray | None = None
-) -> FiniteProblem:
-    """Return one context with ``n`` one-hot actions."""
-    lp = np.full((1, 1, n), -math.log(n)) if log_pi0 is None else log_pi0
-    return FiniteProblem(np.eye(n)[None, None], lp, np.ones((1, 1)), eta, replicas)
 
 
 @register("world", "annotator-cycle")
@@ -119,7 +99,7 @@ def annotator_cycle(
     oracle = AnnotatorMixture([BradleyTerry(TableReward(row)) for row in rows], [1.0 / 3.0] * 3)
     return Bandit(
         name=name,
-        problem=_one_context(3, eta, replicas),
+        problem=one_context(np.eye(3), eta, replicas),
         oracle=oracle,
         game=game,
         settings={"scale": scale, "eta": eta, "game": game},
@@ -157,7 +137,7 @@ def tie_cycle(
         table[winner, loser], table[loser, winner] = 0.5 * weight, -0.5 * weight
     return Bandit(
         name=name,
-        problem=_one_context(3, eta, replicas),
+        problem=one_context(np.eye(3), eta, replicas),
         oracle=GeneralPreference(TablePreference(table[None, None]), "probability"),
         game=game,
         settings={"shift": shift, "eta": eta, "game": game},

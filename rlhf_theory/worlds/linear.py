@@ -10,13 +10,13 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from rlhf_theory.arrays import Array
-from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
+from rlhf_theory.errors import check_choice, check_count, check_nonnegative, check_positive
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.worlds.bandit import Bandit
+from rlhf_theory.worlds.bandit import Bandit, arguments_of
 
 Reference = Literal["uniform", "dirichlet", "peaked"]
 
@@ -64,19 +64,35 @@ def draw_reference(
 
 
 @dataclass(frozen=True, eq=False)
-class _FreshLinear:
-    """Features and reference policy of contexts that never repeat."""
+class LinearContexts:
+    """Features and reference policy of random contexts, see `draw_features`, `draw_reference`.
 
+    Attributes
+    ----------
+    theta
+        Parameters of the reward that a peaked reference policy avoids, shape ``(R|1, d)``.
+    """
+
+    theta: np.ndarray
     actions: int
-    dim: int
     decay: float
     reference: Reference
     peak: float
-    concentration: float
-    theta: np.ndarray
+    concentration: float = 1.0
+
+    def problem(self, key: Key, contexts: int, eta: float, replicas: int) -> FiniteProblem:
+        """Return a problem of equally likely contexts."""
+        rows, dim = self.theta.shape
+        phi = draw_features(key, rows, contexts, self.actions, dim, self.decay)
+        rewards = np.matmul(phi.reshape(rows, -1, dim), self.theta[..., None])[..., 0]
+        table = rewards.reshape(rows, contexts, self.actions)
+        log_pi0 = draw_reference(key, self.reference, table, self.peak, self.concentration)
+        return FiniteProblem(phi, log_pi0, np.full((1, contexts), 1.0 / contexts), eta, replicas)
 
     def __call__(self, key: Key, rows: int, n: int) -> tuple[Array, Array]:
-        phi = draw_features(key, rows, n, self.actions, self.dim, self.decay)
+        """Return features and log-probabilities of contexts that never repeat."""
+        dim = self.theta.shape[1]
+        phi = draw_features(key, rows, n, self.actions, dim, self.decay)
         rewards = np.zeros(phi.shape[:-1])
         if self.reference == "peaked":  # then theta is shared
             rewards = phi @ self.theta[0]
@@ -138,10 +154,9 @@ def linear(
     >>> world.problem.dim, world.n_replicas
     (2, 4)
     """
+    settings = arguments_of(linear, locals())
     for label, value in (("actions", actions), ("dim", dim), ("replicas", replicas)):
-        if value < 1:
-            message = f"{label} must be at least 1; got {value}."
-            raise ValueError(message)
+        check_count(label, value)
     if contexts is not None and contexts < 1:
         message = f"contexts must be at least 1, or None for fresh contexts; got {contexts}."
         raise ValueError(message)
@@ -153,12 +168,10 @@ def linear(
         raise ValueError(message)
     check_choice("reference", reference, ("uniform", "dirichlet", "peaked"))
     check_choice("instances", instances, ("shared", "own"))
-    settings: dict[str, object] = {
-        k: v for k, v in locals().items() if k in (linear.__kwdefaults__ or {}) and k != "replicas"
-    }
     rows = 1 if instances == "shared" else replicas
     key = Key(seed).child("linear")
     theta = draw_theta(key, rows, dim, theta_norm)
+    draw = LinearContexts(theta, actions, decay, reference, peak, concentration)
     problem: FiniteProblem | FreshProblem
     if contexts is None:
         if instances == "own" and reference == "peaked":
@@ -167,15 +180,9 @@ def linear(
                 "tell theta* to the draws of another replica's block. Use instances='shared'."
             )
             raise ValueError(message)
-        draw = _FreshLinear(actions, dim, decay, reference, peak, concentration, theta)
         problem = FreshProblem(draw, dim, eta, replicas, theta)
     else:
-        phi = draw_features(key, rows, contexts, actions, dim, decay)
-        rewards = np.matmul(phi.reshape(rows, -1, dim), theta[..., None])[..., 0]
-        table = rewards.reshape(rows, contexts, actions)
-        log_pi0 = draw_reference(key, reference, table, peak, concentration)
-        weights = np.full((1, contexts), 1.0 / contexts)
-        problem = FiniteProblem(phi, log_pi0, weights, eta, replicas)
+        problem = draw.problem(key, contexts, eta, replicas)
     reward = LinearReward(theta)
     return Bandit(
         name=name,

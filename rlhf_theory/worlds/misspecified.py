@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from rlhf_theory.arrays import Array, expand_rows, inner, matvec, namespace, to_numpy
 from rlhf_theory.core import Policy, RewardModel
 from rlhf_theory.data import Contexts
-from rlhf_theory.errors import check_nonnegative
+from rlhf_theory.errors import check_count, check_nonnegative
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.misspecified import expected_comparisons
 from rlhf_theory.oracles import BradleyTerry
@@ -21,7 +21,7 @@ from rlhf_theory.problems import FiniteProblem, FreshProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward, TableReward
-from rlhf_theory.worlds.bandit import Bandit
+from rlhf_theory.worlds.bandit import Bandit, arguments_of
 from rlhf_theory.worlds.linear import Reference, draw_reference, linear
 
 # Contexts whose rewards set the scale of a world of fresh contexts.
@@ -181,16 +181,9 @@ def misspecified(
     (True, 2)
     """
     check_nonnegative("gain", gain)
-    if width < 1:
-        message = f"width must be at least 1; got {width}."
-        raise ValueError(message)
-    settings: dict[str, Any] = {
-        k: v
-        for k, v in locals().items()
-        if k in (misspecified.__kwdefaults__ or {}) and k != "replicas"
-    }
-    own = {"gain", "width"}
-    base = linear(replicas=replicas, **{k: v for k, v in settings.items() if k not in own})
+    check_count("width", width)
+    settings = arguments_of(misspecified, locals())
+    base = linear(replicas=replicas, **arguments_of(linear, settings))
     if gain == 0.0:
         return replace(base, settings=settings)
     key = Key(seed).child("misspecified")

@@ -52,6 +52,7 @@ CARDS = tuple(found("theorem"))
 finite_problem = FiniteProblem
 make_loss, planning_loss = losses.make, losses.planning
 comparisons, groups = losses.Comparisons, losses.Groups
+LOSS_FIELDS = losses.comparisons.FIELDS
 
 LOSSES = {name: entry.facts.examples for name, entry in found("loss").items()}
 

@@ -53,16 +53,6 @@ PLANNING = {
 }
 """What `planning` needs besides the weight of the KL."""
 
-_GIVEN = {
-    "reference": ("log_ref_w", "log_ref_l"),
-    "lengths": ("length_w", "length_l"),
-    "margin": ("margin",),
-    "wins": ("win_w", "win_l"),
-    "z0": ("z0",),
-    "sample": ("log_pi_sample",),
-}
-_GROUP = {"reference": "log_ref", "lengths": "lengths"}
-
 
 def random_pairs(n: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
     """Everything that a comparison can have, shape ``(n,)``."""
@@ -90,17 +80,15 @@ def random_groups(n: int = 4, k: int = 4, seed: int = 0) -> dict[str, np.ndarray
 
 def losses_of(loss: Any) -> dict[str, np.ndarray]:
     """Values and gradients of a loss on random responses; of pairs also under soft labels."""
+    fields = api.LOSS_FIELDS[loss.takes]
+    further = [name for what in loss.needs | loss.accepts for name in fields[what]]
     if loss.takes == "groups":
         arrays = random_groups()
-        wanted = ["log_pi", "rewards", *(_GROUP[what] for what in loss.needs)]
-        given = {name: arrays[name] for name in wanted}
+        given = {name: arrays[name] for name in ("log_pi", "rewards", *further)}
         found = api.loss_and_gradients(loss, given)
         return {**found, "value numpy": np.asarray(loss(api.groups(**given)))}
     arrays = random_pairs()
-    wanted = ["log_pi_w", "log_pi_l"]
-    for what in loss.needs | loss.accepts:
-        wanted += _GIVEN[what]
-    given = {name: arrays[name] for name in wanted}
+    given = {name: arrays[name] for name in ("log_pi_w", "log_pi_l", *further)}
     p = np.linspace(0.0, 1.0, arrays["margin"].size)
     found = api.loss_and_gradients(loss, given)
     soft = api.loss_and_gradients(loss, given, p)

@@ -10,6 +10,7 @@ from scipy import optimize
 
 from rlhf_theory import losses
 from rlhf_theory.losses import Comparisons, Groups
+from rlhf_theory.losses.comparisons import FIELDS
 from rlhf_theory.register import found
 
 
@@ -38,28 +39,18 @@ GENERAL = np.array(
 )
 """A preference that no reward explains: a beats b beats c beats a, and d loses to all."""
 
-_FIELDS = {
-    "reference": ("log_ref_w", "log_ref_l"),
-    "lengths": ("length_w", "length_l"),
-    "margin": ("margin",),
-    "wins": ("win_w", "win_l"),
-    "z0": ("z0",),
-    "sample": ("log_pi_sample",),
-}
-
 
 def comparisons(loss, arrays):
     """Return Comparisons with what the loss needs and accepts of the given arrays."""
     wanted = ["log_pi_w", "log_pi_l"]
     for what in loss.needs | loss.accepts:
-        wanted += _FIELDS[what]
+        wanted += FIELDS["pairs"][what]
     return Comparisons(**{name: arrays[name] for name in wanted if name in arrays})
 
 
 def groups(loss, arrays):
     """Return Groups with what the loss needs of the given arrays."""
-    names = {"reference": "log_ref", "lengths": "lengths"}
-    needed = {names[what]: arrays[names[what]] for what in loss.needs}
+    needed = {name: arrays[name] for what in loss.needs for name in FIELDS["groups"][what]}
     return Groups(arrays["log_pi"], arrays["rewards"], **needed)
 
 

@@ -10,6 +10,7 @@ from rlhf_theory import losses
 from rlhf_theory.arrays import as_like, to_numpy
 from rlhf_theory.errors import ShapeError
 from rlhf_theory.losses import Comparisons, Groups, soft
+from rlhf_theory.losses.comparisons import FIELDS
 from tests.helpers.losses import (
     GROUPS,
     PAIRS,
@@ -238,15 +239,7 @@ def test_any_shape_will_do():
 def test_what_a_loss_needs_is_demanded_and_what_it_cannot_use_refused(name):
     loss = PAIRS[name]
     full = comparisons(loss, ARRAYS)
-    fields = {
-        "reference": ("log_ref_w", "log_ref_l"),
-        "lengths": ("length_w", "length_l"),
-        "margin": ("margin",),
-        "wins": ("win_w", "win_l"),
-        "z0": ("z0",),
-        "sample": ("log_pi_sample",),
-    }
-    for what, names in fields.items():
+    for what, names in FIELDS["pairs"].items():
         given = {k: v for k, v in vars(full).items() if v is not None}
         if what in loss.needs:
             for n in names:
