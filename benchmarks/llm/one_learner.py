@@ -15,9 +15,8 @@ Writes verdict.json, curves.parquet, figure.svg, .pdf and .csv with its caption.
 
 from __future__ import annotations
 
-import argparse
+import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,7 @@ import pandas as pd
 import torch
 from embedded_world import embedded_problem, embedded_world
 from matplotlib.figure import Figure
-from scipy.stats import t as student
-from tiny_runs import RESULTS, tiny_policy
+from studies import carried_out, checked, t_interval
 
 from llm_bridge.planning.planners import DPOPlanner
 from llm_bridge.pools.problem import PromptProblem
@@ -36,7 +34,6 @@ from rlhf_theory import OnlineIterative, enhancers, worlds
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.estimators.confidence import Adaptive, Scaled
 from rlhf_theory.evaluation.gaps import mean_kl, suboptimality
-from rlhf_theory.evaluation.statistics import Interval
 from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.planners.gibbs import gibbs_log_probs
@@ -44,9 +41,9 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.theorems.card import Bar, Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.stored import Task, carry_out
 from rlhf_theory.worlds.bandit import Bandit
 
 LEARNER = OnlineIterative(
@@ -66,59 +63,46 @@ WORLDS = {
 # --------------------------------------------------------------------------- measure
 
 
-def values(problem: Any, reward: LinearReward) -> Any:
-    """Return what is measured of a policy: gap, KL and reward over all contexts, exactly."""
-    x, w = problem.population(Key(0), 0)
-    r = reward.rewards(x)
-    # Measured from pi0: a constant per context is no reward that comparisons could tell.
-    zero = expectation(x.log_pi0, r)
-    best = gibbs_log_probs(r, x.log_pi0, problem.eta)
-
-    def measured(log_pi: Any) -> dict[str, Any]:
-        return {
-            "gap": suboptimality(log_pi, best, w, problem.eta),
-            "kl": mean_kl(log_pi, x.log_pi0, w),
-            "reward": (w * (expectation(log_pi, r) - zero)).sum(-1),
-        }
-
-    optimum = measured(best)
-
-    def evaluate(policy: Any) -> dict[str, Any]:
-        values = measured(policy.log_probs(x))
-        # The same in every row, so that the curves know where they should end.
-        more = {f"best_{name}": optimum[name] + 0.0 * values[name] for name in ("kl", "reward")}
-        return values | more
-
-    return evaluate
+METRICS = ("gap", "kl", "reward", "best_kl", "best_reward")
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Judges policies by a function of `values`."""
+    """Judges policies by gap, KL and reward over all contexts, exactly."""
 
-    evaluate: Any
-    metrics: tuple[str, ...] = ("gap", "kl", "reward", "best_kl", "best_reward")
+    problem: Any
+    reward: LinearReward
+    metrics: tuple[str, ...] = METRICS
 
     def __call__(self, policy: Any) -> dict[str, Any]:
-        return dict(self.evaluate(policy))
+        x, w = self.problem.population(Key(0), 0)
+        r = self.reward.rewards(x)
+        # Measured from pi0: a constant per context is no reward that comparisons could tell.
+        zero = expectation(x.log_pi0, r)
+        best = gibbs_log_probs(r, x.log_pi0, self.problem.eta)
+
+        def measured(log_pi: Any) -> dict[str, Any]:
+            return {
+                "gap": suboptimality(log_pi, best, w, self.problem.eta),
+                "kl": mean_kl(log_pi, x.log_pi0, w),
+                "reward": (w * (expectation(log_pi, r) - zero)).sum(-1),
+            }
+
+        values, optimum = measured(policy.log_probs(x)), measured(best)
+        # The same in every row, so that the curves know where they should end.
+        more = {f"best_{name}": optimum[name] + 0.0 * values[name] for name in ("kl", "reward")}
+        return values | more
 
 
 def frame_of(trace: Any, world: str, planner: str, first: int = 0) -> pd.DataFrame:
-    r, t = trace["gap"].shape
-    columns = {
-        "world": world,
-        "planner": planner,
-        "replica": np.repeat(np.arange(first, first + r), t),
-        "round": np.tile(np.arange(t), r),
-        "labels": trace["labels"].ravel(),
-    }
-    measured = ("gap", "kl", "reward", "best_kl", "best_reward")
-    return pd.DataFrame(columns | {name: trace[name].ravel() for name in measured})
+    frame = trace.to_pandas(("labels", *METRICS))
+    frame["replica"] += first
+    return frame.assign(world=world, planner=planner)[["world", "planner", *frame.columns]]
 
 
 def in_world(world: Bandit, sweep: Sweep, key: Key, name: str) -> pd.DataFrame:
     assert world.theta_star is not None  # noqa: S101  (a linear world)
-    judge = Measured(values(world.problem, LinearReward(world.theta_star)))
+    judge = Measured(world.problem, LinearReward(world.theta_star))
     judged = PromptWorld(problem=world.problem, feedback=world.feedback, judge=judge)
     trace = run_online(
         LEARNER, judged, sweep["rounds"], seed=key.seed_int(), block=sweep["replicas"]
@@ -131,7 +115,7 @@ def on_prompts(
 ) -> list[pd.DataFrame]:
     """Run the learner on prompts, label by label noise, with both planning oracles."""
     reward = LinearReward(torch.from_numpy(theta))
-    judge, feedback = Measured(values(problem, reward)), feedback_from(BradleyTerry(reward))
+    judge, feedback = Measured(problem, reward), feedback_from(BradleyTerry(reward))
     world = PromptWorld(problem=problem, feedback=feedback, judge=judge)
     settings = TrainingSettings(**sweep["training"])
     trained = replace(LEARNER, planner=DPOPlanner(settings=settings, tol=1.0))
@@ -145,9 +129,8 @@ def on_prompts(
 
 
 def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    tiny, policy = tiny_policy()
-    problem = embedded_problem(tiny, policy, dict(sweep))
-    real = embedded_world(problem, dict(sweep), tiny.reward)
+    problem = embedded_problem(sweep)
+    real = embedded_world(problem, sweep)
     synthetic = worlds.linear(
         contexts=sweep["prompts"],
         actions=sweep["pool_size"],
@@ -173,33 +156,24 @@ def select(frame: pd.DataFrame, world: str, planner: str) -> pd.DataFrame:
     return frame[(frame["world"] == world) & (frame["planner"] == planner)]
 
 
-def table(part: pd.DataFrame, column: str) -> np.ndarray:
-    """Return one column as ``(R, T + 1)``."""
-    return part.pivot_table(index="replica", columns="round", values=column).to_numpy()
-
-
-def interval(values: np.ndarray) -> Interval:
-    """Return means over replicas with Student's 95 % intervals: some worlds have few replicas."""
-    n = values.shape[0]
-    mean = values.mean(axis=0)
-    reach = student.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
-    return Interval(mean, mean - reach, mean + reach)
+def table(frame: pd.DataFrame, world: str, planner: str, column: str) -> np.ndarray:
+    """Return one column of one learner as ``(R, T + 1)``."""
+    return by_replica(select(frame, world, planner), "round", column)[1]
 
 
 def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     checks = []
     for world, planners in WORLDS.items():
         for planner in planners:
-            gap = table(select(frame, world, planner), "gap")
-            left = interval(gap[:, -1] / gap[:, 0])  # the gap of π0 is no random number
+            gap = table(frame, world, planner, "gap")
+            left = t_interval(gap[:, -1] / gap[:, 0])  # the gap of π0 is no random number
             checks.append(
-                Check(
-                    name=f"{world}, {planner}: gap after {sweep['rounds']} rounds over the gap of "
-                    f"π0, {gap.shape[0]} replicas",
-                    measured=float(left.value),
-                    interval=(float(left.lower), float(left.upper)),
-                    required=f"below {sweep['share']:g}, by the upper end of the 95 % interval",
-                    passed=bool(left.upper < sweep["share"]),
+                checked(
+                    f"{world}, {planner}: gap after {sweep['rounds']} rounds over the gap of π0, "
+                    f"{gap.shape[0]} replicas",
+                    left,
+                    f"below {sweep['share']:g}, by the upper end of the 95 % interval",
+                    passed=left.upper < sweep["share"],
                 )
             )
     return checks
@@ -214,11 +188,15 @@ def draw(frame: pd.DataFrame, _sweep: Sweep) -> Figure:
         above, below = panels[column], panels[column + 3]
         axes.log_axes(above, "y")
         for index, planner in enumerate(planners):
-            look, part = style.series(index), select(frame, world, planner)
-            gap, at = interval(table(part, "gap")), table(part, "labels").mean(axis=0)
-            curves.curve(above, at, gap.value, gap.lower, gap.upper, planner, look.color, look.line)
-            kl, r = (table(part, name).mean(axis=0) for name in ("kl", "reward"))
-            curves.curve(below, kl, r, None, None, planner, look.color, look.line, marker=".")
+            look = style.series(index)
+            gap, at, kl, r = (
+                table(frame, world, planner, name) for name in ("gap", "labels", "kl", "reward")
+            )
+            mean = t_interval(gap)
+            band = (mean.value, mean.lower, mean.upper)
+            curves.curve(above, at.mean(axis=0), *band, planner, look.color, look.line)
+            path = (kl.mean(axis=0), r.mean(axis=0), None, None)
+            curves.curve(below, *path, planner, look.color, look.line, marker=".")
         best = frame[frame["world"] == world].iloc[0]
         curves.points(
             below, [best["best_kl"]], [best["best_reward"]], label="π*", color="ink", marker="*"
@@ -248,10 +226,9 @@ def constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     numbers: dict[str, float | str] = {}
     for world, planners in WORLDS.items():
         for planner in planners:
-            part = select(frame, world, planner)
             for name in ("gap", "kl", "reward"):
                 numbers[f"{world}, {planner}: {name} after {sweep['rounds']} rounds"] = float(
-                    table(part, name)[:, -1].mean()
+                    table(frame, world, planner, name)[:, -1].mean()
                 )
         spread = frame.loc[frame["world"] == world, "spread"].dropna()
         if len(spread):
@@ -294,21 +271,5 @@ STUDY = Theorem(
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS / "one_learner")
-    given = parser.parse_args()
-    mode = "quick" if given.quick else "full"
-    bar = Bar(STUDY.name)
-    task = Task(theorem=STUDY, folder=given.out, sweep=STUDY.sweep(mode), mode=mode, seed=0)
-    verdict = carry_out(task, bar)
-    bar.close()
-    for check in verdict.checks:
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.measured:.4g}")
-    print(verdict.error or f"{verdict.seconds:.0f} s, passed: {verdict.passed}")
-    raise SystemExit(0 if verdict.passed else 1)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(carried_out(STUDY, "one_learner"))

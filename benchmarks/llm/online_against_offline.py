@@ -30,18 +30,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from cells import Cells, Rows, carried_out, t_interval, whiskers
+from cells import Cells, Rows
 from matplotlib.figure import Figure
 from online_pieces import ARMS, OFFLINE, ONLINE, RULES, Different, plug_in, predicted
-from tiny_runs import tiny_policy
+from studies import carried_out, checked, stacked, t_interval, text, whiskers
+from tiny_runs import gold, judge_on, problem_of_seed, tiny_policy
 
 from llm_bridge.embeddings.featureless import NoFeatures
 from llm_bridge.evaluation.held_out import HeldOut
-from llm_bridge.labels.oracles import RewardModelOracle, TextReward
+from llm_bridge.labels.oracles import RewardModelOracle
 from llm_bridge.planning.direct import IterativeDirect
 from llm_bridge.planning.rejection import Imitation
 from llm_bridge.pools.problem import PromptProblem
-from llm_bridge.tiny import judge as read_answer
 from llm_bridge.training.train import TrainingSettings
 from rlhf_theory.evaluation.statistics import Interval, ratio_interval
 from rlhf_theory.oracles import feedback_from
@@ -77,53 +77,17 @@ SHIFTS = {arm: k - 0.5 * (len(ARMS) - 1) for k, arm in enumerate(ARMS)}
 # --------------------------------------------------------------------------- measure
 
 
-@lru_cache(maxsize=1)
-def gold() -> TextReward:
-    return TextReward(tiny_policy()[0].reward)
-
-
-@lru_cache(maxsize=1)
-def pi0() -> Any:
-    return tiny_policy()[1]
-
-
-def grammatical(prompt: str, response: str) -> float:
-    return float(read_answer(prompt, response).answer is not None)
-
-
-@lru_cache(maxsize=4)
-def held_out(split: str, n: int, pool: int, samples: int, eta: float) -> HeldOut:
-    """Return the judge of a split: the same prompts, pools and random numbers for every policy."""
-    prompts = tiny_policy()[0].held_out
-    chosen = prompts[:n] if split == "validation" else prompts[-n:]
-    problem = PromptProblem(
-        chosen,
-        pi0(),
-        features=NoFeatures(),
-        pool_size=pool,
-        eta=eta,
-        seed=Key(0).child(split).seed_int(),
-    )
-    return HeldOut(problem, gold(), n_samples=samples, text_metrics={"grammatical": grammatical})
-
-
 def judged(split: str, sweep: Sweep) -> HeldOut:
-    return held_out(split, sweep[split], sweep["held_pool"], sweep["samples"], sweep["eta"])
+    """Return the judge of a split."""
+    prompts, n = tiny_policy()[0].held_out, sweep[split]
+    chosen = prompts[:n] if split == "validation" else prompts[-n:]
+    seed = Key(0).child(split).seed_int()
+    return judge_on(chosen, sweep["samples"], sweep["held_pool"], sweep["eta"], seed)
 
 
-@lru_cache(maxsize=1)
-def prompts_of(seed: int, n: int, pool: int, eta: float) -> PromptProblem:
+def prompts_of(seed: int, sweep: Sweep) -> PromptProblem:
     """Return the prompts of a seed with pools from pi0."""
-    every = tiny_policy()[0].prompts
-    order = np.argsort(Key(seed).child("prompts").uniform_numpy(1, len(every))[0])
-    return PromptProblem(
-        [every[i] for i in order[:n]],
-        pi0(),
-        features=NoFeatures(),
-        pool_size=pool,
-        eta=eta,
-        seed=Key(seed).child("pools").seed_int(),
-    )
+    return problem_of_seed(seed, sweep["prompts"], NoFeatures(), sweep["pool"], sweep["eta"])
 
 
 def with_pools(problem: PromptProblem, policy: Any, key: Key) -> PromptProblem:
@@ -145,7 +109,7 @@ def row(arm: str, seed: int, epochs: float, labels: int, split: str, found: Any)
 
 def trained(sweep: Sweep, arm: str, seed: int, epochs: float) -> Rows:
     """Run one arm with one seed and one number of steps."""
-    problem = prompts_of(seed, sweep["prompts"], sweep["pool"], sweep["eta"])
+    problem = prompts_of(seed, sweep)
     learner = IterativeDirect(
         settings=TrainingSettings(
             epochs=epochs,
@@ -174,31 +138,28 @@ def trained(sweep: Sweep, arm: str, seed: int, epochs: float) -> Rows:
     return [*rows, row(arm, seed, epochs, labels, "validation", found)]
 
 
-def standards(sweep: Sweep, *_: Any) -> Rows:
+def standards(sweep: Sweep) -> Rows:
     """Return what pi0 is worth, and the optimum, on test prompts.
 
     The optimum is eta log E_pi0 exp(r / eta) over pools half from pi0 and half from a policy that
     imitates the gold reward's own Gibbs policy: draws where the integral is, none weighs above 2.
     """
-    test = judged("test", sweep)
-    start = row("π0", 0, 0.0, 0, "test", test.details(pi0()))
-    problem = prompts_of(0, sweep["prompts"], sweep["pool"], sweep["eta"])
+    test, pi0 = judged("test", sweep), tiny_policy()[1]
+    start = row("π0", 0, 0.0, 0, "test", test.details(pi0))
+    problem = prompts_of(0, sweep)
     settings = TrainingSettings(steps=sweep["gold_steps"], learning_rate=1e-3, progress=False)
     planner = Imitation(stages=3, settings=settings)
     plan = planner(gold(), problem, Key(0).child("gold")).value
     prompts = [p.text for p in test.problem.prompts]
     wide = test.problem.held_out(prompts, pool_size=sweep["optimum_pool"])
-    exact = HeldOut(wide.refresh(plan, Key(0).child("optimum")), gold(), n_samples=0).pool(pi0())
+    exact = HeldOut(wide.refresh(plan, Key(0).child("optimum")), gold(), n_samples=0).pool(pi0)
     best = exact.per_prompt["pool_objective"] + exact.per_prompt["pool_gap"]
     reached = row(IMITATION, 0, 0.0, 0, "test", test.details(plan))
     optimum = {"part": "trained", "arm": "optimum", "seed": 0, "epochs": 0.0, "labels": 0}
     return [start, reached, optimum | {"split": "test", J: float(best.mean())}]
 
 
-def part(sweep: Sweep, name: str, *where: Any) -> Rows:
-    """Compute one part; a function of a module, so that other processes find it."""
-    table = {"trained": trained, "standards": standards, "prediction": predicted, "linear": plug_in}
-    return table[name](sweep, *where)
+PARTS = {"trained": trained, "standards": standards, "prediction": predicted, "linear": plug_in}
 
 
 def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.DataFrame:
@@ -216,7 +177,7 @@ def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.Dat
     known += [("linear", times) for times in sweep["times"]]
     best = shared | {k: sweep[k] for k in OPTIMUM}
     frames = [
-        cells.rows(settings, STUDY.version, tasks, part, progress)
+        cells.rows(settings, STUDY.version, tasks, PARTS, progress)
         for settings, tasks in ((best, [("standards",)]), (linear, known), (shared, runs))
     ]
     return pd.concat(frames, ignore_index=True)
@@ -298,12 +259,11 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     for arm in ONLINE:
         found = t_interval(final(frame, sweep, arm) - offline, level)
         checks.append(
-            Check(
-                name=f"J({arm}) − J(offline), language model, {labels} labels, steps tuned",
-                measured=found.value,
-                interval=found.ends,
-                required=f"the {level:.2%} t interval over seeds lies above 0",
-                passed=bool(found.lower > 0.0),
+            checked(
+                f"J({arm}) − J(offline), language model, {labels} labels, steps tuned",
+                found,
+                f"the {level:.2%} t interval over seeds lies above 0",
+                passed=found.lower > 0.0,
             )
         )
     dim = sweep["dims"][0]
@@ -313,13 +273,12 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
         for arm in ONLINE:
             want, found = predicted_ratio(frame, dim, arm), linear_ratio(frame, times, arm)
             checks.append(
-                Check(
-                    name=f"linear learners, {times * labels} labels: gap offline / {arm}, "
+                checked(
+                    f"linear learners, {times * labels} labels: gap offline / {arm}, "
                     f"predicted {want:.2f}",
-                    measured=found.value,
-                    interval=found.ends,
-                    required="the 95 % interval lies on the predicted side of 1",
-                    passed=bool(found.lower > 1.0 if want > 1.0 else found.upper < 1.0),
+                    found,
+                    "the 95 % interval lies on the predicted side of 1",
+                    passed=found.lower > 1.0 if want > 1.0 else found.upper < 1.0,
                 )
             )
     peak = tuned_at(frame)[OFFLINE]
@@ -339,10 +298,6 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
 # --------------------------------------------------------------------------- draw
 
 
-def ends(intervals: list[Interval]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tuple(np.array([getattr(i, n) for i in intervals]) for n in ("value", "lower", "upper"))  # type: ignore[return-value]
-
-
 def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     fig, panels = style.figure(3, 1, aspect=1.02)
     draw_rounds(panels[0], frame, sweep)
@@ -358,12 +313,9 @@ def draw_rounds(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     for arm in ARMS:
         own = rows[rows.arm == arm]
         at = sorted(own["round"].unique())
-        mean, low, high = ends([t_interval(own[own["round"] == t][J]) for t in at])
-        x = [0, *(int(t) * sweep["batch"] for t in at)]
-        first = [np.array([start])]
-        y, lower, upper = (np.concatenate([*first, v]) for v in (mean, low, high))
-        shift = 14.0 * SHIFTS[arm]
-        whiskers(ax, np.array(x) + shift, y, lower, upper, arm, LOOKS[arm])
+        found = [t_interval(own[own["round"] == t][J]) for t in at]
+        x = np.array([0, *(int(t) * sweep["batch"] for t in at)]) + 14.0 * SHIFTS[arm]
+        whiskers(ax, x, stacked([Interval(start, start, start), *found]), arm, LOOKS[arm])
     ax.set(title="Steps tuned", xlabel="labels", ylabel="J = E r − η KL, test prompts")
     ax.set_xticks([k * sweep["batch"] for k in range(sweep["rounds"] + 1)])
 
@@ -374,9 +326,9 @@ def draw_tuning(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     axes.log_axes(ax, "x")
     for arm in ARMS:
         own = rows[rows.arm == arm]
-        mean, low, high = ends([t_interval(own[own.epochs == e][J]) for e in sweep["epochs"]])
+        found = stacked([t_interval(own[own.epochs == e][J]) for e in sweep["epochs"]])
         x = np.array(sweep["epochs"]) * 1.05 ** SHIFTS[arm]
-        whiskers(ax, x, mean, low, high, arm, LOOKS[arm])
+        whiskers(ax, x, found, arm, LOOKS[arm])
     ax.set(title="All numbers of steps", xlabel="epochs", ylabel="J, test prompts")
     ax.set_xticks(sweep["epochs"], [f"{e:g}" for e in sweep["epochs"]])
 
@@ -395,10 +347,9 @@ def draw_ratios(ax: Any, frame: pd.DataFrame, sweep: Sweep) -> None:
     shown.append((f"language model, {labels}", "vermillion", "o", found))
     shifts = np.linspace(-0.27, 0.27, len(shown))
     for (label, color, marker, intervals), shift in zip(shown, shifts, strict=True):
-        value, low, high = ends(intervals)
-        place = np.arange(len(ONLINE)) + shift
-        curves.points(ax, value, place, label=label, color=color, marker=marker)
-        ax.hlines(place, low, high, color=style.COLORS[color], linewidth=1.0)
+        found, place = stacked(intervals), np.arange(len(ONLINE)) + shift
+        curves.points(ax, found.value, place, label=label, color=color, marker=marker)
+        ax.hlines(place, found.lower, found.upper, color=style.COLORS[color], linewidth=1.0)
     curves.level(ax, 1.0, axis="x")
     ax.set_yticks(range(len(ONLINE)), list(ONLINE))
     ax.set_ylim(len(ONLINE) - 0.4, -0.6)
@@ -452,12 +403,8 @@ def constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     return numbers
 
 
-def text(found: Interval) -> str:
-    return f"{found.value:.3f} [{found.lower:.3f}, {found.upper:.3f}]"
-
-
 def summary(frame: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands in summary.json beside the checks."""
+    """Return what stands in summary.json beside checks and constants."""
     chosen = choices(frame)
     offline = final(frame, sweep, OFFLINE)
     arms = {}
@@ -467,7 +414,7 @@ def summary(frame: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, Any]:
         arms[arm]["epochs"] = chosen[arm].tolist()
         difference = t_interval(final(frame, sweep, arm) - offline)
         arms[arm]["J - J(offline)"] = [difference.value, *difference.ends]
-    return {"arms": arms, "constants": constants(frame, sweep)}
+    return {"arms": arms}
 
 
 FULL: dict[str, Any] = {
@@ -502,7 +449,6 @@ QUICK: dict[str, Any] = {
     "pool": 8,
     "batch": 24,
     "epochs": [1.0, 3.0],
-    "rate": 1e-3,
     "validation": 8,
     "test": 16,
     "held_pool": 8,
@@ -549,4 +495,4 @@ STUDY = Theorem(
 
 
 if __name__ == "__main__":
-    sys.exit(carried_out(STUDY, measure, "online_against_offline", summary))
+    sys.exit(carried_out(STUDY, "online_against_offline", measure, summary))

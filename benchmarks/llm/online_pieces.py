@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from cells import Rows
-from tiny_runs import tiny_policy
+from tiny_runs import gold, tiny_policy
 
 from llm_bridge.embeddings.features import TransformerFeatures
-from llm_bridge.labels.oracles import TextReward
 from llm_bridge.planning.pair_rules import AgainstEnhancer, BestWorst, PairRule
 from llm_bridge.pools.data import PromptData
 from llm_bridge.pools.problem import PromptProblem
@@ -25,12 +24,13 @@ from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
 from rlhf_theory.evaluation.gaps import suboptimality
 from rlhf_theory.features import centred
-from rlhf_theory.oracles import BradleyTerry, feedback_from
-from rlhf_theory.planners.gibbs import Gibbs, gibbs_log_probs
+from rlhf_theory.oracles import BradleyTerry
+from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
+from rlhf_theory.worlds.bandit import Bandit
 
 OFFLINE = "offline"
 ON_POLICY = "on-policy"
@@ -112,33 +112,12 @@ RULES: dict[str, PairRule] = {
 # --------------------------------------------------------------------------- prediction
 
 
-@dataclass(frozen=True, eq=False)
-class LinearWorld:
-    """Pools with the linear reward that explains the gold reward best.
+def linear_world(sweep: Mapping[str, Any], dim: int) -> Bandit:
+    """Return the pools with the linear reward that explains the gold reward best.
 
-    Attributes
-    ----------
-    problem
-        The pools, one replica.
-    theta
-        Its parameters, shape ``(1, d)``.
-    explained
-        Share of the gold reward's variance within prompts that it explains.
+    Of projected features of the tiny model. Its settings say which share of the gold reward's
+    variance within prompts it explains.
     """
-
-    problem: FiniteProblem
-    theta: Array
-    explained: float
-
-    @property
-    def log_pi_star(self) -> Array:
-        """The optimal policy for the linear reward, shape ``(1, N, K)``."""
-        x = self.problem.table
-        return gibbs_log_probs(inner(x.phi, self.theta), x.log_pi0, self.problem.eta)
-
-
-def linear_world(sweep: Mapping[str, Any], dim: int) -> LinearWorld:
-    """Return the linear account of the gold reward on projected features of the tiny model."""
     tiny, pi0 = tiny_policy()
     problem = PromptProblem(
         tiny.prompts[: sweep["linear_prompts"]],
@@ -148,14 +127,22 @@ def linear_world(sweep: Mapping[str, Any], dim: int) -> LinearWorld:
         eta=sweep["eta"],
         seed=sweep["instance"],
     )
-    gold = to_numpy(TextReward(tiny.reward).rewards(problem.table))
+    r = to_numpy(gold().rewards(problem.table))
     finite = problem.finite().to(np.zeros(1))
     mass = np.exp(finite.log_pi0)
-    y = np.sqrt(mass) * (gold - (mass * gold).sum(axis=-1, keepdims=True))
+    y = np.sqrt(mass) * (r - (mass * r).sum(axis=-1, keepdims=True))
     rows = np.sqrt(mass)[..., None] * centred(finite.table)
     theta, *_ = np.linalg.lstsq(rows.reshape(-1, dim), y.ravel())
     left = ((y.ravel() - rows.reshape(-1, dim) @ theta) ** 2).sum()
-    return LinearWorld(finite, theta[None, :], float(1.0 - left / (y**2).sum()))
+    reward = LinearReward(theta[None, :])
+    return Bandit(
+        name="linear account of the gold reward",
+        problem=finite,
+        oracle=BradleyTerry(reward),
+        reward=reward,
+        theta_star=reward.theta,
+        settings={"dim": dim, "explained": float(1.0 - left / (y**2).sum())},
+    )
 
 
 def extremes_law(rewards: Array, log_pi: Array, n: int) -> Array:
@@ -192,9 +179,9 @@ def fisher_of_pairs(contexts: Contexts, weights: Array, pair: Array, theta: Arra
     return full
 
 
-def per_label(world: LinearWorld) -> dict[str, Array]:
+def per_label(world: Bandit) -> dict[str, Array]:
     """Return the Fisher matrix of a label (a pair that differs) for every limiting law."""
-    x, weights = world.problem.population(Key(0), 0)
+    x, weights = world.population
     star, zero = world.log_pi_star, x.log_pi0
     found = {}
     for arm, (p, q) in {
@@ -203,10 +190,10 @@ def per_label(world: LinearWorld) -> dict[str, Array]:
         REFERENCE: (star, zero),
     }.items():
         same = float((weights * np.exp(p + q).sum(axis=-1)).sum())
-        found[arm] = fisher_of_sampling(x, weights, p, q, world.theta) / (1.0 - same)
-    pair = extremes_law(inner(x.phi, world.theta), star, 4)
+        found[arm] = fisher_of_sampling(x, weights, p, q, world.theta_star) / (1.0 - same)
+    pair = extremes_law(inner(x.phi, world.theta_star), star, 4)
     same = float((weights * np.trace(pair, axis1=-2, axis2=-1)).sum())
-    found[BEST_WORST] = fisher_of_pairs(x, weights, pair, world.theta) / (1.0 - same)
+    found[BEST_WORST] = fisher_of_pairs(x, weights, pair, world.theta_star) / (1.0 - same)
     return found
 
 
@@ -217,7 +204,7 @@ def predicted(sweep: Mapping[str, Any], dim: int) -> Rows:
     where the first of the rounds came from pi0 and the others from the limiting law.
     """
     world = linear_world(sweep, dim)
-    x, weights = world.problem.population(Key(0), 0)
+    x, weights = world.population
     fisher, rounds = per_label(world), sweep["rounds"]
     rows = []
     for arm in ARMS:
@@ -233,7 +220,7 @@ def predicted(sweep: Mapping[str, Any], dim: int) -> Rows:
                 "dim": dim,
                 "limit": limit,
                 "schedule": schedule,
-                "explained": world.explained,
+                "explained": world.settings["explained"],
             }
         )
     return rows
@@ -251,11 +238,10 @@ def plug_in(sweep: Mapping[str, Any], times: int) -> Rows:
     world = linear_world(sweep, sweep["dims"][0])
     p = world.problem
     problem = FiniteProblem(p.phi, p.log_pi0, p.weights, p.eta, sweep["linear_replicas"])
-    feedback = feedback_from(BradleyTerry(LinearReward(world.theta)))
     rows = []
     for arm in ARMS:
         for ridge in sweep["ridges"][: None if times == 1 else 1]:
-            gap = _learn(problem, world, arm, feedback, sweep, times, ridge)
+            gap = _learn(problem, world, arm, sweep, times, ridge)
             about = {"part": "linear", "arm": arm, "times": times, "ridge": ridge}
             rows += [about | {"seed": r, "gap": g} for r, g in enumerate(gap.tolist())]
     return rows
@@ -263,15 +249,14 @@ def plug_in(sweep: Mapping[str, Any], times: int) -> Rows:
 
 def _learn(
     problem: FiniteProblem,
-    world: LinearWorld,
+    world: Bandit,
     arm: str,
-    feedback: PairFeedback,
     sweep: Mapping[str, Any],
     times: int,
     ridge: float,
 ) -> np.ndarray:
     """Return the gap of every replica after all rounds."""
-    x, weights = problem.population(Key(0), 0)
+    (x, weights), feedback = world.population, world.feedback
     data, policy = problem.empty_data(), ReferencePolicy()
     pi0, key = ReferencePolicy(), Key(sweep["instance"]).child("linear learners")
     fit = None

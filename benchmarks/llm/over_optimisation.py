@@ -21,28 +21,25 @@ Stores results/over_optimisation/. Resumable: finished parts are read from the w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from cells import Cells, Rows, carried_out, t_interval, whiskers
+from cells import Cells, Rows
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from online_pieces import Different, FromPi0
-from tiny_runs import tiny_policy
+from studies import carried_out, checked, stacked, t_interval, text, whiskers
+from tiny_runs import gold, judge_on, problem_of_seed, tiny_policy
 
-from llm_bridge.embeddings.featureless import NoFeatures
 from llm_bridge.embeddings.features import TransformerFeatures
-from llm_bridge.evaluation.held_out import HeldOut
-from llm_bridge.labels.oracles import RewardModelOracle, TextReward
+from llm_bridge.labels.oracles import RewardModelOracle
 from llm_bridge.planning.direct import DirectPreference
 from llm_bridge.pools.data import PromptData
 from llm_bridge.pools.problem import PromptProblem
-from llm_bridge.tiny import judge as read_answer
 from llm_bridge.training.train import TrainingSettings
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.arrays import to_numpy
@@ -52,7 +49,6 @@ from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.estimators.ensembles import bootstrap_ensemble
 from rlhf_theory.evaluation.gaps import mean_kl, over_contexts
 from rlhf_theory.evaluation.over_optimisation import drop_from_peak
-from rlhf_theory.evaluation.statistics import Interval
 from rlhf_theory.losses import planning
 from rlhf_theory.oracles import BradleyTerry, feedback_from
 from rlhf_theory.planners.best_of_n import best_of_n_path
@@ -60,7 +56,7 @@ from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.policies import ReferencePolicy, expectation
 from rlhf_theory.randomness import Key
-from rlhf_theory.rewards import LinearReward
+from rlhf_theory.rewards import LinearReward, TableReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.worlds.bandit import Bandit
 
@@ -70,32 +66,9 @@ EXACT = ("Gibbs", "best-of-n")
 FRESH = {"gold": "fresh_gold", "kl": "fresh_kl_k1", "objective": "fresh_objective"}
 MORE = ("fresh_kl_k3", "fresh_length", "fresh_finished", "fresh_grammatical")
 CHI = "χPO"
-INTERVAL = ("value", "lower", "upper")
 
 
 # --------------------------------------------------------------------------- what all parts share
-
-
-@lru_cache(maxsize=1)
-def gold() -> TextReward:
-    return TextReward(tiny_policy()[0].reward)
-
-
-@lru_cache(maxsize=1)
-def pi0() -> Any:
-    return tiny_policy()[1]
-
-
-def problem_on(prompts: Any, sweep: Sweep, seed: int) -> PromptProblem:
-    features = TransformerFeatures(pi0(), dim=sweep["dim"], progress=False)
-    return PromptProblem(
-        prompts,
-        pi0(),
-        features=features,
-        pool_size=sweep["pool"],
-        eta=sweep["eta"],
-        seed=Key(seed).child("pools").seed_int(),
-    )
 
 
 _SETTINGS: dict[int, tuple[PromptProblem, PromptData]] = {}
@@ -105,9 +78,8 @@ def setting(sweep: Sweep, seed: int) -> tuple[PromptProblem, PromptData]:
     """Return the prompts of a seed with their pools, and its labels; those of one seed are kept."""
     if seed not in _SETTINGS:
         _SETTINGS.clear()
-        every = tiny_policy()[0].prompts
-        order = np.argsort(Key(seed).child("prompts").uniform_numpy(1, len(every))[0])
-        problem = problem_on([every[i] for i in order[: sweep["prompts"]]], sweep, seed)
+        features = TransformerFeatures(tiny_policy()[1], dim=sweep["dim"], progress=False)
+        problem = problem_of_seed(seed, sweep["prompts"], features, sweep["pool"], sweep["eta"])
         feedback = feedback_from(RewardModelOracle(gold()))
         draw = Different(FromPi0())
         data = draw(
@@ -122,36 +94,20 @@ def setting(sweep: Sweep, seed: int) -> tuple[PromptProblem, PromptData]:
     return _SETTINGS[seed]
 
 
-@lru_cache(maxsize=1)
-def judge_at(n: int, samples: int, eta: float) -> HeldOut:
-    """Return the judge of trained policies: the same prompts and random numbers for all."""
-    test = tiny_policy()[0].held_out[-n:]
-    problem = PromptProblem(test, pi0(), features=NoFeatures(), pool_size=2, eta=eta)
-    return HeldOut(problem, gold(), n_samples=samples, text_metrics={"grammatical": grammatical})
-
-
-def judge_of(sweep: Sweep) -> HeldOut:
-    return judge_at(sweep["test"], sweep["samples"], sweep["eta"])
-
-
-def grammatical(prompt: str, response: str) -> float:
-    return float(read_answer(prompt, response).answer is not None)
-
-
 def proxies(
-    sweep: Sweep, data: PreferenceData, problem: Any, key: Key, grid: Mapping[str, Any]
+    sweep: Sweep, data: PreferenceData, problem: Any, key: Key
 ) -> Iterator[tuple[str, float, RewardModel]]:
     """Yield method, multiplier and reward: the ridge fit, its lower bounds, ensembles."""
     rule = Constant(beta=1.0, lam=sweep["ridge"])
     fit = rule.fit(data)
     yield PLAIN, 0.0, LinearReward(fit.value)
-    for c in grid["lcb"]:
+    for c in sweep["lcb"]:
         yield "LCB", c, LowerBound(rule.confidence_set(fit, data, problem).rescaled(c))
-    if grid["uwo"]:
+    if sweep["uwo"]:
         members = bootstrap_ensemble(
             data, key, n_members=sweep["members"], ridge=sweep["ridge"]
         ).value
-        for w in grid["uwo"]:
+        for w in sweep["uwo"]:
             yield "UWO", w, members.uncertainty_weighted(w)
 
 
@@ -176,10 +132,11 @@ def losses(sweep: Sweep, method: str, multiplier: float) -> dict[str, Any]:
 def direct(sweep: Sweep, seed: int, method: str, multiplier: float) -> Rows:
     """Train on the labels for ever more steps."""
     problem, data = setting(sweep, seed)
-    test = judge_of(sweep)
+    chosen = tiny_policy()[0].held_out[-sweep["test"] :]
+    test = judge_on(chosen, sweep["samples"], 2, sweep["eta"])
     about = {"way": "direct", "seed": seed, "method": method, "multiplier": multiplier}
     about["labels"] = sweep["labels"]
-    rows = [row_of(test.fresh(pi0()), **about, step=0, dial=0.0)]
+    rows = [row_of(test.fresh(tiny_policy()[1]), **about, step=0, dial=0.0)]
     for step, epochs in enumerate(sweep["epochs"], start=1):
         settings = TrainingSettings(
             epochs=epochs,
@@ -198,17 +155,6 @@ def direct(sweep: Sweep, seed: int, method: str, multiplier: float) -> Rows:
 # --------------------------------------------------------------------------- exact policies
 
 
-@dataclass(frozen=True, eq=False)
-class TableReward:
-    """The gold reward of every response in the pools, shape ``(1, N, K)``."""
-
-    values: np.ndarray
-
-    def rewards(self, contexts: Contexts) -> Any:
-        """Return rewards, shape ``(R, B, A)``."""
-        return contexts.from_table(self.values)
-
-
 def exact(sweep: Sweep, labels: int) -> Rows:
     """Return exact Gibbs and best-of-n paths on held-out pools, for many replicas of labels."""
     problem, _ = setting(sweep, 0)
@@ -225,9 +171,8 @@ def exact(sweep: Sweep, labels: int) -> Rows:
         # Pairs of two different responses are labels: so many of them in expectation.
         same = float((finite.weights * np.exp(2.0 * finite.log_pi0).sum(axis=-1)).sum())
         data = world.offline_data(key.child("pairs"), round(labels / (1.0 - same)))
-        grid = {"lcb": sweep["lcb"], "uwo": sweep["uwo"]}
-        for method, c, proxy in proxies(sweep, data, finite, key.child("ensemble"), grid):
-            for point in paths(sweep, x, weights, to_numpy(proxy.rewards(x)), far.values):
+        for method, c, proxy in proxies(sweep, data, finite, key.child("ensemble")):
+            for point in paths(sweep, x, weights, to_numpy(proxy.rewards(x)), far.table):
                 arrays = [np.broadcast_to(point.pop(k), (n,)) for k in ("kl", "gold", "proxy")]
                 for r, (kl, value, own) in enumerate(zip(*arrays, strict=True), start=first):
                     about = {"seed": r, "labels": labels, "method": method, "multiplier": c}
@@ -260,9 +205,7 @@ def paths(
             }
 
 
-def part(sweep: Sweep, name: str, *where: Any) -> Rows:
-    """Compute one part; a function of a module, so that other processes find it."""
-    return {"direct": direct, "exact": exact}[name](sweep, *where)
+PARTS = {"direct": direct, "exact": exact}
 
 
 def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.DataFrame:
@@ -271,7 +214,7 @@ def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.Dat
     known = [("exact", labels) for labels in sweep["exact_labels"]]
     # What only the other part reads is no setting of a part; nor is the number of seeds.
     frames = [
-        cells.rows({k: sweep[k] for k in keys}, STUDY.version, tasks, part, progress)
+        cells.rows({k: sweep[k] for k in keys}, STUDY.version, tasks, PARTS, progress)
         for keys, tasks in (((*SHARED, *DIRECT), runs), ((*SHARED, *POOLS), known))
     ]
     return pd.concat(frames, ignore_index=True)
@@ -331,13 +274,12 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
         for value in dict.fromkeys(("gold", VALUE[way])):
             found = t_interval(drops(plain, value))
             checks.append(
-                Check(
-                    name=f"{way}, {fewest(sweep, way)} labels: {words[value]} that plain loses "
-                    "from its peak",
-                    measured=found.value,
-                    interval=found.ends,
-                    required="above 0 (else nothing was over-optimised)",
-                    passed=bool(found.lower > 0.0),
+                checked(
+                    f"{way}, {fewest(sweep, way)} labels: {words[value]} that plain loses from its "
+                    "peak",
+                    found,
+                    "above 0 (else nothing was over-optimised)",
+                    passed=found.lower > 0.0,
                 )
             )
         checks += [
@@ -358,13 +300,12 @@ def less(way: str, words: str, plain: Path, options: list[Path]) -> Check:
     level = 1.0 - 0.05 / len(options)
     found = [t_interval(drops(p, VALUE[way]) - drops(plain, VALUE[way]), level) for p in options]
     best = int(np.argmin([f.value for f in found]))
-    return Check(
-        name=f"{way}: drop of {words} with {options[best].name} (best of {len(options)}) minus "
-        "that of plain",
-        measured=found[best].value,
-        interval=found[best].ends,
-        required=f"below 0, by the upper end of the {level:.2%} t interval over seeds",
-        passed=bool(found[best].upper < 0.0),
+    return checked(
+        f"{way}: drop of {words} with {options[best].name} (best of {len(options)}) minus that of "
+        "plain",
+        found[best],
+        f"below 0, by the upper end of the {level:.2%} t interval over seeds",
+        passed=found[best].upper < 0.0,
     )
 
 
@@ -410,23 +351,13 @@ def root(x: np.ndarray) -> np.ndarray:
 
 def show(ax: Axes, path: Path, values: np.ndarray, *, few: bool) -> None:
     """Draw a path; with intervals as bars where it has few seeds."""
-    found = [t_interval(column) for column in values.T]
-    mean, low, high = (np.array([getattr(i, n) for i in found]) for n in INTERVAL)
+    found = stacked([t_interval(column) for column in values.T])
     look, kl = LOOKS[path.name], path.kl.mean(axis=0)
     if few:
-        whiskers(ax, kl, mean, low, high, path.name, look)
+        whiskers(ax, kl, found, path.name, look)
         return
-    curves.curve(
-        ax,
-        kl,
-        mean,
-        low,
-        high,
-        path.name,
-        look.color,
-        look.line,
-        marker=look.marker,
-    )
+    band = (found.value, found.lower, found.upper)
+    curves.curve(ax, kl, *band, path.name, look.color, look.line, marker=look.marker)
 
 
 def caption(frame: pd.DataFrame, sweep: Sweep) -> str:  # noqa: ARG001  (of the sweep alone)
@@ -465,15 +396,6 @@ def constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
                     )
                 )
     return numbers
-
-
-def text(found: Interval) -> str:
-    return f"{found.value:.3f} [{found.lower:.3f}, {found.upper:.3f}]"
-
-
-def summary(frame: pd.DataFrame, sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands in summary.json beside the checks."""
-    return {"constants": constants(frame, sweep)}
 
 
 SHARED = ("instance", "eta", "dim", "prompts", "pool", "labels", "ridge")
@@ -567,4 +489,4 @@ STUDY = Theorem(
 
 
 if __name__ == "__main__":
-    sys.exit(carried_out(STUDY, measure, "over_optimisation", summary))
+    sys.exit(carried_out(STUDY, "over_optimisation", measure))

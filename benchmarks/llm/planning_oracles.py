@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tiny_runs import RESULTS, store, tiny_policy
+from studies import store
+from tiny_runs import RESULTS, gold, tiny_policy
 
 from llm_bridge.embeddings.featureless import NoFeatures
 from llm_bridge.labels.oracles import TextReward
@@ -80,7 +81,7 @@ def compared(
 
 def measure(seeds: int, n_prompts: int, steps: int) -> pd.DataFrame:
     world, pi0 = tiny_policy()
-    reward = TextReward(world.reward)
+    reward = gold()
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         key = Key(seed).child("planning-oracles")
@@ -191,7 +192,7 @@ def main() -> int:
     )
     save(draw(best), folder, caption)
     store(
-        "planning_oracles/summary",
+        folder / "summary.json",
         {
             "seeds": seeds,
             "eta": ETA,

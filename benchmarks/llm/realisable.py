@@ -17,10 +17,9 @@ Writes verdict.json, curves.parquet, figure.svg, .pdf and .csv with its caption.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ import pandas as pd
 from embedded_world import embedded_problem, embedded_world
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tiny_runs import RESULTS, tiny_policy
+from studies import carried_out, checked
 
 from rlhf_theory.algorithms.online_iterative import OnlineState
 from rlhf_theory.arrays import Array
@@ -42,7 +41,7 @@ from rlhf_theory.evaluation.statistics import (
 )
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Bar, Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
 from rlhf_theory.theorems.coverage_runs import used_shares
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS
 from rlhf_theory.theorems.offline_pessimism_study import Cell, limit_of, measure_cell
@@ -60,8 +59,6 @@ from rlhf_theory.theorems.online_runs import (
     table,
 )
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.stored import Task, carry_out
-from rlhf_theory.worlds.bandit import Bandit
 
 RULES = ("R2′", "R3", "R4", "R5")
 FIXED = "uniform pairs"
@@ -90,15 +87,9 @@ class Coverage:
         return {f"used {rule}": shares[rule][1] for rule in RULES}, memory
 
 
-def make_world(sweep: Sweep) -> Bandit:
-    tiny, policy = tiny_policy()
-    problem = embedded_problem(tiny, policy, dict(sweep))
-    return embedded_world(problem, dict(sweep), tiny.reward)
-
-
 def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     """Columns part (``"offline"`` or ``"online"``), learner, replica and those of the studies."""
-    world = make_world(sweep)
+    world = embedded_world(embedded_problem(sweep), sweep)
     numbers = {"limit": limit_of(world), **label_spread(world)}
     progress.advance("embeddings")
     frames = [pd.DataFrame([{"part": "world", **numbers}])]
@@ -169,97 +160,83 @@ def shares(cases: list[np.ndarray], level: float = 0.95) -> Interval:
     return clopper_pearson([int(c.sum()) for c in cases], [c.size for c in cases], level)
 
 
-def judge_coverage(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    nominal, checks = 1.0 - sweep["delta"], []
+def one_of(found: Interval, index: int) -> Interval:
+    """Return one of many intervals."""
+    return Interval(found.value[index], found.lower[index], found.upper[index])
+
+
+def limit(frame: pd.DataFrame) -> float:
+    """Return the limit of n times the gap of greed."""
+    return float(frame.loc[frame["part"] == "world", "limit"].iloc[0])
+
+
+def judge_coverage(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
+    nominal = 1.0 - sweep["delta"]
     for rule in RULES:
         for words, cases in situations(frame, sweep, rule).items():
             if rule == "R5" and words != "fixed design":
                 continue  # asymptotic, for one n, for a design that knows no labels
             # The lowest of several coverages: all intervals hold at once with probability 95 %.
             found = shares(cases, 1.0 - 0.05 / len(cases))
-            worst = int(np.argmin(found.value))
-            ends = float(found.lower[worst]), float(found.upper[worst])
-            checks.append(
-                Check(
-                    name=f"{rule} keeps its coverage, {words}: lowest of {len(cases)}",
-                    measured=float(found.value[worst]),
-                    interval=ends,
-                    required=f"exact interval (95 % for all {len(cases)}) reaches {nominal:g}",
-                    passed=ends[1] >= nominal,
-                )
+            worst = one_of(found, int(np.argmin(found.value)))
+            yield checked(
+                f"{rule} keeps its coverage, {words}: lowest of {len(cases)}",
+                worst,
+                f"exact interval (95 % for all {len(cases)}) reaches {nominal:g}",
+                passed=worst.upper >= nominal,
             )
-    return checks
 
 
-def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    checks = []
+def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
     for learner in BOTH:
-        part = offline(frame, learner)
-        hits = part.groupby("pairs")["excess"].agg(lambda e: int((e <= ROUNDING).sum()))
-        sizes = part.groupby("pairs")["excess"].size()
-        share = clopper_pearson(hits.to_numpy(), sizes.to_numpy())
-        worst = int(np.argmin(share.lower))
-        checks.append(
-            Check(
-                name=f"{learner}: how often the bound held, worst of {hits.size} sample sizes",
-                measured=float(share.value[worst]),
-                interval=(float(share.lower[worst]), float(share.upper[worst])),
-                required=f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
-                passed=bool(share.lower[worst] >= 1.0 - sweep["delta"]),
-            )
+        excess = offline(frame, learner).groupby("pairs")["excess"]
+        hits = excess.agg(lambda e: int((e <= ROUNDING).sum()))
+        share = clopper_pearson(hits.to_numpy(), excess.size().to_numpy())
+        worst = one_of(share, int(np.argmin(share.lower)))
+        yield checked(
+            f"{learner}: how often the bound held, worst of {hits.size} sample sizes",
+            worst,
+            f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
+            passed=worst.lower >= 1.0 - sweep["delta"],
         )
     everything = frame[frame["part"] == "offline"]
     inside = everything[everything["event"] == 1.0]
     broken = int((inside["excess"] > ROUNDING).sum())
-    checks.append(
-        Check(
-            name=f"bounds broken while the set contains θ*, any radius ({len(inside):,} policies)",
-            measured=float(broken),
-            interval=None,
-            required="0",
-            passed=broken == 0 and len(inside) > 0,
-        )
+    yield Check(
+        name=f"bounds broken while the set contains θ*, any radius ({len(inside):,} policies)",
+        measured=float(broken),
+        interval=None,
+        required="0",
+        passed=broken == 0 and len(inside) > 0,
     )
     n, gap = by_pairs(offline(frame, "greedy"))
-    limit = float(frame.loc[frame["part"] == "world", "limit"].iloc[0])
-    ratio = mean_interval(gap[:, -1] * n[-1] / limit)
-    checks.append(
-        Check(
-            name=f"greedy: n × gap over its limit tr(F⁻¹C*)/(2η), n = {n[-1]:,.0f}",
-            measured=ratio.value,
-            interval=ratio.ends,
-            required="1 within 5 % and the 95 % interval",
-            passed=bool(ratio.lower <= 1.05 and ratio.upper >= 0.95),
-        )
+    ratio = mean_interval(gap[:, -1] * n[-1] / limit(frame))
+    yield checked(
+        f"greedy: n × gap over its limit tr(F⁻¹C*)/(2η), n = {n[-1]:,.0f}",
+        ratio,
+        "1 within 5 % and the 95 % interval",
+        passed=ratio.lower <= 1.05 and ratio.upper >= 0.95,
     )
     for learner in BOTH:
         n, gap = by_pairs(offline(frame, learner))
         slope = slope_bootstrap(n, gap, window=(sweep["slope_from"], np.inf))
-        checks.append(
-            Check(
-                name=f"{learner}: slope of the gap, n ≥ {sweep['slope_from']:,}",
-                measured=slope.value,
-                interval=slope.ends,
-                required="below −1/2: at least as fast as the bound",
-                passed=bool(slope.upper < -0.5),
-            )
+        yield checked(
+            f"{learner}: slope of the gap, n ≥ {sweep['slope_from']:,}",
+            slope,
+            "below −1/2: at least as fast as the bound",
+            passed=slope.upper < -0.5,
         )
         _, small = by_pairs(offline(frame, f"{learner}, β/10"))
         less = ratio_interval(small[:, -1], gap[:, -1])
-        checks.append(
-            Check(
-                name=f"{learner}: gap with a tenth of the radius over gap with all, largest n",
-                measured=less.value,
-                interval=less.ends,
-                required="below 1: the guarantee is paid for",
-                passed=bool(less.upper < 1.0),
-            )
+        yield checked(
+            f"{learner}: gap with a tenth of the radius over gap with all, largest n",
+            less,
+            "below 1: the guarantee is paid for",
+            passed=less.upper < 1.0,
         )
-    return checks
 
 
-def judge_exploration(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    checks = []
+def judge_exploration(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
     for rule in certificates(sweep):
         counts, found = [], []
         for name in explorers(frame):
@@ -269,36 +246,28 @@ def judge_exploration(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
             chosen = best_rounds(bound[:, :-1])
             gap = np.take_along_axis(table(part, "gap"), chosen, axis=1)
             found.append(ratio_interval(gap[:, -1], table(part, "gap")[:, 0]))
-        checks.append(
-            held_check(
-                f"bound (a) with {rule} held at all rounds, worst of {len(counts)} learners",
-                counts,
-                sweep["delta"],
-            )
+        yield held_check(
+            f"bound (a) with {rule} held at all rounds, worst of {len(counts)} learners",
+            counts,
+            sweep["delta"],
         )
         worst = max(found, key=lambda f: f.upper)
-        checks.append(
-            Check(
-                name=f"gap at t0 chosen by {rule} over the gap before any label, worst learner",
-                measured=worst.value,
-                interval=worst.ends,
-                required="below 1, by the upper end of the 95 % interval",
-                passed=worst.upper < 1.0,
-            )
+        yield checked(
+            f"gap at t0 chosen by {rule} over the gap before any label, worst learner",
+            worst,
+            "below 1, by the upper end of the 95 % interval",
+            passed=worst.upper < 1.0,
         )
-    return checks
 
 
 def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     peeked = shares(situations(frame, sweep, "R5")["after every round"])
-    worst = int(np.argmin(peeked.upper))
-    loses = Check(
-        name=f"R5 loses its coverage when looked at after every round: lowest of "
-        f"{peeked.value.size}",
-        measured=float(peeked.value[worst]),
-        interval=(float(peeked.lower[worst]), float(peeked.upper[worst])),
-        required=f"exact 95 % interval ends below {1.0 - sweep['delta']:g}",
-        passed=bool(peeked.upper[worst] < 1.0 - sweep["delta"]),
+    worst = one_of(peeked, int(np.argmin(peeked.upper)))
+    loses = checked(
+        f"R5 loses its coverage when looked at after every round: lowest of {peeked.value.size}",
+        worst,
+        f"exact 95 % interval ends below {1.0 - sweep['delta']:g}",
+        passed=worst.upper < 1.0 - sweep["delta"],
     )
     return [
         *judge_coverage(frame, sweep),
@@ -314,7 +283,7 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
 def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     fig, (fixed, always, learners, theorem, rounds, bounds) = style.figure(3, 2, aspect=0.98)
     draw_coverage(fixed, always, frame, sweep)
-    draw_offline(learners, theorem, frame)
+    draw_offline(learners, theorem, frame, sweep)
     draw_online(rounds, bounds, frame, sweep)
     axes.legend(fig)
     return fig
@@ -347,22 +316,18 @@ def draw_coverage(fixed: Axes, always: Axes, frame: pd.DataFrame, sweep: Sweep) 
     always.set(title="Coverage after every round", ylabel="coverage at all rounds")
 
 
-def draw_offline(learners: Axes, theorem: Axes, frame: pd.DataFrame) -> None:
+def draw_offline(learners: Axes, theorem: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     axes.log_axes(learners)
     axes.log_axes(theorem)
-    limit = float(frame.loc[frame["part"] == "world", "limit"].iloc[0])
     for name in EVERY:
         look = style.series(LOOKS[name])
-        n, gap = by_pairs(offline(frame, name))
-        mean = mean_interval(gap)
-        curves.curve(learners, n, mean.value, mean.lower, mean.upper, name, look.color, look.line)
-    n = np.array([n[0], n[-1]])
-    curves.curve(learners, n, limit / n, color="ink", style=(0, (1, 1.5)), width=1.1)
+        curves.mean_curve(learners, *by_pairs(offline(frame, name)), name, look)
+    n = np.array([min(sweep["pairs"]), max(sweep["pairs"])], dtype=float)
+    dots = (0, (1, 1.5))
+    curves.curve(learners, n, limit(frame) / n, color="ink", style=dots, width=1.1)
     for name in BOTH:
         look = style.series(LOOKS[name])
-        n, left = by_pairs(offline(frame, name), "left")
-        mean = mean_interval(left)
-        curves.curve(theorem, n, mean.value, mean.lower, mean.upper, name, look.color, look.line)
+        curves.mean_curve(theorem, *by_pairs(offline(frame, name), "left"), name, look)
         n, right = by_pairs(offline(frame, name), "right")
         curves.bound(theorem, n, right.mean(axis=0), f"bound, {name}", look.color)
     learners.set(title="Pessimism", xlabel="pairs n", ylabel="gap J(π*) − J(π̂)")
@@ -373,10 +338,8 @@ def draw_online(rounds: Axes, bounds: Axes, frame: pd.DataFrame, sweep: Sweep) -
     axes.log_axes(rounds, "y")
     axes.log_axes(bounds, "y")
     for index, name in enumerate(explorers(frame)):
-        look = style.series(index)
-        gap = mean_interval(table(online(frame, name), "gap"))
-        at = np.arange(gap.value.shape[0])
-        curves.curve(rounds, at, gap.value, gap.lower, gap.upper, name, look.color, look.line)
+        gap = table(online(frame, name), "gap")
+        curves.mean_curve(rounds, np.arange(gap.shape[1]), gap, name, style.series(index))
     part = online(frame, explorers(frame)[0])
     above = {"R2′": 7, "R4": -11}
     lines = {
@@ -474,23 +437,5 @@ STUDY = Theorem(
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--replicas", type=int)
-    parser.add_argument("--out", type=Path, default=RESULTS / "realisable")
-    given = parser.parse_args()
-    mode = "quick" if given.quick else "full"
-    sweep = STUDY.sweep(mode, given.replicas)
-    bar = Bar(STUDY.name)
-    task = Task(theorem=STUDY, folder=given.out, sweep=sweep, mode=mode, seed=0)
-    verdict = carry_out(task, bar)
-    bar.close()
-    for check in verdict.checks:
-        print(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.measured:.4g}")
-    print(verdict.error or f"{verdict.seconds:.0f} s, passed: {verdict.passed}")
-    raise SystemExit(0 if verdict.passed else 1)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(carried_out(STUDY, "realisable"))

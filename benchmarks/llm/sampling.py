@@ -18,8 +18,6 @@ are read once per response there, by either side).
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import statistics
@@ -37,15 +35,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+from drawn import Drawn, drawn_by, ended, generate
 from scipy.stats import chi2_contingency
-from transformers import GenerationConfig
 
+from benchmarks.timing import command_line, finish
 from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import Ids, LanguageModel
+from llm_bridge.language.responses import left_padded
 from llm_bridge.language.sampler import BatchedSampler, GenerateSampler
 from llm_bridge.tiny import build
 from rlhf_theory.randomness import Key
 
+RESULTS = Path(__file__).parent / "results"
 TARGET = 1.5
 BATCH = 256
 LONGEST = 64
@@ -62,74 +63,39 @@ class Task:
     copies: int
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Responses to the prompts in their order, prompt by prompt.
-
-    ``log_probs`` are the side's own, where it has any.
-    """
-
-    responses: list[Ids]
-    log_probs: np.ndarray | None
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens up to the ends of the sequences."""
-        return sum(map(len, self.responses))
-
-
 def by(sampler: Any) -> Callable[[Task, Key], Drawn]:
-    """Return one of the toolkit's samplers: tokens, texts and log-probabilities."""
-
-    def side(task: Task, key: Key) -> Drawn:
-        drawn = sampler(task.model, task.prompts, task.copies, key)
-        flat = [r for row in drawn for r in row]
-        return Drawn([r.ids for r in flat], np.array([r.log_prob for r in flat]))
-
-    return side
+    """Return one of the toolkit's samplers as a side."""
+    return lambda task, key: drawn_by(sampler, task.model, task.prompts, task.copies, key)
 
 
 ours = by(BatchedSampler(max_new_tokens=LONGEST, batch_size=BATCH))
 scored = by(GenerateSampler(max_new_tokens=LONGEST, batch_size=BATCH))
 
 
-def generate(task: Task, key: Key, scores: bool = False) -> Drawn:
+def generated(task: Task, key: Key, scores: bool = False) -> Drawn:
     """Tokens by `generate`; with ``scores`` the log-probabilities of its own logits as well."""
-    model, copies = task.model, task.copies
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        num_return_sequences=copies,
-        max_new_tokens=LONGEST,
-        pad_token_id=model.pad_id,
-        eos_token_id=model.eos_id,
-        return_dict_in_generate=scores,
-        output_scores=scores,
-    )
-    prompts = task.prompts
+    model, copies, prompts = task.model, task.copies, task.prompts
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     responses: list[Any] = [()] * (len(prompts) * copies)
     log_probs = np.zeros(len(responses))
     torch.manual_seed(key.seed_int())  # noqa: TID251  `generate` takes no generator
     for start in range(0, len(order), BATCH // copies):
         rows = order[start : start + BATCH // copies]
-        width = max(len(prompts[i]) for i in rows)
-        fill = [width - len(prompts[i]) for i in rows]
-        ids = [(model.pad_id,) * m + prompts[i] for i, m in zip(rows, fill, strict=True)]
-        mask = [[0] * m + [1] * (width - m) for m in fill]
+        ids, mask = left_padded([prompts[i] for i in rows], model.pad_id, model.device)
         with torch.inference_mode():
-            out = model.model.generate(
-                input_ids=torch.tensor(ids),
-                attention_mask=torch.tensor(mask),
-                generation_config=config,
+            out = generate(
+                model,
+                ids,
+                mask,
+                LONGEST,
+                num_return_sequences=copies,
+                return_dict_in_generate=scores,
+                output_scores=scores,
             )
-        new = (out.sequences if scores else out)[:, width:]
+        new = (out.sequences if scores else out)[:, ids.shape[1] :]
         places = [i * copies + k for i in rows for k in range(copies)]
-        for place, row in zip(places, new.tolist(), strict=True):
-            end = row.index(model.eos_id) + 1 if model.eos_id in row else len(row)
-            responses[place] = tuple(row[:end])
+        for place, response in zip(places, ended(model, new), strict=True):
+            responses[place] = response
         if scores:
             each = torch.log_softmax(torch.stack(out.scores, dim=1).double(), dim=-1)
             chosen = torch.gather(each, 2, new[:, :, None])[:, :, 0].numpy()
@@ -150,7 +116,7 @@ def same_law(task: Task) -> dict[str, float]:
 
     The tests of equal laws raise a false alarm once in a million each.
     """
-    a, b = ours(task, Key(1)), generate(task, Key(2), scores=True)
+    a, b = ours(task, Key(1)), generated(task, Key(2), scores=True)
     found = {}
     asked = [p for p in task.prompts for _ in range(task.copies)]
     for name, side in (("ours", a), ("generate", b)):
@@ -173,7 +139,7 @@ def same_law(task: Task) -> dict[str, float]:
 def measure(task: Task, repeats: int) -> dict[str, Any]:
     """Check, then time all sides in turn."""
     law = same_law(task)  # the first run of each side, too
-    sides = {"ours": ours, "generate": generate, "generate, scored": scored}
+    sides = {"ours": ours, "generate": generated, "generate, scored": scored}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     lengths: list[int] = []
     for k in range(repeats):
@@ -212,16 +178,10 @@ def measure(task: Task, repeats: int) -> dict[str, Any]:
 
 def main() -> int:
     """Run both tasks, write; return 1 if the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, RESULTS / "sampling.json")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each side, in turn")
     parser.add_argument("--batches", type=int, default=3, help="batches of 256 in a run")
     parser.add_argument("--cache", type=Path, help="where tiny worlds are kept")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).parent / "results" / "sampling.json",
-        help="JSON file with all times",
-    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     world = build(folder=args.cache)
@@ -244,9 +204,7 @@ def main() -> int:
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
         "tasks": found,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if met else 1
+    return finish(report, args.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ ratios is below 1.1.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -21,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ import torch
 import transformers
 from transformers import TrainerCallback
 
+from benchmarks.timing import command_line, finish
+from llm_bridge.labels.preference_rows import PreferencePair
 from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.tiny import AnswerLaw, questions, sample_answers, untrained
@@ -47,15 +48,6 @@ TARGET = 1.1
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A prompt and two answers of the grammar, the first preferred."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
 class Clock(TrainerCallback):
     """Seconds from the first step to the end, and the loss of every step."""
 
@@ -71,17 +63,17 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.start
 
 
-def draw_pairs(n: int) -> list[Pair]:
+def draw_pairs(n: int) -> list[PreferencePair]:
     """Return pairs of answers to prompts of the grammar."""
     prompts = [questions()[i % len(questions())].text for i in range(0, 7 * n, 7)]
     one, other = (sample_answers(prompts, KEY.child(name), AnswerLaw()) for name in ("a", "b"))
     return [
-        Pair(p, a, b if a != b else f"{b} thank you")
+        PreferencePair(p, a, b if a != b else f"{b} thank you")
         for p, a, b in zip(prompts, one, other, strict=True)
     ]
 
 
-def examples_of(model: LanguageModel, pairs: Sequence[Pair]) -> list[Example]:
+def examples_of(model: LanguageModel, pairs: Sequence[PreferencePair]) -> list[Example]:
     """Return the pairs as examples with reference log-probabilities."""
     prompts = [model.encode_prompt(p.prompt).ids for p in pairs]
     sides = [[model.encode_response(getattr(p, s)) for p in pairs] for s in ("chosen", "rejected")]
@@ -107,7 +99,7 @@ def ours(
 
 
 def theirs(
-    model: LanguageModel, pairs: Sequence[Pair], settings: TrainingSettings, *, log: bool
+    model: LanguageModel, pairs: Sequence[PreferencePair], settings: TrainingSettings, *, log: bool
 ) -> tuple[float, list[float]]:
     """Train once with TRL; return seconds and, if they are logged every step, losses."""
     import datasets  # noqa: PLC0415  (only where TRL is)
@@ -194,32 +186,23 @@ def measure(hidden: int, n_pairs: int, epochs: float, repeats: int) -> dict[str,
             "threads": torch.get_num_threads(),
             "identity": settings.identity(),
         },
-        "versions": {m.__name__: m.__version__ for m in (torch, transformers, _trl())},
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")},
     }
-
-
-def _trl() -> Any:
-    import trl  # noqa: PLC0415
-
-    return trl
 
 
 def main() -> int:
     """Measure and store; return 1 if the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, RESULT)
     parser.add_argument("--hidden", type=int, default=128, help="width: 128 has 341 000 weights")
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=6.0)
     parser.add_argument("--repeats", type=int, default=5, help="odd; the median counts")
-    parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     result = measure(args.hidden, args.pairs, args.epochs, args.repeats)
     print(json.dumps({k: v for k, v in result.items() if k != "runs"}, indent=1))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["met"] else 1
+    return finish(result, args.out)
 
 
 if __name__ == "__main__":

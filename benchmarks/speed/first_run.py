@@ -11,14 +11,13 @@ Half a minute. The exit code is 1 if the target is missed: at most 1.5 times.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+
+from benchmarks.timing import command_line, finish
 
 LIBRARIES = "import numpy, scipy.linalg, scipy.special"
 FIRST_RUN = """
@@ -44,9 +43,8 @@ def seconds(program: str, bytecode: str) -> float:
 
 def main() -> int:
     """Measure both in turn; return 1 if the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=15, help="processes of each kind")
-    parser.add_argument("--out", type=Path, help="write the times to this JSON file")
     args = parser.parse_args()
     # Compiled once, as by an installation; the processes that do it are not measured.
     with tempfile.TemporaryDirectory() as cache:
@@ -63,10 +61,8 @@ def main() -> int:
     print(f"ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} over {args.repeats} pairs)")
     met = ratio <= TARGET
     print(f"\ntarget {'met' if met else 'MISSED'}")
-    if args.out:
-        told = {"met": met, "libraries": libraries, "first_run": ours, "ratio": ratio}
-        args.out.write_text(json.dumps(told | {"pairs": pairs}, indent=1) + "\n")
-    return 0 if met else 1
+    told = {"met": met, "libraries": libraries, "first_run": ours, "ratio": ratio, "pairs": pairs}
+    return finish(told, args.out)
 
 
 if __name__ == "__main__":

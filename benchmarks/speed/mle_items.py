@@ -15,14 +15,9 @@ The exit code is 1 if a target is missed: faster than `ilsr_pairwise` and the sa
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import choix
@@ -30,6 +25,7 @@ import numpy as np
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import command_line, fastest, finish
 from rlhf_theory.core import Solution
 from rlhf_theory.data import Contexts, PairQuery
 from rlhf_theory.estimators.mle import bradley_terry_mle
@@ -88,16 +84,6 @@ def ours(comparisons: Comparisons, ridge: float) -> Solution[Any]:
     return bradley_terry_mle(data, ridge=ridge)
 
 
-def timed(task: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Return the shortest wall time and the last result."""
-    times, result = [], None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = task()
-        times.append(time.perf_counter() - start)
-    return min(times), result
-
-
 def report(name: str, rows: dict[str, tuple[float, float]], distance: float) -> dict[str, Any]:
     """Print times and residuals of both sides, the first against ours; return all as plain data."""
     print(f"\n{name}")
@@ -111,13 +97,13 @@ def report(name: str, rows: dict[str, tuple[float, float]], distance: float) -> 
 
 def main() -> int:
     """Run both tasks; return 1 if a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="repeats; the shortest time counts")
-    parser.add_argument("--out", type=Path, help="write times and residuals to this JSON file")
     args = parser.parse_args()
     comparisons = draw(Key(seed=0))
     with threadpool_limits(limits=1):
-        plain, ridged = plain_task(comparisons, args.repeats), ridge_task(comparisons, args.repeats)
+        plain = plain_task(comparisons, args.repeats)
+        ridged = ridge_task(comparisons, args.repeats)
     met = (
         plain["ratio"] > 1.0
         and plain["distance"] <= 1e-6
@@ -125,17 +111,15 @@ def main() -> int:
         and ridged["distance"] <= 1e-5
     )
     print(f"\ntargets {'met' if met else 'MISSED'}")
-    if args.out:
-        args.out.write_text(json.dumps({"met": met, "tasks": [plain, ridged]}, indent=1) + "\n")
-    return 0 if met else 1
+    return finish({"met": met, "tasks": [plain, ridged]}, args.out)
 
 
 def plain_task(comparisons: Comparisons, repeats: int) -> dict[str, Any]:
     """Compare the unpenalised fits."""
     pairs = comparisons.pairs()
-    fast, fit = timed(lambda: ours(comparisons, 0.0), repeats)
+    fast, fit = fastest(lambda: ours(comparisons, 0.0), repeats)
     theta = fit.require()[0]
-    slow, other = timed(lambda: choix.ilsr_pairwise(N_ITEMS, pairs, alpha=0), repeats)
+    slow, other = fastest(lambda: choix.ilsr_pairwise(N_ITEMS, pairs, alpha=0), repeats)
     other = other - other.mean()
     rows = {
         "rlhf-theory": (fast, comparisons.residual(theta, 0.0)),
@@ -149,11 +133,11 @@ def plain_task(comparisons: Comparisons, repeats: int) -> dict[str, Any]:
 def ridge_task(comparisons: Comparisons, repeats: int) -> dict[str, Any]:
     """Compare the fits with ridge .01, which choix calls alpha = .005."""
     pairs = comparisons.pairs()
-    fast, fit = timed(lambda: ours(comparisons, 0.01), repeats)
+    fast, fit = fastest(lambda: ours(comparisons, 0.01), repeats)
     theta = fit.require()[0]
-    slow, loose = timed(lambda: choix.opt_pairwise(N_ITEMS, pairs, alpha=0.005), 1)
+    slow, loose = fastest(lambda: choix.opt_pairwise(N_ITEMS, pairs, alpha=0.005), 1)
     # choix stops early by default; the optimum is compared with a run to a finer tolerance.
-    slower, fine = timed(lambda: choix.opt_pairwise(N_ITEMS, pairs, alpha=0.005, tol=1e-9), 1)
+    slower, fine = fastest(lambda: choix.opt_pairwise(N_ITEMS, pairs, alpha=0.005, tol=1e-9), 1)
     rows = {
         "rlhf-theory": (fast, comparisons.residual(theta, 0.01)),
         "choix.opt_pairwise(alpha=.005)": (slow, comparisons.residual(loose, 0.01)),

@@ -14,12 +14,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import fastest
 from rlhf_theory.arrays import keep_freed_memory
 from rlhf_theory.core import Solution
 from rlhf_theory.planners.nash import nash_policy
@@ -44,11 +44,7 @@ def dirichlet(key: Key, replicas: int, contexts: int, actions: int) -> np.ndarra
 def show(label: str, solver: Callable[..., Solution[Any]], *args: Any, **options: Any) -> None:
     """Print time, games and residual of the fastest of a few runs."""
     games = args[0].shape[0] * args[0].shape[1]
-    seconds = np.inf
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        found = solver(*args, **options)
-        seconds = min(seconds, time.perf_counter() - begin)
+    seconds, found = fastest(lambda: solver(*args, **options), REPEATS)
     print(
         f"{label:<46} {games:5d} games {seconds:7.3f} s {1e6 * seconds / games:8.1f} us/game "
         f"{found.n_iter:3d} iterations, residual {float(found.residual.max()):.1e}, "

@@ -9,15 +9,14 @@ thread, and both meet the same contexts, actions and labels, so parameters can b
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import command_line, fastest, finish, show
 from rlhf_theory.algorithms.enhancers import FromReference
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import keep_freed_memory
@@ -113,20 +112,15 @@ def script(world: Bandit, rounds: int, seed: int, replica: int) -> dict[str, np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--replicas", type=int, default=256)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results = {}
     for instances, goal in (("shared", 200), ("own", 100)):
         world = make_world(args.replicas, instances)
-        start = time.perf_counter()
-        fast = ours(world, args.rounds, seed=1)
-        t_fast = time.perf_counter() - start
-        start = time.perf_counter()
-        slow = script(world, args.rounds, seed=1, replica=0)
-        t_slow = time.perf_counter() - start
+        t_fast, fast = fastest(partial(ours, world, args.rounds, seed=1), 1)
+        t_slow, slow = fastest(partial(script, world, args.rounds, seed=1, replica=0), 1)
         ours_rate = args.replicas * args.rounds / t_fast
         script_rate = args.rounds / t_slow
         seconds = fast["seconds"]
@@ -143,11 +137,8 @@ def main() -> None:
             "largest_gradient": float(fast["residual"]),
             "last_100_rounds_over_second_100": float(flat),
         }
-        print(f"{instances} features")
-        for name, value in results[instances].items():
-            print(f"  {name:36s} {value:.4g}")
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
+        show(f"{instances} features", results[instances])
+    finish(results, args.out)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,15 @@ faster and equal to the bit.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import command_line, finish
 from rlhf_theory.arrays import Array
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.core import PreferenceOracle
@@ -126,9 +124,8 @@ def preferences_row(actions: int) -> Row:
 
 def main() -> int:
     """Run all; return 1 if a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="rounds in every world")
-    parser.add_argument("--out", type=Path, help="write times and distances to this JSON file")
     args = parser.parse_args()
     with threadpool_limits(limits=1):
         rows = [rounds_row(name, args.rounds) for name in WORLDS]
@@ -143,10 +140,8 @@ def main() -> int:
         and asked.distance == 0.0
     )
     print(f"\ntargets {'met' if met else 'MISSED'}")
-    if args.out:
-        told = [asdict(row) | {"ratio": row.ratio} for row in (*rows, asked)]
-        args.out.write_text(json.dumps({"met": met, "rows": told}, indent=1) + "\n")
-    return 0 if met else 1
+    told = [asdict(row) | {"ratio": row.ratio} for row in (*rows, asked)]
+    return finish({"met": met, "rows": told}, args.out)
 
 
 if __name__ == "__main__":

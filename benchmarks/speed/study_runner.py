@@ -10,7 +10,6 @@ times as fast as one. `read_compacted` is what every plot and table of a finishe
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import command_line, finish, show
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.studies.backends import make_backend
 from rlhf_theory.studies.blocks import Outcome, Task, compute
@@ -65,17 +65,23 @@ class Named:
         return {"name": self.name}
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
     """Return wall time and processor time; the second minds no other process, nor the disk."""
     start, processor = time.perf_counter(), time.process_time()
     call(*arguments)
     return time.perf_counter() - start, time.process_time() - processor
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Return wall time alone."""
+    return timed(call)[0]
+
+
+def cell_of_one_second() -> Cell:
+    """Return a cell whose blocks take about one second, on this machine."""
+    cell = make_cell(rounds=50)
+    direct(cell, 0, 64)  # warm
+    return replace(cell, rounds=max(1, round(50 / seconds(lambda: direct(cell, 0, 64)))))
 
 
 @contextmanager
@@ -103,9 +109,7 @@ def direct(cell: Cell, first: int, stop: int) -> None:
 
 def overhead(_: int) -> dict[str, float]:
     """Compute blocks with and without the study runner, in turn, at about one second a block."""
-    cell = make_cell(rounds=50)
-    direct(cell, 0, 64)  # warm
-    cell = replace(cell, rounds=max(1, round(50 / seconds(lambda: direct(cell, 0, 64)))))
+    cell = cell_of_one_second()
     ours, theirs = [], []
     with claimed() as folder:
         for k in range(10):
@@ -174,13 +178,11 @@ def resume(blocks: int) -> dict[str, float]:
 
 def workers(_: int) -> dict[str, float]:
     """Run sixteen blocks of about one second with one and with two local workers."""
-    cell = make_cell(rounds=50)
-    direct(cell, 0, 64)
-    rounds = max(1, round(50 / seconds(lambda: direct(cell, 0, 64))))
+    cell = cell_of_one_second()
     found = {}
     for jobs in (1, 2):
         with claimed() as folder:
-            cells = [make_cell(rounds=rounds, seed=k) for k in range(4)]
+            cells = [replace(cell, seed=k) for k in range(4)]
             tasks = folder.tasks(cells)
             found[f"seconds_{jobs}"] = seconds(lambda: sent(tasks, jobs, folder))  # noqa: B023
     found["speed_up"] = found["seconds_1"] / found["seconds_2"]
@@ -222,19 +224,15 @@ PARTS = {"overhead": overhead, "resume": resume, "workers": workers, "pilot": pi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--blocks", type=int, default=10_000)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results = {}
     for name in args.only:
         results[name] = PARTS[name](args.blocks)
-        print(name)
-        for label, value in results[name].items():
-            print(f"  {label:36s} {value:.4g}")
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
+        show(name, results[name])
+    finish(results, args.out)
 
 
 if __name__ == "__main__":

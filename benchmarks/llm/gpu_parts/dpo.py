@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any, ClassVar
@@ -179,16 +179,11 @@ def _verify(
         del policy, reference
     del precise
     free_memory(base.device)
-    small = TrainingSettings(
+    small = replace(
+        settings,
         steps=3,
         batch_size=n // settings.gradient_accumulation,
-        gradient_accumulation=settings.gradient_accumulation,
         learning_rate=truth.rate,
-        schedule="constant",
-        lora=settings.lora,
-        bf16=settings.bf16,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        progress=False,
     )
     history = train(base, examples, DPO(beta=BETA), small, key=key).history
     for k, (loss, expected) in enumerate(zip(history, truth.losses, strict=True)):

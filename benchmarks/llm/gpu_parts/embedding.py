@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from texts import Texts, plain_causal, plain_encoder, random_lengths
 
 from gpu_parts.measuring import Checks, alternate, free_memory
-from gpu_parts.shapes import MINILM, SHAPES, build, build_encoder, upcast
+from gpu_parts.shapes import SHAPES, build, build_encoder, minilm, upcast
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.embeddings.features import TransformerFeatures
 from llm_bridge.language.models import Ids, LanguageModel
@@ -32,13 +32,6 @@ def log_prob_tolerance(tokens: int) -> float:
     return 2.0 * LOG_PROB_ERROR * math.sqrt(tokens)
 
 
-def random_lengths(key: Key, n: int, shortest: int, longest: int) -> np.ndarray:
-    """Draw log-uniform lengths."""
-    u = key.child("lengths").uniform_numpy(1, n)[0]
-    lengths = np.exp(np.log(shortest) + np.log(longest / shortest) * u).round()
-    return np.asarray(lengths, dtype=np.int64)
-
-
 def random_ids(key: Key, n: int, length: int | Sequence[int], vocabulary: int) -> list[Ids]:
     """Draw texts of given lengths, without special tokens."""
     lengths = [length] * n if isinstance(length, int) else list(length)
@@ -47,32 +40,20 @@ def random_ids(key: Key, n: int, length: int | Sequence[int], vocabulary: int) -
     return [tuple(row[:m].tolist()) for row, m in zip(words, lengths, strict=True)]
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Prompts and responses, as their model reads them."""
-
-    prompts: Sequence[Any]
-    responses: Sequence[Any]
-
-    def some(self, n: int) -> Texts:
-        """Return the first few."""
-        return Texts(self.prompts[:n], self.responses[:n])
-
-
 Plain = Callable[[Any, Texts, int], np.ndarray]
 
 
 def encoder(sizes: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Sentence embeddings of MiniLM's shape in bf16: mean over all tokens of the last layer."""
-    shape = MINILM.toy() if sizes["toy"] else MINILM
-    model = build_encoder(shape, device, torch.bfloat16)
+    config = minilm(toy=sizes["toy"])
+    model = build_encoder(config, device, torch.bfloat16)
     key, n = Key(0).child("encoder"), sizes["texts"]
     lengths = random_lengths(key, n, *sizes["words"])
     texts = Texts(
         [""] * n,
         [
             " ".join(f"w{i}" for i in row)
-            for row in random_ids(key, n, lengths.tolist(), shape.vocabulary)
+            for row in random_ids(key, n, lengths.tolist(), config.vocab_size)
         ],
     )
     return _measure(model, texts, lengths, sizes, device, plain_encoder)
@@ -167,47 +148,3 @@ def ours(model: EncoderModel | LanguageModel, texts: Texts, batch: int) -> np.nd
         progress=False,
     )
     return features.rows(texts.prompts, texts.responses)[0].cpu().numpy()
-
-
-def plain_encoder(model: EncoderModel, texts: Texts, batch: int) -> np.ndarray:
-    """Return rows by the usual loop: texts as they come, each batch padded to its longest."""
-    parts = []
-    for start in range(0, len(texts.responses), batch):
-        read = model.tokenizer(
-            list(texts.responses[start : start + batch]), padding=True, return_tensors="pt"
-        ).to(model.device)
-        with torch.no_grad():
-            out = model.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
-        hidden, mask = out.last_hidden_state.float(), read["attention_mask"][:, :, None].float()
-        parts.append(((hidden * mask).sum(dim=1) / mask.sum(dim=1)).cpu())
-    return torch.cat(parts).numpy()
-
-
-def plain_causal(model: LanguageModel, texts: Texts, batch: int) -> np.ndarray:
-    """Return rows by the usual loop, the log-probability last."""
-    parts = []
-    for start in range(0, len(texts.responses), batch):
-        prompts = texts.prompts[start : start + batch]
-        rows = [p + r for p, r in zip(prompts, texts.responses[start : start + batch], strict=True)]
-        longest = max(map(len, rows))
-        ids = torch.tensor(
-            [row + (model.pad_id,) * (longest - len(row)) for row in rows], device=model.device
-        )
-        first = torch.tensor([[len(p)] for p in prompts], device=model.device)
-        length = torch.tensor([[len(row)] for row in rows], device=model.device)
-        place = torch.arange(longest, device=model.device)
-        answer = ((place >= first) & (place < length)).float()
-        with torch.no_grad():
-            out = model.model(
-                input_ids=ids,
-                attention_mask=(place < length).long(),
-                output_hidden_states=True,
-                use_cache=False,
-            )
-            hidden = out.hidden_states[-1].float()
-            mean = (hidden * answer[:, :, None]).sum(dim=1) / answer.sum(dim=1, keepdim=True)
-            log_p = torch.log_softmax(out.logits[:, :-1].float(), dim=-1)
-            chosen = torch.gather(log_p, 2, ids[:, 1:, None])[:, :, 0]
-            total = (chosen * answer[:, 1:]).sum(dim=1, keepdim=True)
-        parts.append(torch.cat([mean, total], dim=1).cpu())
-    return torch.cat(parts).numpy()

@@ -22,6 +22,8 @@ from gpu_parts.measuring import (
     told,
 )
 
+Measure = Callable[[Mapping[str, Any], torch.device], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Item:
@@ -37,40 +39,20 @@ class Item:
         Seconds after which it is given up.
     """
 
-    measure: Callable[[Mapping[str, Any], torch.device], dict[str, Any]]
+    measure: Measure
     sizes: Mapping[str, Any]
     toy: Mapping[str, Any]
     limit_s: float
 
 
-def _encoder() -> Item:
-    sizes = {
-        "texts": 16384,
-        "words": (4, 100),
-        "batch": 256,
-        "checked": 256,
-        "repeats": 3,
-        "cpu_texts": 512,
-        "toy": False,
-    }
-    toy = {"texts": 24, "words": (2, 8), "batch": 8, "checked": 8, "repeats": 1, "cpu_texts": 4}
-    return Item(embedding.encoder, sizes, sizes | toy | {"toy": True}, 45)
-
-
-def _causal() -> Item:
-    sizes = {
-        "shape": "Llama-3.2-1B",
-        "texts": 2048,
-        "prompt": 32,
-        "words": (16, 400),
-        "batch": 64,
-        "checked": 32,
-        "repeats": 2,
-        "cpu_texts": 8,
-        "toy": False,
-    }
-    toy = {"texts": 24, "prompt": 3, "words": (2, 8), "batch": 8, "checked": 8, "repeats": 1}
-    return Item(embedding.causal, sizes, sizes | toy | {"cpu_texts": 4, "toy": True}, 60)
+def _item(
+    measure: Measure,
+    limit_s: float,
+    sizes: dict[str, Any],
+    toy: dict[str, Any],
+) -> Item:
+    """Return an item; ``toy`` are the sizes that are others in the tests."""
+    return Item(measure, sizes | {"toy": False}, sizes | toy | {"toy": True}, limit_s)
 
 
 def _dpo(shape: str, pairs: int, parts: int, limit_s: float, rank: int = 0) -> Item:
@@ -86,51 +68,75 @@ def _dpo(shape: str, pairs: int, parts: int, limit_s: float, rank: int = 0) -> I
         "plain_steps": 4,
         "checked": 4,
         "checked_response": 64,
-        "toy": False,
     }
     toy = {"pairs": 2 * parts, "prompt": 3, "response": 5, "steps": 2, "plain_steps": 2}
-    return Item(dpo.dpo, sizes, sizes | toy | {"checked_response": 5, "toy": True}, limit_s)
+    return _item(dpo.dpo, limit_s, sizes, toy | {"checked_response": 5})
 
 
-def _rollout() -> Item:
-    sizes = {
-        "shape": "Llama-3.2-1B",
-        "prompts": 64,
-        "copies": 4,
-        "prompt": 128,
-        "new": 256,
-        "checked": 64,
-        "repeats": 2,
-        "static_limit_s": 60,
-        "toy": False,
-    }
-    toy = {"prompts": 8, "copies": 2, "prompt": 3, "new": 6, "checked": 16, "repeats": 1}
-    return Item(rollout.rollout, sizes, sizes | toy | {"toy": True}, 130)
-
-
-def _learner() -> Item:
-    sizes = {
-        "rows": 100_000,
-        "dim": 4096,
-        "checked": 256,
-        "repeats": 3,
-        "cpu_limit_s": 45,
-        "toy": False,
-    }
-    toy = {"rows": 2000, "dim": 16, "toy": True}
-    return Item(learner.bonus_and_newton, sizes, sizes | toy, 75)
-
+TOY_TEXTS = {
+    "texts": 24,
+    "words": (2, 8),
+    "batch": 8,
+    "checked": 8,
+    "repeats": 1,
+    "cpu_texts": 4,
+}
 
 # What compiles comes last: a broken device would spoil what follows.
 ITEMS = {
-    "embeddings-minilm": _encoder(),
-    "embeddings-1b": _causal(),
-    "bonus-and-newton": _learner(),
+    "embeddings-minilm": _item(
+        embedding.encoder,
+        45,
+        {
+            "texts": 16384,
+            "words": (4, 100),
+            "batch": 256,
+            "checked": 256,
+            "repeats": 3,
+            "cpu_texts": 512,
+        },
+        TOY_TEXTS,
+    ),
+    "embeddings-1b": _item(
+        embedding.causal,
+        60,
+        {
+            "shape": "Llama-3.2-1B",
+            "texts": 2048,
+            "prompt": 32,
+            "words": (16, 400),
+            "batch": 64,
+            "checked": 32,
+            "repeats": 2,
+            "cpu_texts": 8,
+        },
+        TOY_TEXTS | {"prompt": 3},
+    ),
+    "bonus-and-newton": _item(
+        learner.bonus_and_newton,
+        75,
+        {"rows": 100_000, "dim": 4096, "checked": 256, "repeats": 3, "cpu_limit_s": 45},
+        {"rows": 2000, "dim": 16},
+    ),
     "dpo-0.5b": _dpo("Qwen2.5-0.5B", 16, 1, 45),
     "dpo-1.5b": _dpo("Qwen2.5-1.5B", 16, 2, 60),
     "dpo-3b": _dpo("Llama-3.2-3B", 16, 4, 80),
     "lora-8b": _dpo("Llama-3.1-8B", 16, 4, 85, rank=16),
-    "rollout-1b": _rollout(),
+    "rollout-1b": _item(
+        rollout.rollout,
+        130,
+        {
+            "shape": "Llama-3.2-1B",
+            "prompts": 64,
+            "copies": 4,
+            "prompt": 128,
+            "new": 256,
+            "checked": 64,
+            "repeats": 2,
+            "static_limit_s": 60,
+        },
+        {"prompts": 8, "copies": 2, "prompt": 3, "new": 6, "checked": 16, "repeats": 1},
+    ),
 }
 
 

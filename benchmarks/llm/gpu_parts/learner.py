@@ -6,7 +6,8 @@ The estimators get torch tensors on the device, and nothing else changes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def bonus_and_newton(sizes: Mapping[str, Any], device: torch.device) -> dict[str
     seconds: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     for name, dtype in DTYPES.items():
-        data = precise if name == "float64" else cast(precise, device, dtype)
+        data = mapped(precise, partial(torch.Tensor.to, dtype=dtype))
         facts[name] = _verify(checks, name, data, precise, sizes["checked"])
         free_memory(device)
         seconds[name] = _times(data, device, sizes["repeats"])
@@ -42,7 +43,7 @@ def bonus_and_newton(sizes: Mapping[str, Any], device: torch.device) -> dict[str
     outcome = "done"
     try:
         with limited(sizes["cpu_limit_s"]):
-            some = cast(_first(precise, rows), host, torch.float64)
+            some = mapped(precise, lambda v: v[:, :rows].to(host))
             seconds["cpu_float64"] = _times(some, host, 1, warmup=0)
     except OutOfTime:
         outcome = f"out of time ({sizes['cpu_limit_s']} s)"
@@ -82,15 +83,10 @@ def comparisons(n: int, dim: int, device: torch.device) -> PairList:
     return PairList(Pairs(phi, log_pi0), torch.ones_like(p), (u < p).to(p.dtype))
 
 
-def cast(data: PairList, device: torch.device, dtype: torch.dtype) -> PairList:
-    """Return the same comparisons elsewhere or in another precision."""
-    phi, log_pi0 = data.pairs.phi.to(device, dtype), data.pairs.log_pi0.to(device, dtype)
-    return PairList(Pairs(phi, log_pi0), data.count.to(device, dtype), data.wins.to(device, dtype))
-
-
-def _first(data: PairList, rows: int) -> PairList:
-    pairs = Pairs(data.pairs.phi[:, :rows], data.pairs.log_pi0[:, :rows])
-    return PairList(pairs, data.count[:, :rows], data.wins[:, :rows])
+def mapped(data: PairList, change: Callable[[torch.Tensor], torch.Tensor]) -> PairList:
+    """Return the comparisons with every one of their arrays changed."""
+    pairs = Pairs(change(data.pairs.phi), change(data.pairs.log_pi0))
+    return PairList(pairs, change(data.count), change(data.wins))
 
 
 def _rows_that_fit(dim: int) -> int:

@@ -6,8 +6,7 @@ responses are two forward passes, and logits are computed at every token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +86,7 @@ def plain_dpo(
         size = len(batch) // parts
         for k in range(parts):
             chosen, rejected, prompt = sides_of(batch[k * size : (k + 1) * size], device)
-            with _precision(device, half=half):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 won = plain_log_probs(policy, chosen, prompt)
                 lost = plain_log_probs(policy, rejected, prompt)
                 with torch.no_grad():
@@ -107,9 +106,3 @@ def plain_dpo(
         optimiser.zero_grad(set_to_none=True)
         losses.append(total)
     return PlainRun([float(x) for x in losses], float(rate or 0.0), marks)
-
-
-@contextmanager
-def _precision(device: torch.device, *, half: bool) -> Iterator[None]:
-    with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-        yield

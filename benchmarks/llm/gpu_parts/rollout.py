@@ -7,13 +7,12 @@ what is compared is the loop alone, without the gain from rows that finish early
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from drawn import Drawn, drawn_by, ended, generate
 
 from gpu_parts.embedding import log_prob_tolerance, random_ids
 from gpu_parts.measuring import Checks, OutOfTime, alternate, free_memory, limited, told
@@ -25,19 +24,6 @@ from rlhf_theory.randomness import Key
 
 # Of the martingale below; a right sampler exceeds it once in 500 million runs.
 Z_BOUND = 6.0
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Responses to the prompts, ``n`` each, and the sampler's own log-probabilities."""
-
-    responses: list[Ids]
-    log_probs: np.ndarray | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens up to the ends of the sequences."""
-        return sum(map(len, self.responses))
 
 
 Side = Callable[[Key], Drawn]
@@ -112,34 +98,19 @@ def _timed(
 def ours(model: LanguageModel, prompts: Sequence[Ids], copies: int, new: int, key: Key) -> Drawn:
     """Tokens, texts and log-probabilities."""
     sampler = BatchedSampler(max_new_tokens=new, batch_size=len(prompts) * copies)
-    rows = [r for row in sampler(model, prompts, copies, key) for r in row]
-    return Drawn([r.ids for r in rows], np.array([r.log_prob for r in rows]))
+    return drawn_by(sampler, model, prompts, copies, key)
 
 
 def generated(
     model: LanguageModel, prompts: Sequence[Ids], copies: int, new: int, key: Key, **more: Any
 ) -> Drawn:
     """Tokens by ``generate``; on CUDA a static cache makes it compile its step."""
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=new,
-        pad_token_id=model.pad_id,
-        eos_token_id=model.eos_id,
-        **more,
-    )
     ids = torch.tensor([p for p in prompts for _ in range(copies)], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(key.seed_int())  # noqa: TID251  `generate` takes no generator
-        out = model.model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
-        )
-    rows = out[:, ids.shape[1] :].tolist()
-    ends = [row.index(model.eos_id) + 1 if model.eos_id in row else len(row) for row in rows]
-    return Drawn([tuple(row[:end]) for row, end in zip(rows, ends, strict=True)])
+        out = generate(model, ids, torch.ones_like(ids), new, **more)
+    return Drawn(ended(model, out[:, ids.shape[1] :]))
 
 
 def check_law(

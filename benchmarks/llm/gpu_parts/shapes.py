@@ -118,35 +118,19 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A sentence encoder of BERT's kind."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    vocabulary: int
-    spread: float = 0.02
-
-    def toy(self) -> Encoder:
-        """Return the same family at toy size."""
-        return Encoder(32, 64, 2, 4, 64, 0.15)
-
-    def config(self) -> Any:
-        """Return the configuration for transformers."""
-        return BertConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            max_position_embeddings=512,
-            initializer_range=self.spread,
-        )
-
-
-MINILM = Encoder(384, 1536, 6, 12, 30522)
+def minilm(*, toy: bool) -> BertConfig:
+    """Return the configuration of MiniLM, a sentence encoder of BERT's kind."""
+    full, small = (384, 1536, 6, 12, 30522, 0.02), (32, 64, 2, 4, 64, 0.15)
+    hidden, intermediate, layers, heads, vocabulary, spread = small if toy else full
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=512,
+        initializer_range=spread,
+    )
 
 
 @dataclass(frozen=True)
@@ -218,12 +202,12 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int = 0)
 
 
 def build_encoder(
-    shape: Encoder, device: torch.device, dtype: torch.dtype, seed: int = 0
+    config: BertConfig, device: torch.device, dtype: torch.dtype, seed: int = 0
 ) -> EncoderModel:
     """Return an encoder with random weights, made on the device."""
     with _drawn(device, seed):
-        model = AutoModel.from_config(shape.config(), dtype=dtype, attn_implementation="sdpa")
-    return EncoderModel(model.eval(), _tokenizer(shape.vocabulary), "random weights")
+        model = AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    return EncoderModel(model.eval(), _tokenizer(config.vocab_size), "random weights")
 
 
 def upcast(model: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
