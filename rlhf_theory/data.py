@@ -12,21 +12,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, Self, runtime_checkable
 
-import numpy as np
-
 from rlhf_theory.all_pairs import AllDifferences, AllSkewRows
 from rlhf_theory.arrays import (
     Array,
     check_finite,
     expand_rows,
     full_like,
-    int_like,
     namespace,
     one_hot,
     tally,
 )
 from rlhf_theory.contexts import Contexts
-from rlhf_theory.designs import Design, LaplacianRows, Possible, Rows, skew_rows
+from rlhf_theory.designs import Design, LaplacianRows, Possible, Rows, pair_slots, skew_rows
 from rlhf_theory.errors import ShapeError, check_shape
 from rlhf_theory.queries import Comparisons, PairQuery
 
@@ -99,17 +96,6 @@ class PreferenceData(Protocol):
     def reweighted(self, count: Array, wins: Array) -> Self:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
         ...
-
-
-def pair_slots(n_actions: int, like: Array) -> tuple[Array, Array, Array]:
-    """Return the first and second action of every pair ``i < j``, and the pair of ``i A + j``.
-
-    The last has ``A^2`` entries, symmetric, 0 on the diagonal.
-    """
-    i, j = np.triu_indices(n_actions, k=1)
-    slot = np.zeros((n_actions, n_actions), dtype=np.int64)
-    slot[i, j] = slot[j, i] = np.arange(i.size)
-    return int_like(i, like), int_like(j, like), int_like(slot.ravel(), like)
 
 
 def check_labels(record: Comparisons) -> None:

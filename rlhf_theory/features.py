@@ -53,9 +53,7 @@ def game_features(contexts: Contexts) -> Array:
     r, b, a, d = phi.shape
     first = xp.broadcast_to(phi[:, :, :, None, :], (r, b, a, a, d))
     second = xp.broadcast_to(phi[:, :, None, :, :], (r, b, a, a, d))
-    pairs = xp.reshape(xp.stack([first, second], axis=-2), (r, b * a * a, 2, d))
-    psi = skew_rows(pairs)
-    return xp.reshape(psi, (r, b, a, a, psi.shape[-1]))
+    return skew_rows(xp.stack([first, second], axis=-2))
 
 
 def mean_game_features(contexts: Contexts, log_pi1: Array) -> Array:
@@ -69,6 +67,4 @@ def mean_game_features(contexts: Contexts, log_pi1: Array) -> Array:
     _, b, a, d = phi.shape
     # psi is bilinear in (1, phi), and E (1, phi) = (1, E phi).
     mean = xp.broadcast_to(mean_feature(contexts, log_pi1)[:, :, None, :], (r, b, a, d))
-    pairs = xp.stack([mean, xp.broadcast_to(phi, (r, b, a, d))], axis=-2)
-    psi = skew_rows(xp.reshape(pairs, (r, b * a, 2, d)))
-    return xp.reshape(psi, (r, b, a, psi.shape[-1]))
+    return skew_rows(xp.stack([mean, xp.broadcast_to(phi, (r, b, a, d))], axis=-2))
