@@ -214,6 +214,12 @@ def block_rows(x: Array, first: int, stop: int) -> Array:
     return x if x.shape[0] == 1 else x[first:stop, ...]
 
 
+def select(mask: Array, x: Array, y: Array) -> Array:
+    """Return ``x`` where ``mask``, else ``y``; ``mask`` has the first axes of both."""
+    xp = namespace(mask, x)
+    return xp.where(xp.reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim))), x, y)
+
+
 def take_rows(table: Array, ids: Array) -> Array:
     """Return ``table[r, ids[r, b]]``.
 

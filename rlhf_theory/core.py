@@ -134,16 +134,6 @@ class Record(Protocol):
 
 
 @runtime_checkable
-class Data(Protocol):
-    """All records so far, in the form that suits a problem."""
-
-    @property
-    def n_labels(self) -> Array:
-        """Labels per replica, shape ``(R,)``."""
-        ...
-
-
-@runtime_checkable
 class Feedback(Protocol[Query_contra, Record_co]):
     """Labels on request: all that an algorithm gets."""
 

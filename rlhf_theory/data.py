@@ -126,8 +126,9 @@ def check_present(name: str, log_pi0: Array) -> None:
         raise ValueError(message)
 
 
-def check_counts(count: Array, wins: Array) -> None:
-    """Raise ``ValueError`` unless ``0 <= wins <= count``."""
+def check_counts(count: Array, wins: Array, n: int) -> None:
+    """Raise ``ValueError`` unless ``0 <= wins <= count``, both of shape ``(R, n)``."""
+    check_shape("count", count, (None, n), "(R, n)")
     xp = namespace(count, wins)
     if count.shape != wins.shape:
         message = (
@@ -290,8 +291,7 @@ class PairTable:
 
     def reweighted(self, count: Array, wins: Array) -> PairTable:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
-        check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
-        check_counts(count, wins)
+        check_counts(count, wins, self.count.shape[1])
         if not self.frame.table.all_present:
             compared, lp = count[..., None] > 0.0, self.pairs.log_pi0
             check_present("pairs", namespace(lp).where(compared, lp, namespace(lp).zeros_like(lp)))
@@ -366,6 +366,5 @@ class PairList:
 
     def reweighted(self, count: Array, wins: Array) -> PairList:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
-        check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
-        check_counts(count, wins)
+        check_counts(count, wins, self.count.shape[1])
         return replace(self, count=count, wins=wins)

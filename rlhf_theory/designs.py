@@ -311,12 +311,23 @@ class LaplacianRows:
     @cached_property
     def z_max(self) -> Array:
         """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 with one action."""
-        xp = namespace(self.phi)
-        gram = xp.matmul(self.phi, xp.matrix_transpose(self.phi))
-        square = xp.sum(self.phi * self.phi, axis=-1)
-        distance = square[..., :, None] + square[..., None, :] - 2.0 * gram
-        largest = xp.max(distance, axis=(-3, -2, -1))
-        return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
+        return longest_difference(self.phi)
+
+
+def longest_difference(phi: Array, present: Array | None = None) -> Array:
+    """Return the largest ``|phi(x, i) - phi(x, j)|``, shape ``(R|1,)``.
+
+    ``present`` says which actions count, shape ``(R|1, X, A)``; None: all.
+    """
+    xp = namespace(phi)
+    square = xp.sum(phi * phi, axis=-1)
+    gram = xp.matmul(phi, xp.matrix_transpose(phi))
+    distance = square[..., :, None] + square[..., None, :] - 2.0 * gram
+    if present is not None:
+        both = present[..., :, None] & present[..., None, :]
+        distance = xp.where(both, distance, full_like((1,), 0.0, phi))
+    largest = xp.max(distance, axis=(-3, -2, -1))
+    return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
 
 
 def skew_rows(phi_pair: Array) -> Array:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from rlhf_theory.arrays import Array, full_like, namespace
+from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.data import Contexts, skew_rows
+from rlhf_theory.designs import longest_difference
 
 
 def mean_feature(contexts: Contexts, log_probs: Array) -> Array:
@@ -31,16 +32,7 @@ def centred(contexts: Contexts) -> Array:
 
 def feature_bound(contexts: Contexts) -> Array:
     """Return ``max |z|`` over pairs of present actions of one context, shape ``(R,)``."""
-    phi = contexts.phi
-    xp = namespace(phi)
-    cross = xp.matmul(phi, xp.matrix_transpose(phi))
-    square = xp.sum(phi * phi, axis=-1)
-    distance = square[..., :, None] + square[..., None, :] - 2.0 * cross
-    present = contexts.log_pi0 > -math.inf
-    both = present[..., :, None] & present[..., None, :]
-    distance = xp.where(both, distance, full_like((1,), 0.0, phi))
-    largest = xp.max(distance, axis=(-3, -2, -1))
-    return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
+    return longest_difference(contexts.phi, contexts.log_pi0 > -math.inf)
 
 
 def game_features(contexts: Contexts) -> Array:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
-from rlhf_theory.arrays import Array, expand_rows, full_like, namespace, take_rows
+from rlhf_theory.arrays import Array, expand_rows, full_like, namespace, select, take_rows
 from rlhf_theory.core import Solution
 from rlhf_theory.errors import check_shape
 from rlhf_theory.planners.tilting import Form, Response, Space, respond, tilt
@@ -162,17 +162,11 @@ def _advance(
     # A start that has converged stays put, and so does one that a step would let fall: by rounding
     # if the step was plain, and then it has converged too.
     go = ~last.done & (value >= last.objective)
-    old = last.response
     return _State(
-        xp.where(go[..., None], u, last.u),
-        Response(
-            xp.where(go, new.tau, old.tau),
-            xp.where(go[..., None], new.g, old.g),
-            xp.where(go, new.inner, old.inner),
-            xp.where(go, new.kl, old.kl),
-        ),
-        xp.where(go, value, last.objective),
-        xp.where(go, residual, last.residual),
+        select(go, u, last.u),
+        Response(*(select(go, x, old) for x, old in zip(new, last.response, strict=True))),
+        select(go, value, last.objective),
+        select(go, residual, last.residual),
         last.done | (go & done) | (~go & (not aim.jump)),
     )
 
