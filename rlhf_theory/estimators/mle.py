@@ -98,9 +98,8 @@ def _null_projectors(design: Design, count: Array) -> tuple[Array, Array]:
     if possible is None:
         return null, rank == p
     spectrum = xp.linalg.eigvalsh(possible)
-    full = xp.sum(
-        xp.astype(spectrum > rank_floor(possible) * spectrum[:, -1:], count.dtype), axis=-1
-    )
+    floor = rank_floor(possible)
+    full = xp.sum(xp.astype(spectrum > floor * spectrum[:, -1:], count.dtype), axis=-1)
     return null, rank == full
 
 
