@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
-import numpy as np
-
-from rlhf_theory.arrays import Array, full_like, int_like, namespace
-from rlhf_theory.designs import LaplacianRows, skew_rows
+from rlhf_theory.arrays import Array, full_like, namespace
+from rlhf_theory.designs import LaplacianRows, pair_slots, skew_rows
 
 # Numbers that a matrix over the pairs of some contexts may have.
 _AT_A_TIME = 4_000_000
@@ -42,20 +40,16 @@ class AllDifferences:
     @cached_property
     def possible(self) -> Array:
         """The sum of ``z z^T``, shape ``(R|1, d, d)``."""
-        total = full_like(
-            (self.phi.shape[0], self.phi.shape[-1], self.phi.shape[-1]), 0.0, self.phi
-        )
-        for phi in _some_contexts(self.phi, 1):
-            total = total + LaplacianRows(phi).possible
-        return total
+        n_rows, _, _, d = self.phi.shape
+        zero = full_like((n_rows, d, d), 0.0, self.phi)
+        return sum((LaplacianRows(phi).possible for phi in _some_contexts(self.phi, 1)), zero)
 
     @cached_property
     def z_max(self) -> Array:
         """Largest ``|z|``, shape ``(R|1,)``; 0 with one action."""
-        longest = full_like((self.phi.shape[0],), 0.0, self.phi)
-        for phi in _some_contexts(self.phi, 1):
-            longest = namespace(longest).maximum(longest, LaplacianRows(phi).z_max)
-        return longest
+        longest = (LaplacianRows(phi).z_max for phi in _some_contexts(self.phi, 1))
+        zero = full_like((self.phi.shape[0],), 0.0, self.phi)
+        return reduce(namespace(zero).maximum, longest, zero)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +70,7 @@ class AllSkewRows:
         xp = namespace(self.phi)
         n_rows, _, a, d = self.phi.shape
         p = d * (d + 1) // 2
-        sides = [int_like(s, self.phi) for s in np.triu_indices(a, k=1)]
+        *sides, _ = pair_slots(a, self.phi)
         total = full_like((n_rows, p, p), 0.0, self.phi)
         for phi in _some_contexts(self.phi, p):
             pairs = xp.stack([xp.take(phi, side, axis=2) for side in sides], axis=3)

@@ -43,8 +43,6 @@ def library(name: str) -> Any:
 
     ``ImportError`` where torch is missing: it comes with the extra ``llm``.
     """
-    if name == "numpy":
-        return importlib.import_module("array_api_compat.numpy")
     try:
         return importlib.import_module(f"array_api_compat.{name}")
     except ImportError as error:
@@ -53,11 +51,6 @@ def library(name: str) -> Any:
             "torch comes with the extra: pip install 'rlhf-theory[llm]'."
         )
         raise ImportError(message) from error
-
-
-def is_numpy(x: Array) -> bool:
-    """Return whether ``x`` is a NumPy array."""
-    return isinstance(x, np.ndarray)
 
 
 def as_like(values: ArrayLike | Array, like: Array) -> Array:
@@ -170,6 +163,18 @@ def sigmoid(u: Array) -> Array:
     return 0.5 * (1.0 + xp.tanh(0.5 * u))
 
 
+def damping(change: Array, whole: float) -> Array:
+    """Return ``log(1 + m) / m`` for ``m = change``, and 1 where ``m`` is at most ``whole``.
+
+    Steps of this length along Newton's direction, ``m`` the largest change of a logit, decrease a
+    generalised self-concordant loss from any start (Bach 2010, EJS 4, Proposition 1).
+    """
+    xp = namespace(change)
+    long = change > whole
+    some = xp.where(long, change, xp.ones_like(change))
+    return xp.where(long, xp.log1p(some) / some, xp.ones_like(change))
+
+
 def logsumexp(x: Array, axis: int = -1, *, keepdims: bool = False) -> Array:
     """Return ``log sum exp(x)`` along ``axis``; ``-inf`` where all entries are ``-inf``."""
     xp = namespace(x)
@@ -202,6 +207,17 @@ def expand_rows(x: Array, n_replicas: int) -> Array:
         return x
     xp = namespace(x)
     return xp.broadcast_to(x, (n_replicas, *x.shape[1:]))
+
+
+def block_rows(x: Array, first: int, stop: int) -> Array:
+    """Return replicas ``first .. stop - 1`` of ``x``; what all share (first axis 1) stays."""
+    return x if x.shape[0] == 1 else x[first:stop, ...]
+
+
+def select(mask: Array, x: Array, y: Array) -> Array:
+    """Return ``x`` where ``mask``, else ``y``; ``mask`` has the first axes of both."""
+    xp = namespace(mask, x)
+    return xp.where(xp.reshape(mask, (*mask.shape, *(1,) * (x.ndim - mask.ndim))), x, y)
 
 
 def take_rows(table: Array, ids: Array) -> Array:
@@ -315,6 +331,26 @@ def solve(a: Array, b: Array) -> Array:
     """Return ``a[r]^-1 b[r]``, shape ``(R, d)``, for ``a`` ``(R, d, d)`` and ``b`` ``(R, d)``."""
     xp = namespace(a, b)
     return xp.linalg.solve(a, b[..., None])[..., 0]
+
+
+def null_projector(gram: Array) -> tuple[Array, Array]:
+    """Return the projector on what positive semi-definite matrices do not see, and its rank.
+
+    Shapes ``(R, d, d)`` and ``(R,)``, for ``gram`` ``(R, d, d)``; eigenvalues count as 0 where they
+    could be rounding.
+    """
+    xp = namespace(gram)
+    values, vectors = xp.linalg.eigh(gram)
+    floor = rank_floor(gram)
+    top = values[:, -1:]
+    unseen = xp.astype(values <= floor * xp.where(top > 0, top, xp.ones_like(top)), gram.dtype)
+    null = xp.matmul(vectors * unseen[:, None, :], xp.matrix_transpose(vectors))
+    return null, xp.sum(unseen, axis=-1)
+
+
+def rank_floor(gram: Array) -> float:
+    """Return the share of the largest eigenvalue below which another one could be rounding."""
+    return 10.0 * int(gram.shape[-1]) * float(namespace(gram).finfo(gram.dtype).eps)
 
 
 def batched_inverse(a: Array) -> Array:

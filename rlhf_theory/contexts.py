@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_theory.arrays import Array, int_like, namespace, take_rows
+from rlhf_theory.arrays import Array, block_rows, int_like, namespace, take_rows
 from rlhf_theory.errors import ShapeError, check_shape
 
 
@@ -132,12 +132,8 @@ class Contexts:
 
     def block(self, first: int, stop: int) -> Contexts:
         """Return replicas ``first .. stop - 1``; what is shared stays shared."""
-        ids = None if self.ids is None else _rows_of(self.ids, first, stop)
+        ids = None if self.ids is None else block_rows(self.ids, first, stop)
         if self.table is not None and ids is not None:
             return Contexts.rows(self.table.block(first, stop), ids)
-        phi, log_pi0 = _rows_of(self.phi, first, stop), _rows_of(self.log_pi0, first, stop)
+        phi, log_pi0 = block_rows(self.phi, first, stop), block_rows(self.log_pi0, first, stop)
         return Contexts(phi, log_pi0, ids, self.source, whole=self.whole)
-
-
-def _rows_of(x: Array, first: int, stop: int) -> Array:
-    return x if x.shape[0] == 1 else x[first:stop, ...]

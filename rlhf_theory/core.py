@@ -10,6 +10,7 @@ from rlhf_theory.arrays import Array, full_like, namespace, to_numpy
 from rlhf_theory.data import Comparisons, Contexts, PairQuery, PreferenceData
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
+from rlhf_theory.register import asked_by
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -82,6 +83,7 @@ def closed_form(value: T, n_replicas: int, like: Array) -> Solution[T]:
     return Solution(value, zero, zero == 0.0)
 
 
+@asked_by("policy")
 @runtime_checkable
 class Policy(Protocol):
     """A conditional distribution over the actions of a context."""
@@ -128,16 +130,6 @@ class Record(Protocol):
     @property
     def labels(self) -> Array:
         """Labels given per replica, shape ``(R,)`` or ``(1,)``."""
-        ...
-
-
-@runtime_checkable
-class Data(Protocol):
-    """All records so far, in the form that suits a problem."""
-
-    @property
-    def n_labels(self) -> Array:
-        """Labels per replica, shape ``(R,)``."""
         ...
 
 
@@ -194,6 +186,7 @@ class Problem(Protocol):
         ...
 
 
+@asked_by("planner")
 class Planner(Protocol[Model_contra]):
     """A planning oracle: from a reward or preference model to a policy."""
 
@@ -226,6 +219,7 @@ class ConfidenceSet(Protocol):
         ...
 
 
+@asked_by("enhancer")
 @runtime_checkable
 class Enhancer(Protocol):
     """A rule for exploring around the main agent."""
@@ -237,6 +231,7 @@ class Enhancer(Protocol):
         ...
 
 
+@asked_by("radius")
 class Radius(Protocol):
     """A rule for the radius of a confidence ellipsoid."""
 

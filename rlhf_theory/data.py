@@ -12,21 +12,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, Self, runtime_checkable
 
-import numpy as np
-
 from rlhf_theory.all_pairs import AllDifferences, AllSkewRows
 from rlhf_theory.arrays import (
     Array,
     check_finite,
     expand_rows,
     full_like,
-    int_like,
     namespace,
     one_hot,
     tally,
 )
 from rlhf_theory.contexts import Contexts
-from rlhf_theory.designs import Design, LaplacianRows, Possible, Rows, skew_rows
+from rlhf_theory.designs import Design, LaplacianRows, Possible, Rows, pair_slots, skew_rows
 from rlhf_theory.errors import ShapeError, check_shape
 from rlhf_theory.queries import Comparisons, PairQuery
 
@@ -101,17 +98,6 @@ class PreferenceData(Protocol):
         ...
 
 
-def pair_slots(n_actions: int, like: Array) -> tuple[Array, Array, Array]:
-    """Return the first and second action of every pair ``i < j``, and the pair of ``i A + j``.
-
-    The last has ``A^2`` entries, symmetric, 0 on the diagonal.
-    """
-    i, j = np.triu_indices(n_actions, k=1)
-    slot = np.zeros((n_actions, n_actions), dtype=np.int64)
-    slot[i, j] = slot[j, i] = np.arange(i.size)
-    return int_like(i, like), int_like(j, like), int_like(slot.ravel(), like)
-
-
 def check_labels(record: Comparisons) -> None:
     """Raise ``ValueError`` unless labels lie in [0, 1] and pi0 can play the actions."""
     contexts, a1, a2, y = record.query.contexts, record.query.a1, record.query.a2, record.y
@@ -140,8 +126,9 @@ def check_present(name: str, log_pi0: Array) -> None:
         raise ValueError(message)
 
 
-def check_counts(count: Array, wins: Array) -> None:
-    """Raise ``ValueError`` unless ``0 <= wins <= count``."""
+def check_counts(count: Array, wins: Array, n: int) -> None:
+    """Raise ``ValueError`` unless ``0 <= wins <= count``, both of shape ``(R, n)``."""
+    check_shape("count", count, (None, n), "(R, n)")
     xp = namespace(count, wins)
     if count.shape != wins.shape:
         message = (
@@ -304,8 +291,7 @@ class PairTable:
 
     def reweighted(self, count: Array, wins: Array) -> PairTable:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
-        check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
-        check_counts(count, wins)
+        check_counts(count, wins, self.count.shape[1])
         if not self.frame.table.all_present:
             compared, lp = count[..., None] > 0.0, self.pairs.log_pi0
             check_present("pairs", namespace(lp).where(compared, lp, namespace(lp).zeros_like(lp)))
@@ -380,6 +366,5 @@ class PairList:
 
     def reweighted(self, count: Array, wins: Array) -> Self:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
-        check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
-        check_counts(count, wins)
+        check_counts(count, wins, self.count.shape[1])
         return replace(self, count=count, wins=wins)

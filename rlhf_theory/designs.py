@@ -55,6 +55,18 @@ class Design(Possible, Protocol):
         ...
 
 
+def pair_slots(n: int, like: Array, *, diagonal: bool = False) -> tuple[Array, Array, Array]:
+    """Return the first and second action of every pair ``i < j``, and the pair of ``i n + j``.
+
+    The last has ``n^2`` entries, symmetric, 0 on the diagonal; with ``diagonal`` there are pairs
+    ``i = j`` too.
+    """
+    i, j = np.triu_indices(n, k=0 if diagonal else 1)
+    slot = np.zeros((n, n), dtype=np.int64)
+    slot[i, j] = slot[j, i] = np.arange(i.size)
+    return int_like(i, like), int_like(j, like), int_like(slot.ravel(), like)
+
+
 # Above this many numbers the products z z^T are not kept, nor the incidence matrix of pairs.
 _MAX_PRODUCTS = 20_000_000
 _MAX_INCIDENCE = 20_000
@@ -89,13 +101,9 @@ class Rows:
         return self.z
 
     @cached_property
-    def _half(self) -> tuple[np.ndarray, np.ndarray, Array]:
+    def _half(self) -> tuple[Array, Array, Array]:
         """Upper half of a symmetric matrix as a list, and where its full entries stand in it."""
-        p = self.n_params
-        i, j = np.triu_indices(p)
-        where = np.zeros((p, p), dtype=np.int64)
-        where[i, j] = where[j, i] = np.arange(i.size)
-        return i, j, int_like(where.ravel(), self.z)
+        return pair_slots(self.n_params, self.z, diagonal=True)
 
     @cached_property
     def _products(self) -> Array:
@@ -103,7 +111,7 @@ class Rows:
         xp = namespace(self.z)
         i, j, _ = self._half
         z = self.z[0, ...]
-        return xp.take(z, int_like(i, z), axis=1) * xp.take(z, int_like(j, z), axis=1)
+        return xp.take(z, i, axis=1) * xp.take(z, j, axis=1)
 
     def margins(self, theta: Array) -> Array:
         """Return ``<z_i, theta>``, shape ``(R, n)``."""
@@ -303,12 +311,23 @@ class LaplacianRows:
     @cached_property
     def z_max(self) -> Array:
         """Largest ``|z_i|``, shape ``(R,)`` or ``(1,)``; 0 with one action."""
-        xp = namespace(self.phi)
-        gram = xp.matmul(self.phi, xp.matrix_transpose(self.phi))
-        square = xp.sum(self.phi * self.phi, axis=-1)
-        distance = square[..., :, None] + square[..., None, :] - 2.0 * gram
-        largest = xp.max(distance, axis=(-3, -2, -1))
-        return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
+        return longest_difference(self.phi)
+
+
+def longest_difference(phi: Array, present: Array | None = None) -> Array:
+    """Return the largest ``|phi(x, i) - phi(x, j)|``, shape ``(R|1,)``.
+
+    ``present`` says which actions count, shape ``(R|1, X, A)``; None: all.
+    """
+    xp = namespace(phi)
+    square = xp.sum(phi * phi, axis=-1)
+    gram = xp.matmul(phi, xp.matrix_transpose(phi))
+    distance = square[..., :, None] + square[..., None, :] - 2.0 * gram
+    if present is not None:
+        both = present[..., :, None] & present[..., None, :]
+        distance = xp.where(both, distance, full_like((1,), 0.0, phi))
+    largest = xp.max(distance, axis=(-3, -2, -1))
+    return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
 
 
 def skew_rows(phi_pair: Array) -> Array:
@@ -321,15 +340,15 @@ def skew_rows(phi_pair: Array) -> Array:
     Parameters
     ----------
     phi_pair
-        Features of both actions, shape ``(R, n, 2, d)``.
+        Features of both actions, shape ``(..., 2, d)``.
 
     Returns
     -------
-    Array of shape ``(R, n, d (d + 1) / 2)``; the first ``d`` columns are ``phi_b - phi_a``.
+    Array of shape ``(..., d (d + 1) / 2)``; the first ``d`` columns are ``phi_b - phi_a``.
     """
     xp = namespace(phi_pair)
     ones = full_like((*phi_pair.shape[:-1], 1), 1.0, phi_pair)
     f = xp.concat([ones, phi_pair], axis=-1)
     i, j = np.triu_indices(f.shape[-1], k=1)
     fi, fj = xp.take(f, int_like(i, f), axis=-1), xp.take(f, int_like(j, f), axis=-1)
-    return fi[:, :, 0, :] * fj[:, :, 1, :] - fj[:, :, 0, :] * fi[:, :, 1, :]
+    return fi[..., 0, :] * fj[..., 1, :] - fj[..., 0, :] * fi[..., 1, :]

@@ -53,6 +53,22 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(message)
 
 
+def check_weights(weights: Sequence[float], n: int, one: str, many: str) -> None:
+    """Raise ``ValueError`` unless weights are a probability for each of ``n`` things, with sum 1.
+
+    ``one`` and ``many`` say what the things are, for the message.
+    """
+    for w in weights:
+        check_nonnegative("weights", w)
+    total = math.fsum(weights)
+    if len(weights) != n or abs(total - 1.0) > 1e-9:
+        message = (
+            f"weights must be one probability per {one}; got {n} {many} and {len(weights)} weights "
+            f"that sum to {total}."
+        )
+        raise ValueError(message)
+
+
 def check_shape(name: str, array: Shaped, expected: Sequence[int | None], letters: str) -> None:
     """Raise ``ShapeError`` unless ``array`` has the expected shape.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from rlhf_theory.arrays import Array, full_like, namespace
+from rlhf_theory.arrays import Array, namespace
 from rlhf_theory.data import Contexts, skew_rows
+from rlhf_theory.designs import longest_difference
 
 
 def mean_feature(contexts: Contexts, log_probs: Array) -> Array:
@@ -31,16 +32,7 @@ def centred(contexts: Contexts) -> Array:
 
 def feature_bound(contexts: Contexts) -> Array:
     """Return ``max |z|`` over pairs of present actions of one context, shape ``(R,)``."""
-    phi = contexts.phi
-    xp = namespace(phi)
-    cross = xp.matmul(phi, xp.matrix_transpose(phi))
-    square = xp.sum(phi * phi, axis=-1)
-    distance = square[..., :, None] + square[..., None, :] - 2.0 * cross
-    present = contexts.log_pi0 > -math.inf
-    both = present[..., :, None] & present[..., None, :]
-    distance = xp.where(both, distance, full_like((1,), 0.0, phi))
-    largest = xp.max(distance, axis=(-3, -2, -1))
-    return xp.sqrt(xp.where(largest < 0, xp.zeros_like(largest), largest))
+    return longest_difference(contexts.phi, contexts.log_pi0 > -math.inf)
 
 
 def game_features(contexts: Contexts) -> Array:
@@ -53,9 +45,7 @@ def game_features(contexts: Contexts) -> Array:
     r, b, a, d = phi.shape
     first = xp.broadcast_to(phi[:, :, :, None, :], (r, b, a, a, d))
     second = xp.broadcast_to(phi[:, :, None, :, :], (r, b, a, a, d))
-    pairs = xp.reshape(xp.stack([first, second], axis=-2), (r, b * a * a, 2, d))
-    psi = skew_rows(pairs)
-    return xp.reshape(psi, (r, b, a, a, psi.shape[-1]))
+    return skew_rows(xp.stack([first, second], axis=-2))
 
 
 def mean_game_features(contexts: Contexts, log_pi1: Array) -> Array:
@@ -69,6 +59,4 @@ def mean_game_features(contexts: Contexts, log_pi1: Array) -> Array:
     _, b, a, d = phi.shape
     # psi is bilinear in (1, phi), and E (1, phi) = (1, E phi).
     mean = xp.broadcast_to(mean_feature(contexts, log_pi1)[:, :, None, :], (r, b, a, d))
-    pairs = xp.stack([mean, xp.broadcast_to(phi, (r, b, a, d))], axis=-2)
-    psi = skew_rows(xp.reshape(pairs, (r, b * a, 2, d)))
-    return xp.reshape(psi, (r, b, a, psi.shape[-1]))
+    return skew_rows(xp.stack([mean, xp.broadcast_to(phi, (r, b, a, d))], axis=-2))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rlhf_theory.arrays import Array, logsumexp, namespace
 from rlhf_theory.core import Policy
 from rlhf_theory.data import Contexts
-from rlhf_theory.errors import check_nonnegative
+from rlhf_theory.errors import check_weights
 from rlhf_theory.roles import policy
 
 
@@ -96,15 +96,7 @@ class MixturePolicy:
     weights: Sequence[float]
 
     def __post_init__(self) -> None:
-        for w in self.weights:
-            check_nonnegative("weights", w)
-        total = math.fsum(self.weights)
-        if len(self.weights) != len(self.policies) or abs(total - 1.0) > 1e-9:
-            message = (
-                f"weights must be one probability per policy; got {len(self.policies)} policies "
-                f"and {len(self.weights)} weights that sum to {total}."
-            )
-            raise ValueError(message)
+        check_weights(self.weights, len(self.policies), "policy", "policies")
 
     def log_probs(self, contexts: Contexts) -> Array:
         """Return log-probabilities, shape ``(R, B, A)``."""
@@ -115,6 +107,23 @@ class MixturePolicy:
         ]
         xp = namespace(*parts)
         return logsumexp(xp.stack(list(xp.broadcast_arrays(*parts)), axis=0), axis=0)
+
+
+def check_log_probs(name: str, log_p: Array) -> None:
+    """Raise ``ValueError`` unless log-probabilities ``(R, B, A)`` sum to one in every context.
+
+    Also for NaN, and where no action is present.
+    """
+    xp = namespace(log_p)
+    total = logsumexp(log_p)
+    slack = max(1e-6, 100.0 * float(xp.finfo(log_p.dtype).eps))
+    if not bool(xp.all(xp.abs(total) < slack)):
+        worst = float(xp.max(xp.abs(xp.exp(total) - 1.0)))
+        message = (
+            f"{name} must be log-probabilities that sum to one in every context; the sums are off "
+            f"by up to {worst:.1e}. Normalise with arrays.log_softmax."
+        )
+        raise ValueError(message)
 
 
 def uniform_log_probs(log_pi0: Array) -> Array:

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from rlhf_theory.arrays import (
     Array,
     as_like,
+    block_rows,
     check_finite,
     expand_rows,
     full_like,
     int_like,
     log_softmax,
-    logsumexp,
     namespace,
 )
 from rlhf_theory.core import Policy
 from rlhf_theory.data import Contexts, PairList, PairTable
 from rlhf_theory.errors import ShapeError, check_positive, check_shape
-from rlhf_theory.policies import TablePolicy
+from rlhf_theory.policies import TablePolicy, check_log_probs
 from rlhf_theory.randomness import Key
 from rlhf_theory.visited_pairs import VisitedPairs
 
@@ -31,16 +31,7 @@ SMALL_TABLE = 1000
 def check_contexts(contexts: Contexts) -> None:
     """Raise ``ValueError`` unless features are finite and pi0 is a distribution per context."""
     check_finite("phi", contexts.phi)
-    xp = namespace(contexts.log_pi0)
-    total = logsumexp(contexts.log_pi0, axis=-1)
-    slack = max(1e-6, 100.0 * float(xp.finfo(contexts.log_pi0.dtype).eps))
-    if bool(xp.any(xp.isnan(contexts.log_pi0))) or not bool(xp.all(xp.abs(total) < slack)):
-        worst = float(xp.max(xp.abs(xp.exp(total) - 1.0)))
-        message = (
-            "log_pi0 must be log-probabilities that sum to one in every context; the sums are off "
-            f"by up to {worst:.1e}. Normalise with arrays.log_softmax."
-        )
-        raise ValueError(message)
+    check_log_probs("log_pi0", contexts.log_pi0)
 
 
 def _empty_data(table: Contexts, n_replicas: int) -> PairTable | VisitedPairs:
@@ -137,17 +128,10 @@ class FiniteProblem:
 
     def block(self, first: int, stop: int) -> FiniteProblem:
         """Return replicas ``first .. stop - 1``."""
-
-        def cut(x: Array) -> Array:
-            return x if x.shape[0] == 1 else x[first:stop, ...]
-
-        return replace(
-            self,
-            phi=cut(self.phi),
-            log_pi0=cut(self.log_pi0),
-            weights=cut(self.weights),
-            n_replicas=stop - first,
+        phi, log_pi0, weights = (
+            block_rows(x, first, stop) for x in (self.phi, self.log_pi0, self.weights)
         )
+        return replace(self, phi=phi, log_pi0=log_pi0, weights=weights, n_replicas=stop - first)
 
     def to(self, like: Array) -> FiniteProblem:
         """Return the same problem in the library, on the device and with the dtype of ``like``."""

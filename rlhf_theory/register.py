@@ -37,13 +37,10 @@ class Role:
         As ``rlhf-theory list`` has it; ``rlhf_theory.PLURAL`` is its group of entry points.
     home
         The package or module in which this package keeps things of the role.
-    protocols
-        Type hints, as ``module:name``, by which settings ask for a thing of the role.
     """
 
     plural: str
     home: str | None = None
-    protocols: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
@@ -54,14 +51,10 @@ class Role:
 ROLES: Mapping[str, Role] = {
     "theorem": Role("theorems", "rlhf_theory.theorems"),
     "learner": Role("learners", "rlhf_theory.algorithms"),
-    "enhancer": Role("enhancers", "rlhf_theory.algorithms", ("rlhf_theory.core:Enhancer",)),
-    "planner": Role("planners", "rlhf_theory.planners", ("rlhf_theory.core:Planner",)),
-    "radius": Role(
-        "radii",
-        "rlhf_theory.estimators",
-        ("rlhf_theory.estimators.rule_parts:ConfidenceRule", "rlhf_theory.core:Radius"),
-    ),
-    "policy": Role("policies", "rlhf_theory.policies", ("rlhf_theory.core:Policy",)),
+    "enhancer": Role("enhancers", "rlhf_theory.algorithms"),
+    "planner": Role("planners", "rlhf_theory.planners"),
+    "radius": Role("radii", "rlhf_theory.estimators"),
+    "policy": Role("policies", "rlhf_theory.policies"),
     "world": Role("worlds", "rlhf_theory.worlds"),
     "loss": Role("losses", "rlhf_theory.losses"),
     "plot": Role("plots", "rlhf_theory.plots.studies"),
@@ -73,7 +66,7 @@ HOMES = "rlhf_theory.homes"
 """The entry-point group of other packages' homes: a role, or a new one, and a package to search."""
 
 _ASKED: dict[str, str] = {}
-"""Type hints that ask for a thing of a role, besides those of the table."""
+"""Type hints, as ``module:name``, that ask for a thing of a role."""
 
 _SOURCE = re.compile(r"^Source: (.*?)(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 _KEY = re.compile(r"\[\d{4}\.\d{5}\]")
@@ -143,9 +136,7 @@ def asked_by(role: str) -> Callable[[T], T]:
 
 def role_asked_by(hint: object) -> str | None:
     """Return the role that a type hint asks for; None where it asks for none."""
-    address = f"{getattr(hint, '__module__', '')}:{getattr(hint, '__qualname__', '')}"
-    own = next((name for name, role in ROLES.items() if address in role.protocols), None)
-    return own or _ASKED.get(address)
+    return _ASKED.get(f"{getattr(hint, '__module__', '')}:{getattr(hint, '__qualname__', '')}")
 
 
 def facts_of(target: object) -> Facts | None:

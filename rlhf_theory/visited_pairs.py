@@ -18,7 +18,6 @@ from rlhf_theory.arrays import (
 from rlhf_theory.contexts import Contexts
 from rlhf_theory.data import PairFrame, Pairs, PairTable, check_counts
 from rlhf_theory.designs import Design, Rows, skew_rows
-from rlhf_theory.errors import check_shape
 from rlhf_theory.queries import Comparisons
 
 
@@ -138,8 +137,7 @@ class VisitedPairs:
 
     def reweighted(self, count: Array, wins: Array) -> VisitedPairs:
         """Return the same pairs with other counts and wins, shape ``(R, n)``."""
-        check_shape("count", count, (None, self.count.shape[1]), "(R, n)")
-        check_counts(count, wins)
+        check_counts(count, wins, self.count.shape[1])
         return replace(self, count=count, wins=wins)
 
     def tabulated(self) -> PairTable:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 
-from rlhf_theory.arrays import Array, check_finite, eye_like, full_like, namespace, sigmoid, solve
+from rlhf_theory.arrays import (
+    Array,
+    check_finite,
+    damping,
+    eye_like,
+    full_like,
+    namespace,
+    sigmoid,
+    solve,
+)
 from rlhf_theory.core import Solution
 from rlhf_theory.data import Design
 from rlhf_theory.errors import check_nonnegative, check_positive, check_shape
+from rlhf_theory.estimators.newton import WIDEST, widest_logit
 from rlhf_theory.estimators.scaling import scaled
 from rlhf_theory.trust_region import minimise_in_ball
-
-# Logits beyond which doubles cannot tell a fitted probability from 0 or 1.
-_WIDEST = 30.0
 
 
 def ball_mle(
@@ -91,8 +98,7 @@ def ball_mle(
         size = longest * xp.sqrt(xp.sum(step * step, axis=-1))
         du = rows.margins(step)
         change = xp.max(xp.abs(du), axis=-1) if du.shape[1] else xp.zeros_like(size)
-        some = xp.where(change > 0.1, change, xp.ones_like(change))
-        damp = xp.where(change > 0.1, xp.log1p(some) / some, xp.ones_like(change))
+        damp = damping(change, 0.1)
         # A replica that has converged stays put, so its value cannot depend on the others.
         ready = residual <= tol
         damp = xp.where(ready, xp.zeros_like(damp), damp)[:, None]
@@ -104,13 +110,12 @@ def ball_mle(
             break
     hint = (
         "Raise `max_iter`, or lower `bound`: fits over a ball exist for all data, but beyond "
-        f"{_WIDEST:.0f} logits doubles cannot find them."
+        f"{WIDEST:.0f} logits doubles cannot find them."
     )
     converged = residual <= tol
-    if ridge == 0.0 and u.shape[1]:
+    if ridge == 0.0:
         # Out there the gradient of separable data has rounded to zero anywhere, not at the minimum.
-        widest = xp.max(xp.abs(u) * xp.astype(count > 0, count.dtype), axis=-1)
-        converged = converged & (widest < _WIDEST)
+        converged = converged & (widest_logit(u, count) < WIDEST)
     return Solution(theta, residual, converged, n_iter, hint)
 
 

@@ -12,21 +12,21 @@ takes other parts, or holds a rule and says what it changes, as `Scaled` does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from rlhf_theory.arrays import Array
+from rlhf_theory.arrays import Array, full_like
 from rlhf_theory.core import Problem, Solution
 from rlhf_theory.data import Design, PreferenceData
 from rlhf_theory.errors import check_nonnegative
 from rlhf_theory.estimators.curvature_rules import (
     Adaptive,
     AdaptiveRidge,
-    DesignMetric,
     DesignRule,
     FixedDesign,
-    GivenRadius,
     GlobalAdaptive,
     GlobalFixedDesign,
+    Metric,
 )
 from rlhf_theory.estimators.ellipsoid import Ellipsoid, ellipsoid, hessian_ellipsoid
 from rlhf_theory.estimators.likelihood_rules import (
@@ -97,9 +97,10 @@ class Constant:
     @property
     def parts(self) -> DesignRule:
         """What the rule is made of."""
+        check_nonnegative("beta", self.beta)
         return DesignRule(
-            metric=DesignMetric(self.lam),
-            radius=GivenRadius(self.beta),
+            metric=partial(Metric, lam=self.lam),
+            radius=lambda metric: full_like((metric.count.shape[0],), self.beta, metric.count),
             fit=Ridge(self.lam, self.scale),
         )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from rlhf_theory import bounds
 from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.core import Problem, Solution
 from rlhf_theory.data import Design, PreferenceData
-from rlhf_theory.errors import check_nonnegative
 from rlhf_theory.estimators.ellipsoid import Ellipsoid, design_matrix
 from rlhf_theory.estimators.rule_parts import (
     Ball,
@@ -51,85 +50,39 @@ class Metric:
         return namespace(self.sigma).linalg.slogdet(self.sigma).logabsdet
 
 
-@dataclass(frozen=True)
-class DesignMetric:
-    """``V = lambda I + sum z z^T``."""
-
-    lam: float
-
-    def __call__(self, rows: Design, count: Array) -> Metric:
-        """Return the metric of some data."""
-        return Metric(rows, count, self.lam)
+def ridge_metric(rows: Design, count: Array, ridge: float, ball: Ball) -> Metric:
+    """Return ``V' = sum z z^T + (ridge / gamma) I``, whose ``lambda`` is of its replica."""
+    return Metric(rows, count, (ridge / ball.curvature(rows, count))[:, None, None])
 
 
-@dataclass(frozen=True)
-class RidgeMetric:
-    """``V' = sum z z^T + (ridge / gamma) I``."""
-
-    ridge: float
-    ball: Ball
-
-    def __call__(self, rows: Design, count: Array) -> Metric:
-        """Return the metric of some data."""
-        return Metric(rows, count, (self.ridge / self.ball.curvature(rows, count))[:, None, None])
+def fixed_noise(metric: Metric, delta: float) -> Array:
+    """Return the noise level ``G``, shape ``(R,)``: comparisons and their number fixed before."""
+    noise = bounds.fixed_noise(metric.rows.n_params, delta)
+    return full_like((metric.count.shape[0],), noise, metric.count)
 
 
-@dataclass(frozen=True)
-class FixedNoise:
-    """The noise level ``G`` where comparisons and their number are fixed in advance."""
-
-    delta: float
-
-    def __call__(self, metric: Metric) -> Array:
-        """Return ``G``, shape ``(R,)``."""
-        noise = bounds.fixed_noise(metric.rows.n_params, self.delta)
-        return full_like((metric.count.shape[0],), noise, metric.count)
+def adaptive_noise(metric: Metric, delta: float) -> Array:
+    """Return the noise level ``G``, shape ``(R,)``: any choice of comparisons, at all times."""
+    return bounds.adaptive_noise(metric.log_det, metric.rows.n_params, metric.lam, delta)
 
 
-@dataclass(frozen=True)
-class AdaptiveNoise:
-    """The noise level ``G`` for any rule that chooses comparisons, at all times at once."""
-
-    delta: float
-
-    def __call__(self, metric: Metric) -> Array:
-        """Return ``G``, shape ``(R,)``."""
-        return bounds.adaptive_noise(metric.log_det, metric.rows.n_params, metric.lam, self.delta)
+def ridge_noise(metric: Metric, delta: float) -> Array:
+    """Return `adaptive_noise` in a `ridge_metric`, shape ``(R,)``."""
+    p, own = metric.rows.n_params, metric.lam[:, 0, 0]
+    # Of V' / (ridge / gamma), at lambda 1.
+    log_det = metric.log_det - p * namespace(own).log(own)
+    return bounds.adaptive_noise(log_det, p, 1.0, delta)
 
 
-@dataclass(frozen=True)
-class RidgeNoise:
-    """`AdaptiveNoise` in a `RidgeMetric`, whose ``lambda`` is of its replica."""
+def noise_radius(
+    noise: Callable[[Metric], Array],
+    ball: Ball,
+    lam: float,
+    formula: Callable[[Array, Array, float, float], Array],
+) -> Callable[[Metric], Array]:
+    """Return the radius, shape ``(R,)`` in a metric, by noise level and curvature.
 
-    delta: float
-
-    def __call__(self, metric: Metric) -> Array:
-        """Return ``G``, shape ``(R,)``."""
-        p, own = metric.rows.n_params, metric.lam[:, 0, 0]
-        # Of V' / (ridge / gamma), at lambda 1.
-        log_det = metric.log_det - p * namespace(own).log(own)
-        return bounds.adaptive_noise(log_det, p, 1.0, self.delta)
-
-
-@dataclass(frozen=True)
-class GivenRadius:
-    """The same radius whatever the data."""
-
-    beta: float
-
-    def __post_init__(self) -> None:
-        check_nonnegative("beta", self.beta)
-
-    def __call__(self, metric: Metric) -> Array:
-        """Return the radius, shape ``(R,)``."""
-        return full_like((metric.count.shape[0],), self.beta, metric.count)
-
-
-@dataclass(frozen=True)
-class NoiseRadius:
-    """A radius by noise level and curvature.
-
-    Attributes
+    Parameters
     ----------
     noise
         Returns the noise level in a metric, shape ``(R,)``.
@@ -141,15 +94,11 @@ class NoiseRadius:
         Radius for noise level, curvature, ``lambda`` and ``B``, such as `bounds.adaptive_radius`.
     """
 
-    noise: Callable[[Metric], Array]
-    ball: Ball
-    lam: float
-    formula: Callable[[Array, Array, float, float], Array]
+    def radius(metric: Metric) -> Array:
+        gamma = ball.curvature(metric.rows, metric.count)
+        return formula(noise(metric), gamma, lam, ball.theta_bound)
 
-    def __call__(self, metric: Metric) -> Array:
-        """Return the radius, shape ``(R,)``."""
-        gamma = self.ball.curvature(metric.rows, metric.count)
-        return self.formula(self.noise(metric), gamma, self.lam, self.ball.theta_bound)
+    return radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +108,9 @@ class DesignRule:
     Attributes
     ----------
     metric
-        Returns the metric for scaled rows and counts, such as `DesignMetric`.
+        Returns the metric for scaled rows and counts.
     radius
-        Returns the radius in a metric, shape ``(R,)``, such as `NoiseRadius`.
+        Returns the radius in a metric, shape ``(R,)``, such as `noise_radius`.
     fit
         The estimate.
 
@@ -171,7 +120,7 @@ class DesignRule:
 
     >>> def growing(metric: Metric) -> Array:
     ...     return 0.1 * metric.count.sum(-1) ** 0.25
-    >>> rule = DesignRule(metric=DesignMetric(1.0), radius=growing, fit=Ball(1.0))
+    >>> rule = DesignRule(metric=partial(Metric, lam=1.0), radius=growing, fit=Ball(1.0))
     """
 
     metric: Callable[[Design, Array], Metric]
@@ -243,7 +192,7 @@ class GlobalFixedDesign:
     @property
     def parts(self) -> DesignRule:
         """What the rule is made of."""
-        return _in_ball(self, FixedNoise(self.delta), bounds.global_radius)
+        return _in_ball(self, fixed_noise, bounds.global_radius)
 
 
 @radius("fixed-design")
@@ -270,7 +219,7 @@ class FixedDesign:
     @property
     def parts(self) -> DesignRule:
         """What the rule is made of."""
-        return _in_ball(self, FixedNoise(self.delta), bounds.fixed_radius)
+        return _in_ball(self, fixed_noise, bounds.fixed_radius)
 
 
 @radius("global-adaptive")
@@ -297,7 +246,7 @@ class GlobalAdaptive:
     @property
     def parts(self) -> DesignRule:
         """What the rule is made of."""
-        return _in_ball(self, AdaptiveNoise(self.delta), bounds.global_radius)
+        return _in_ball(self, adaptive_noise, bounds.global_radius)
 
 
 @radius("adaptive")
@@ -324,7 +273,7 @@ class Adaptive:
     @property
     def parts(self) -> DesignRule:
         """What the rule is made of."""
-        return _in_ball(self, AdaptiveNoise(self.delta), bounds.adaptive_radius)
+        return _in_ball(self, adaptive_noise, bounds.adaptive_radius)
 
 
 @radius("adaptive-ridge")
@@ -354,18 +303,20 @@ class AdaptiveRidge:
         """What the rule is made of."""
         ball = Ball(self.theta_bound, self.z_max, self.scale)
         return DesignRule(
-            metric=RidgeMetric(self.lam, ball),
-            radius=NoiseRadius(RidgeNoise(self.delta), ball, self.lam, bounds.ridge_radius),
+            metric=partial(ridge_metric, ridge=self.lam, ball=ball),
+            radius=noise_radius(
+                partial(ridge_noise, delta=self.delta), ball, self.lam, bounds.ridge_radius
+            ),
             fit=Ridge(self.lam, self.scale),
         )
 
 
 def _in_ball(
     rule: FixedDesign | GlobalFixedDesign | Adaptive | GlobalAdaptive,
-    noise: Callable[[Metric], Array],
+    noise: Callable[..., Array],
     formula: Callable[[Array, Array, float, float], Array],
 ) -> DesignRule:
     """Return the rule in ``V`` around the MLE over the ball."""
     ball = Ball(rule.theta_bound, rule.z_max, rule.scale)
-    radius = NoiseRadius(noise, ball, rule.lam, formula)
-    return DesignRule(metric=DesignMetric(rule.lam), radius=radius, fit=ball)
+    radius = noise_radius(partial(noise, delta=rule.delta), ball, rule.lam, formula)
+    return DesignRule(metric=partial(Metric, lam=rule.lam), radius=radius, fit=ball)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from rlhf_theory import bounds
@@ -31,60 +32,50 @@ Found = Solution[Array] | None
 """The MLE over the ball; what needs it finds it where it is not given."""
 
 
-@dataclass(frozen=True)
-class RatioThreshold:
-    """`bounds.likelihood_ratio_threshold`: for any choice of comparisons, at all times at once."""
-
-    delta: float
-
-    def __call__(self, ball: Ball, rows: Design, data: PreferenceData, fit: Found) -> Array:  # noqa: ARG002
-        """Return the threshold for scaled rows, shape ``(R,)``."""
-        longest = ball.longest(rows, data.count)
-        return bounds.likelihood_ratio_threshold(
-            data.n_labels, rows.n_params, ball.theta_bound, longest, self.delta
-        )
-
-
-@dataclass(frozen=True)
-class MixtureThreshold:
-    """`bounds.mixture_threshold` for the prior ``N(0, (B^2 / d) I)``; as `MarginalLikelihood`."""
-
-    delta: float
-    integral: Literal["laplace", "importance"] = "laplace"
-    n_draws: int = 400
-
-    def __post_init__(self) -> None:
-        check_choice("integral", self.integral, ("laplace", "importance"))
-
-    def __call__(self, ball: Ball, rows: Design, data: PreferenceData, fit: Found) -> Array:
-        """Return the threshold for scaled rows, shape ``(R,)``.
-
-        Mass of the prior outside the ball can make it negative (the set is then empty), but not
-        often.
-        """
-        sample = (rows, data.count, data.wins)
-        center = (fit or ball_mle(*sample, bound=ball.theta_bound)).value
-        variance = ball.theta_bound**2 / rows.n_params
-        # Harmless where the mode has not converged: a point off it lowers the integral, and so
-        # widens the set.
-        if self.integral == "laplace":
-            evidence = laplace_evidence(*sample, variance, fit)
-        else:
-            evidence = importance_evidence(*sample, variance, self.n_draws, fit)
-        loss = neg_log_likelihood(center, *sample)
-        return bounds.mixture_threshold(evidence.value, loss, self.delta)
+def ratio_threshold(
+    ball: Ball,
+    rows: Design,
+    data: PreferenceData,
+    fit: Found,  # noqa: ARG001
+    delta: float,
+) -> Array:
+    """Return `bounds.likelihood_ratio_threshold`: for any choice of comparisons, at all times."""
+    longest = ball.longest(rows, data.count)
+    return bounds.likelihood_ratio_threshold(
+        data.n_labels, rows.n_params, ball.theta_bound, longest, delta
+    )
 
 
-@dataclass(frozen=True)
-class WilksThreshold:
-    """Half the chi-squared quantile: asymptotic, at one time fixed in advance."""
+def mixture_threshold(
+    ball: Ball,
+    rows: Design,
+    data: PreferenceData,
+    fit: Found,
+    delta: float,
+    evidence: Callable[..., Solution[Array]] = laplace_evidence,
+) -> Array:
+    """Return `bounds.mixture_threshold` for the prior ``N(0, (B^2 / d) I)``.
 
-    delta: float
+    Mass of the prior outside the ball can make it negative (the set is then empty), but not often.
+    """
+    sample = (rows, data.count, data.wins)
+    center = (fit or ball_mle(*sample, bound=ball.theta_bound)).value
+    # Harmless where the mode has not converged: a point off it lowers the integral, and so widens
+    # the set.
+    integral = evidence(*sample, ball.theta_bound**2 / rows.n_params, start=fit)
+    return bounds.mixture_threshold(integral.value, neg_log_likelihood(center, *sample), delta)
 
-    def __call__(self, ball: Ball, rows: Design, data: PreferenceData, fit: Found) -> Array:  # noqa: ARG002
-        """Return the threshold, shape ``(R,)``."""
-        value = bounds.wilks_threshold(rows.n_params, self.delta)
-        return full_like((data.count.shape[0],), value, data.count)
+
+def wilks_threshold(
+    ball: Ball,  # noqa: ARG001
+    rows: Design,
+    data: PreferenceData,
+    fit: Found,  # noqa: ARG001
+    delta: float,
+) -> Array:
+    """Return half the chi-squared quantile: asymptotic, at one time fixed in advance."""
+    value = bounds.wilks_threshold(rows.n_params, delta)
+    return full_like((data.count.shape[0],), value, data.count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +86,7 @@ class LikelihoodRule:
     ----------
     level
         Returns the threshold on ``L(theta) - L(theta_hat)`` for ball, scaled rows, data and, where
-        it is known, the estimate; such as `RatioThreshold`.
+        it is known, the estimate; such as `ratio_threshold`.
     fit
         The ball over which the MLE is taken.
     lam, form
@@ -196,7 +187,7 @@ class LikelihoodRatio:
     @property
     def parts(self) -> LikelihoodRule:
         """What the rule is made of."""
-        return _in_ball(self, RatioThreshold(self.delta))
+        return _in_ball(self, ratio_threshold)
 
 
 @radius("marginal-likelihood")
@@ -234,7 +225,11 @@ class MarginalLikelihood:
     @property
     def parts(self) -> LikelihoodRule:
         """What the rule is made of."""
-        return _in_ball(self, MixtureThreshold(self.delta, self.integral, self.n_draws))
+        check_choice("integral", self.integral, ("laplace", "importance"))
+        if self.integral == "laplace":
+            return _in_ball(self, mixture_threshold)
+        evidence = partial(importance_evidence, n_draws=self.n_draws)
+        return _in_ball(self, partial(mixture_threshold, evidence=evidence))
 
 
 @radius("wald")
@@ -264,15 +259,16 @@ class Wald:
     @property
     def parts(self) -> LikelihoodRule:
         """What the rule is made of."""
-        return _in_ball(self, WilksThreshold(self.delta), _wald_radius)
+        return _in_ball(self, wilks_threshold, _wald_radius)
 
 
 def _in_ball(
     rule: LikelihoodRatio | MarginalLikelihood | Wald,
-    level: Callable[[Ball, Design, PreferenceData, Found], Array],
+    level: Callable[..., Array],
     radius: Callable[[Array, float, Array, float], Array] = bounds.hessian_radius,
 ) -> LikelihoodRule:
-    ball = Ball(rule.theta_bound, rule.z_max, rule.scale)
+    """Return the rule of a threshold that takes ``delta`` too."""
+    ball, level = Ball(rule.theta_bound, rule.z_max, rule.scale), partial(level, delta=rule.delta)
     return LikelihoodRule(level=level, fit=ball, lam=rule.lam, form=rule.form, radius=radius)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rlhf_theory.arrays import Array, expand_rows, eye_like, full_like, namespace, sigmoid
+from rlhf_theory.arrays import Array, damping, expand_rows, eye_like, full_like, namespace, sigmoid
 from rlhf_theory.core import Solution
 from rlhf_theory.data import Design
 from rlhf_theory.errors import check_positive, check_shape
@@ -252,10 +252,7 @@ def _move(
     step = goal - theta
     du = design.margins(step)
     change = xp.max(xp.abs(du), axis=-1)
-    one = xp.ones_like(change)
-    some = xp.where(change > 1e-12, change, one)
-    damp = xp.where(change > 1e-12, xp.log1p(some) / some, one)
     # What has converged stays put, so its value cannot depend on its company.
-    damp = xp.where(done, xp.zeros_like(one), damp)[:, None]
+    damp = xp.where(done, xp.zeros_like(change), damping(change, 1e-12))[:, None]
     theta = theta + damp * step
     return theta, likelihood(theta, state.margins + damp * du)

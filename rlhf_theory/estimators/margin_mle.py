@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rlhf_theory.arrays import Array, eye_like, full_like, namespace, sigmoid, solve
+from rlhf_theory.arrays import Array, eye_like, full_like, namespace, null_projector, sigmoid, solve
 from rlhf_theory.core import Solution
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.errors import check_positive
@@ -74,7 +74,8 @@ def bounded_margin_mle(
     xp = namespace(count)
     n_replicas, p = count.shape[0], design.n_params
     target = scale * design.adjoint(wins)
-    null, eye = _unmoved(possible), eye_like(p, count)
+    # Directions that no pair of the design sees stay at 0.
+    (null, _), eye = null_projector(possible), eye_like(p, count)
     eps = float(xp.finfo(count.dtype).eps)
     theta = full_like((n_replicas, p), 0.0, count)
     u = full_like(count.shape, 0.0, count)
@@ -110,15 +111,6 @@ def bounded_margin_mle(
         if bool(xp.all(residual <= tol)):
             break
     return Solution(theta, residual, residual <= tol, n_iter, _HINT)
-
-
-def _unmoved(possible: Array) -> Array:
-    """Return the projector on directions that no pair of the design sees, shape ``(R|1, p, p)``."""
-    xp = namespace(possible)
-    values, vectors = xp.linalg.eigh(possible)
-    p, eps = values.shape[-1], float(xp.finfo(possible.dtype).eps)
-    unseen = xp.astype(values <= 10.0 * p * eps * values[:, -1:], possible.dtype)
-    return xp.matmul(vectors * unseen[:, None, :], xp.matrix_transpose(vectors))
 
 
 def _reach(values: list[Array], changes: list[Array]) -> Array:

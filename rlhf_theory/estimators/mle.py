@@ -8,6 +8,8 @@ from rlhf_theory.arrays import (
     eye_like,
     full_like,
     namespace,
+    null_projector,
+    rank_floor,
     sigmoid,
     softplus,
 )
@@ -15,16 +17,12 @@ from rlhf_theory.core import Solution
 from rlhf_theory.data import Design, PreferenceData
 from rlhf_theory.errors import check_nonnegative, check_positive, check_shape
 from rlhf_theory.estimators.ball_mle import ball_mle
-from rlhf_theory.estimators.newton import Warm, newton
+from rlhf_theory.estimators.newton import WIDEST, Warm, newton, widest_logit
 
 _HINT = (
     "The data may be separable or leave a direction unseen: raise `ridge`, set `bound`, or inspect "
     "the data for actions that never lost."
 )
-
-
-# Logits beyond which doubles cannot tell a fitted probability from 0 or 1.
-_WIDEST = 30.0
 
 
 def neg_log_likelihood(
@@ -94,16 +92,13 @@ def _null_projectors(design: Design, count: Array) -> tuple[Array, Array]:
     p = design.n_params
     seen = design.gram(xp.astype(count > 0, count.dtype))
     check_finite("features of the data", seen)
-    values, vectors = xp.linalg.eigh(seen)
-    floor = p * xp.finfo(count.dtype).eps * 10.0
-    top = values[:, -1:]
-    unseen = xp.astype(values <= floor * xp.where(top > 0, top, xp.ones_like(top)), count.dtype)
-    null = xp.matmul(vectors * unseen[:, None, :], xp.matrix_transpose(vectors))
-    rank = p - xp.sum(unseen, axis=-1)
+    null, unseen = null_projector(seen)
+    rank = p - unseen
     possible = design.possible
     if possible is None:
         return null, rank == p
     spectrum = xp.linalg.eigvalsh(possible)
+    floor = rank_floor(possible)
     full = xp.sum(xp.astype(spectrum > floor * spectrum[:, -1:], count.dtype), axis=-1)
     return null, rank == full
 
@@ -184,11 +179,8 @@ def logistic_mle(
     )
     converged = residual <= tol
     if unique is not None:
-        u = scale * design.margins(theta)
-        widest = full_like((n_replicas,), 0.0, count)
-        if u.shape[1]:
-            widest = xp.max(xp.abs(u) * xp.astype(count > 0, count.dtype), axis=-1)
-        converged = converged & unique & (widest < _WIDEST)
+        widest = widest_logit(scale * design.margins(theta), count)
+        converged = converged & unique & (widest < WIDEST)
     state = Warm(theta, hessian, xp.sum(count, axis=-1))
     return Solution(theta, residual, converged, n_iter, _HINT, state)
 

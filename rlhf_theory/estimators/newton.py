@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rlhf_theory.arrays import Array, check_finite, eye_like, full_like, namespace, sigmoid, solve
+from rlhf_theory.arrays import (
+    Array,
+    check_finite,
+    damping,
+    eye_like,
+    full_like,
+    namespace,
+    sigmoid,
+    solve,
+)
 from rlhf_theory.data import Design
 
+# Logits beyond which doubles cannot tell a fitted probability from 0 or 1.
+WIDEST = 30.0
 # Logits within which a Hessian is used again.
 _NEAR = 0.01
 
@@ -102,8 +113,13 @@ def _damping(design: Design, count: Array, step: Array, size: Array, scale: floa
     xp = namespace(step)
     if not bool(xp.any(size > 0.1)):
         return xp.ones_like(size)
-    change = scale * xp.abs(design.margins(step)) * xp.astype(count > 0, count.dtype)
-    m = xp.max(change, axis=-1) if change.shape[1] else xp.zeros_like(size)
-    long = (size > 0.1) & (m > 0.1)
-    some = xp.where(long, m, xp.ones_like(m))
-    return xp.where(long, xp.log1p(some) / some, xp.ones_like(m))
+    m = widest_logit(scale * design.margins(step), count)
+    return xp.where(size > 0.1, damping(m, 0.1), xp.ones_like(m))
+
+
+def widest_logit(u: Array, count: Array) -> Array:
+    """Return the largest ``|u|`` of the compared pairs, shape ``(R,)``; 0 without pairs."""
+    xp = namespace(u, count)
+    if not u.shape[1]:
+        return full_like((count.shape[0],), 0.0, count)
+    return xp.max(xp.abs(u) * xp.astype(count > 0, count.dtype), axis=-1)

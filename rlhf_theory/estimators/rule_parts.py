@@ -18,7 +18,7 @@ from rlhf_theory.errors import check_positive, check_probability
 from rlhf_theory.estimators.ball_mle import ball_mle
 from rlhf_theory.estimators.mle import logistic_mle
 from rlhf_theory.estimators.scaling import scaled
-from rlhf_theory.register import Example, register
+from rlhf_theory.register import Example, asked_by, register
 
 
 @runtime_checkable
@@ -30,6 +30,7 @@ class Scalable(ConfidenceSet, Protocol):
         ...
 
 
+@asked_by("radius")
 @runtime_checkable
 class ConfidenceRule(Protocol):
     """A rule for confidence sets; also a `Radius`."""

@@ -10,7 +10,7 @@ from typing import Literal
 from rlhf_theory.arrays import Array, log_sigmoid, logsumexp, namespace, sigmoid, take_actions
 from rlhf_theory.core import PreferenceModel, PreferenceOracle
 from rlhf_theory.data import Contexts
-from rlhf_theory.errors import check_choice, check_nonnegative
+from rlhf_theory.errors import check_choice, check_weights
 from rlhf_theory.oracles.labels import log_odds, preference_logits, preference_matrix
 
 
@@ -74,15 +74,7 @@ class AnnotatorMixture:
     weights: Sequence[float]
 
     def __post_init__(self) -> None:
-        for w in self.weights:
-            check_nonnegative("weights", w)
-        total = math.fsum(self.weights)
-        if len(self.weights) != len(self.annotators) or abs(total - 1.0) > 1e-9:
-            message = (
-                f"weights must be one probability per annotator; got {len(self.annotators)} "
-                f"annotators and {len(self.weights)} weights that sum to {total}."
-            )
-            raise ValueError(message)
+        check_weights(self.weights, len(self.annotators), "annotator", "annotators")
 
     def prob(self, contexts: Contexts, a1: Array, a2: Array) -> Array:
         """Return the probability that ``a1`` wins, shape ``(R, B)``."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from rlhf_theory.arrays import Array, check_finite, namespace
 from rlhf_theory.core import Solution
 from rlhf_theory.errors import ShapeError, check_positive, check_shape
-from rlhf_theory.planners.enhancer_search import Enhancement, Starts, search
+from rlhf_theory.planners.enhancer_search import Enhancement, Search, search
 from rlhf_theory.planners.tilting import Space, whiten
 from rlhf_theory.randomness import Key
 
 __all__ = [
     "Enhancement",
+    "Search",
     "constrained_enhancer",
     "most_uncertain",
     "penalised_enhancer",
@@ -29,11 +31,7 @@ def constrained_enhancer(
     eta: float,
     *,
     key: Key,
-    n_random: int = 4,
-    axes: bool = True,
-    start: Array | None = None,
-    tol: float = 1e-10,
-    max_iter: int = 100,
+    **how: Unpack[Search],
 ) -> Solution[Enhancement]:
     r"""Maximise the bonus over the policies that may still be optimal.
 
@@ -64,18 +62,8 @@ def constrained_enhancer(
         Weight of the KL, positive.
     key
         Address of the random starts.
-    n_random
-        Number of random starts.
-    axes
-        Whether to start from the ``d`` principal axes of the features in the metric of ``sigma``,
-        both signs.
-    start
-        Further directions ``u``, shape ``(R, d)`` or ``(R, S, d)``: those of a similar problem,
-        such as the round before.
-    tol
-        Largest residual.
-    max_iter
-        Alternations.
+    **how
+        Other starts, and when to stop: see `Search`.
 
     Returns
     -------
@@ -89,14 +77,8 @@ def constrained_enhancer(
 
     Source: [2405.07863], equation (8); [2312.11456], Algorithm 2, Option I.
     """
-    return search(
-        "constrained",
-        _check(features, log_pi1, weights, sigma, beta, eta),
-        eta,
-        Starts(key, n_random, axes, start),
-        tol,
-        max_iter,
-    )
+    prepared = _check(features, log_pi1, weights, sigma, beta, eta)
+    return search("constrained", prepared, eta, key, **how)
 
 
 def penalised_enhancer(
@@ -108,11 +90,7 @@ def penalised_enhancer(
     eta: float,
     *,
     key: Key,
-    n_random: int = 4,
-    axes: bool = True,
-    start: Array | None = None,
-    tol: float = 1e-10,
-    max_iter: int = 100,
+    **how: Unpack[Search],
 ) -> Solution[Enhancement]:
     r"""Maximise the bonus minus the divergence, ``Gamma(pi') - eta E_x KL(pi' || pi1)``.
 
@@ -123,14 +101,8 @@ def penalised_enhancer(
 
     Source: theory sheet 1.4; the bound on the exploitability of a preference game, 2.3.
     """
-    return search(
-        "penalised",
-        _check(features, log_pi1, weights, sigma, beta, eta),
-        eta,
-        Starts(key, n_random, axes, start),
-        tol,
-        max_iter,
-    )
+    prepared = _check(features, log_pi1, weights, sigma, beta, eta)
+    return search("penalised", prepared, eta, key, **how)
 
 
 def most_uncertain(
@@ -141,11 +113,7 @@ def most_uncertain(
     beta: Array,
     *,
     key: Key,
-    n_random: int = 4,
-    axes: bool = True,
-    start: Array | None = None,
-    tol: float = 1e-10,
-    max_iter: int = 100,
+    **how: Unpack[Search],
 ) -> Solution[Enhancement]:
     """Maximise the bonus over all policies: the enhancer of the information ratio.
 
@@ -154,14 +122,8 @@ def most_uncertain(
 
     Source: [2402.07314], enhancer of the online algorithm, for a linear class.
     """
-    return search(
-        "free",
-        _check(features, log_pi1, weights, sigma, beta, 1.0),
-        1.0,
-        Starts(key, n_random, axes, start),
-        tol,
-        max_iter,
-    )
+    prepared = _check(features, log_pi1, weights, sigma, beta, 1.0)
+    return search("free", prepared, 1.0, key, **how)
 
 
 def pointwise_bound(

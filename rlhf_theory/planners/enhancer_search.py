@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
-from rlhf_theory.arrays import Array, expand_rows, full_like, namespace, take_rows
+from rlhf_theory.arrays import Array, expand_rows, full_like, namespace, select, take_rows
 from rlhf_theory.core import Solution
 from rlhf_theory.errors import check_shape
 from rlhf_theory.planners.tilting import Form, Response, Space, respond, tilt
@@ -69,26 +70,44 @@ class Enhancement:
         return tilt(log_pi1, scores, self.tau[:, None])
 
 
-@dataclass(frozen=True, eq=False)
-class Starts:
-    """Where to start: principal axes, random directions, given ones."""
+class Search(TypedDict, total=False):
+    """Where a search starts, and when it stops; what is not given is as in `search`.
 
-    key: Key
+    Attributes
+    ----------
+    n_random
+        Number of random starts.
+    axes
+        Whether to start from the ``d`` principal axes of the features in the metric of ``sigma``,
+        both signs.
+    start
+        Further directions ``u``, shape ``(R, d)`` or ``(R, S, d)``: those of a similar problem,
+        such as the round before.
+    tol
+        Largest residual, the share of the bonus that the next direction still gains.
+    max_iter
+        Alternations of the best start, after those that chose it.
+    """
+
     n_random: int
     axes: bool
-    given: Array | None
+    start: Array | None
+    tol: float
+    max_iter: int
 
 
-def _directions(space: Space, lower: Array, starts: Starts) -> Array:
+def _directions(
+    space: Space, lower: Array, key: Key, n_random: int, given: Array | None, *, axes: bool
+) -> Array:
     """Return the unit vectors from which to start, shape ``(R, S, d)``."""
     xp = namespace(space.v)
     n_replicas, n, d = space.v.shape
     found = []
-    if starts.given is not None:
-        rows = starts.given if starts.given.ndim == 3 else starts.given[:, None, :]
+    if given is not None:
+        rows = given if given.ndim == 3 else given[:, None, :]
         check_shape("start", rows, (None, None, d), "(R, S, d)")
         found.append(xp.matmul(expand_rows(rows, n_replicas), lower))
-    if starts.axes:
+    if axes:
         present = xp.astype(space.log_pi1[:, 0, ...] > -math.inf, space.v.dtype)
         share = present / xp.sum(present, axis=-1, keepdims=True)
         share = xp.reshape(share * space.weights[:, 0, :, None], (n_replicas, n))
@@ -96,8 +115,8 @@ def _directions(space: Space, lower: Array, starts: Starts) -> Array:
         _, vectors = xp.linalg.eigh(covariance)
         rows = xp.flip(xp.matrix_transpose(vectors), axis=1)
         found += [rows, -rows]
-    if starts.n_random:
-        found.append(starts.key.normal(n_replicas, starts.n_random, d, like=space.v))
+    if n_random:
+        found.append(key.normal(n_replicas, n_random, d, like=space.v))
     if not found:
         message = "The search needs a start: axes=True, n_random > 0 or `start`."
         raise ValueError(message)
@@ -143,17 +162,11 @@ def _advance(
     # A start that has converged stays put, and so does one that a step would let fall: by rounding
     # if the step was plain, and then it has converged too.
     go = ~last.done & (value >= last.objective)
-    old = last.response
     return _State(
-        xp.where(go[..., None], u, last.u),
-        Response(
-            xp.where(go, new.tau, old.tau),
-            xp.where(go[..., None], new.g, old.g),
-            xp.where(go, new.inner, old.inner),
-            xp.where(go, new.kl, old.kl),
-        ),
-        xp.where(go, value, last.objective),
-        xp.where(go, residual, last.residual),
+        select(go, u, last.u),
+        Response(*(select(go, x, old) for x, old in zip(new, last.response, strict=True))),
+        select(go, value, last.objective),
+        select(go, residual, last.residual),
         last.done | (go & done) | (~go & (not aim.jump)),
     )
 
@@ -210,9 +223,13 @@ def search(
     form: Form,
     prepared: tuple[Space, Array],
     eta: float,
-    starts: Starts,
-    tol: float,
-    max_iter: int,
+    key: Key,
+    *,
+    n_random: int = 4,
+    axes: bool = True,
+    start: Array | None = None,
+    tol: float = 1e-10,
+    max_iter: int = 100,
 ) -> Solution[Enhancement]:
     """Return the best policy that the starts lead to.
 
@@ -224,15 +241,13 @@ def search(
         The space and its ``L``, from `whiten`.
     eta
         Weight of the KL; of no consequence in the free form.
-    starts
-        Where to start.
-    tol
-        Largest residual, the share of the bonus that the next direction still gains.
-    max_iter
-        Alternations of the best start, after those that chose it.
+    key
+        Address of the random starts.
+    n_random, axes, start, tol, max_iter
+        See `Search`.
     """
     space, lower = prepared
-    u = _directions(space, lower, starts)
+    u = _directions(space, lower, key, n_random, start, axes=axes)
     xp = namespace(u)
     tau = full_like(u.shape[:2], 2.0 / eta, u)
     # All starts advance a little; then the best few; then the best is followed to the end.

@@ -24,6 +24,7 @@ from rlhf_theory.arrays import (
     full_like,
     int_like,
     namespace,
+    select,
     to_numpy,
 )
 from rlhf_theory.planners.skew_games import (
@@ -34,7 +35,6 @@ from rlhf_theory.planners.skew_games import (
     moved,
     newton_step,
     point,
-    select,
 )
 
 # Near the path, as KL(pi || BR) and Jeffreys divergence: eta may fall from here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rlhf_theory.arrays import (
@@ -11,7 +11,6 @@ from rlhf_theory.arrays import (
     check_finite,
     expand_rows,
     log_softmax,
-    logsumexp,
     namespace,
 )
 from rlhf_theory.core import Policy, PreferenceModel, Problem, Solution, closed_form
@@ -19,13 +18,15 @@ from rlhf_theory.data import Contexts
 from rlhf_theory.errors import ShapeError, check_positive, check_shape
 from rlhf_theory.planners.equilibrium import solve_skew_games
 from rlhf_theory.planners.skew_games import SkewGames
-from rlhf_theory.policies import SolvedPolicy
+from rlhf_theory.policies import SolvedPolicy, check_log_probs
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
 
 T = TypeVar("T")
 
-HINT = "Raise `max_iter`, or inspect the payoff: max |payoff| / eta may be beyond double precision."
+_HINT = (
+    "Raise `max_iter`, or inspect the payoff: max |payoff| / eta may be beyond double precision."
+)
 # Probabilities of a starting point below e^-700 are taken as this: the logarithm must be finite.
 _LEAST_START = -700.0
 
@@ -96,7 +97,7 @@ def nash_policy(
 
     Source: theory sheet 2.1 and 8; [2402.07314], equilibrium of the regularised game.
     """
-    n_replicas = check_game(payoff, log_pi0, log_pi0, eta, start)
+    n_replicas = check_game(payoff, log_pi0, eta, start)
     xp = namespace(payoff, log_pi0)
     transposed = xp.matrix_transpose(payoff)
     rounding = 1e4 * float(xp.finfo(payoff.dtype).eps) * (1.0 + float(xp.max(xp.abs(payoff))))
@@ -106,51 +107,33 @@ def nash_policy(
             "for pessimistic payoffs use two_player_saddle."
         )
         raise ValueError(message)
-    _, b, a, _ = payoff.shape
-    games = n_replicas * b
-    skew = expand_rows(0.5 * (payoff - transposed), n_replicas)
-    log_pi0 = expand_rows(log_pi0, n_replicas)
-    found = solve_skew_games(
-        SkewGames.of(xp.reshape(skew, (games, a, a)), xp.reshape(log_pi0, (games, 1, a)), eta),
+    found = equilibria(
+        expand_rows(0.5 * (payoff - transposed), n_replicas),
+        expand_rows(log_pi0, n_replicas)[:, :, None, :],
         eta,
         tol=tol,
         max_iter=max_iter,
-        start=None if start is None else starting_point(start, n_replicas, (games, 1, a)),
+        start=None if start is None else expand_rows(start, n_replicas)[:, :, None, :],
     )
-    log_pi = xp.reshape(found.log_p, (n_replicas, b, a))
-    log_pi = xp.where(log_pi0 > -math.inf, log_pi, log_pi0)
-    residual, converged = per_replica(found.gap, found.solved, (n_replicas, b))
-    return Solution(log_pi, residual, converged, found.n_iter, HINT)
+    return replace(found, value=found.value[:, :, 0, :])
 
 
-def check_game(
-    payoff: Array, log_pi1: Array, log_pi2: Array, eta: float, *starts: Array | None
-) -> int:
+def check_game(payoff: Array, log_pi0: Array, eta: float, *starts: Array | None) -> int:
     """Raise ``ValueError`` unless the arguments make a game; return the number of replicas.
 
-    ``log_pi1`` and ``log_pi2`` are the reference policies of the two players, ``starts`` policies
-    of the first.
+    ``log_pi0`` is the reference policy of both players, ``starts`` are policies of either.
     """
     check_positive("eta", eta)
     check_shape("payoff", payoff, (None, None, None, None), "(R, B, A, A)")
-    r, b, a1, a2 = payoff.shape
+    r, b, a, _ = payoff.shape
+    check_shape("payoff", payoff, (r, b, a, a), "(R, B, A, A)")
     check_finite("payoff", payoff)
-    rows = {r}
-    for log_pi0, n_actions in ((log_pi1, a1), (log_pi2, a2)):
-        check_shape("log_pi0", log_pi0, (None, b, n_actions), "(R, B, A)")
-        rows.add(log_pi0.shape[0])
-        xp = namespace(payoff, log_pi0)
-        # Also false for NaN and for an empty set of actions.
-        slack = max(1e-6, 100.0 * float(xp.finfo(log_pi0.dtype).eps))
-        if not bool(xp.all(xp.abs(logsumexp(log_pi0)) <= slack)):
-            message = (
-                "log_pi0 must be log-probabilities that sum to one in every context. "
-                "Normalise with arrays.log_softmax."
-            )
-            raise ValueError(message)
+    check_shape("log_pi0", log_pi0, (None, b, a), "(R, B, A)")
+    check_log_probs("log_pi0", log_pi0)
+    rows = {r, log_pi0.shape[0]}
     for start in starts:
         if start is not None:
-            check_shape("start", start, (None, b, a1), "(R, B, A)")
+            check_shape("start", start, (None, b, a), "(R, B, A)")
             rows.add(start.shape[0])
             if bool(namespace(start).any(namespace(start).isnan(start))):
                 message = "start must be log-probabilities; it has NaN entries."
@@ -161,17 +144,39 @@ def check_game(
     return int(max(rows))
 
 
-def starting_point(start: Array, n_replicas: int, shape: tuple[int, int, int]) -> Array:
-    """Return finite log-probabilities in the shape of the games."""
-    xp = namespace(start)
-    finite = xp.where(start > _LEAST_START, start, xp.zeros_like(start) + _LEAST_START)
-    return xp.reshape(expand_rows(finite, n_replicas), shape)
+def equilibria(
+    skew: Array, log_pi0: Array, eta: float, *, tol: float, max_iter: int, start: Array | None
+) -> Solution[Array]:
+    """Return the equilibria of the games of all contexts, shape ``(R, B, k, A)``.
 
-
-def per_replica(gap: Array, solved: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Return the largest gap of a replica's contexts, and whether all are solved, ``(R,)``."""
-    xp = namespace(gap)
-    return xp.max(xp.reshape(gap, shape), axis=-1), xp.all(xp.reshape(solved, shape), axis=-1)
+    Parameters
+    ----------
+    skew
+        Skew matrices over the actions of all ``k`` players, shape ``(R, B, k A, k A)``.
+    log_pi0
+        Reference policies of the players, shape ``(R, B, k, A)``; ``-inf``: absent action.
+    eta, tol, max_iter
+        As in `solve_skew_games`; the residual is the largest gap of a replica's contexts.
+    start
+        Log-policies to start from, shape ``(R, B, k, A)``.
+    """
+    xp = namespace(skew, log_pi0)
+    r, b, k, a = log_pi0.shape
+    if start is not None:
+        start = xp.where(start > _LEAST_START, start, xp.zeros_like(start) + _LEAST_START)
+        start = xp.reshape(start, (r * b, k, a))
+    games = SkewGames.of(
+        xp.reshape(skew, (r * b, k * a, k * a)), xp.reshape(log_pi0, (r * b, k, a)), eta
+    )
+    found = solve_skew_games(games, eta, tol=tol, max_iter=max_iter, start=start)
+    log_pi = xp.reshape(found.log_p, (r, b, k, a))
+    return Solution(
+        xp.where(log_pi0 > -math.inf, log_pi, log_pi0),
+        xp.max(xp.reshape(found.gap, (r, b)), axis=-1),
+        xp.all(xp.reshape(found.solved, (r, b)), axis=-1),
+        found.n_iter,
+        _HINT,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,10 +260,5 @@ def spread(found: Solution[Any], value: T, n_replicas: int) -> Solution[T]:
 
     What all replicas share was solved once.
     """
-    return Solution(
-        value,
-        expand_rows(found.residual, n_replicas),
-        expand_rows(found.converged, n_replicas),
-        found.n_iter,
-        found.hint,
-    )
+    residual, converged = (expand_rows(x, n_replicas) for x in (found.residual, found.converged))
+    return replace(found, value=value, residual=residual, converged=converged)

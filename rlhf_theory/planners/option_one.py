@@ -24,7 +24,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from rlhf_theory.arrays import Array, full_like, inner, log_softmax, logsumexp, namespace
+from rlhf_theory.arrays import (
+    Array,
+    damping,
+    full_like,
+    inner,
+    log_softmax,
+    logsumexp,
+    matvec,
+    namespace,
+    null_projector,
+)
 from rlhf_theory.core import Policy, Problem, Solution
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
@@ -166,8 +176,7 @@ def _advance(
     """Return the next iterate: the longest of some steps that decreases enough."""
     xp = namespace(w)
     m = change / dual.eta
-    some = xp.where(m > 1e-12, m, xp.ones_like(m))
-    safe = xp.where(m > 1e-12, xp.log1p(some) / some, xp.ones_like(m))
+    safe = damping(m, 1e-12)
     slope = xp.sum(gradient * step, axis=-1)
     # Far from the solution full steps save many cautious ones; close by they are nearly safe, and
     # the values no longer tell one from the other.
@@ -224,16 +233,12 @@ class _Dual:
         base = inner(features, center) / eta + contexts.log_pi0
         rows = xp.reshape(psi * present[..., None], (center.shape[0], b * a, d))
         gram = xp.matmul(xp.matrix_transpose(rows), rows)
-        spectrum, axes = xp.linalg.eigh(gram)
-        floor = 10.0 * d * xp.finfo(center.dtype).eps * spectrum[:, -1:]
-        empty = xp.astype(spectrum <= floor, center.dtype)
-        null = xp.matmul(axes * empty[:, None, :], xp.matrix_transpose(axes))
+        null, _ = null_projector(gram)
         return cls(center, whiten, beta, psi, present, base, weights, null, eta)
 
     def theta(self, w: Array) -> Array:
         """Return the parameters, shape ``(R, d)``."""
-        xp = namespace(w)
-        return self.center + xp.matmul(self.whiten, w[..., None])[..., 0]
+        return self.center + matvec(self.whiten, w)
 
     def start(self) -> Array:
         """Return the nearest point to the parameter 0, or the centre if that has a lower value.
@@ -247,7 +252,7 @@ class _Dual:
         far = norm > self.beta
         shrink = xp.where(far, self.beta / xp.where(far, norm, xp.ones_like(norm)), 1.0)
         w = inward * shrink[:, None]
-        w = w - xp.matmul(self.null, w[..., None])[..., 0]
+        w = w - matvec(self.null, w)
         better = self.value(w) <= self.value(xp.zeros_like(w))
         return xp.where(better[:, None], w, xp.zeros_like(w))
 
@@ -272,7 +277,7 @@ class _Dual:
         rows = scale[..., None] * (self.psi - mean[:, :, None, :])
         rows = xp.reshape(rows, (rows.shape[0], rows.shape[1] * rows.shape[2], rows.shape[3]))
         hessian = xp.matmul(xp.matrix_transpose(rows), rows)
-        gradient = gradient - xp.matmul(self.null, gradient[..., None])[..., 0]
+        gradient = gradient - matvec(self.null, gradient)
         return value, gradient, hessian
 
     def reward_range(self, step: Array) -> Array:

@@ -7,13 +7,6 @@ from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key, categorical
 
 
-def _check(eta: float, steps: int) -> None:
-    check_positive("eta", eta)
-    if steps != int(steps) or steps < 1:
-        message = f"steps must be a whole number, at least 1; got {steps}."
-        raise ValueError(message)
-
-
 def _from_best(rewards: Array, log_pi0: Array) -> Array:
     """Return the reward below that of the best action that pi0 can play, at most 0."""
     xp = namespace(rewards, log_pi0)
@@ -21,6 +14,16 @@ def _from_best(rewards: Array, log_pi0: Array) -> Array:
     present = log_pi0 > low
     best = xp.max(xp.where(present, rewards, low), axis=-1, keepdims=True)
     return xp.where(present, rewards - best, xp.zeros_like(rewards))
+
+
+def _stages(rewards: Array, log_pi0: Array, eta: float, steps: int) -> list[Array]:
+    """Return the logits of all stages."""
+    check_positive("eta", eta)
+    if steps != int(steps) or steps < 1:
+        message = f"steps must be a whole number, at least 1; got {steps}."
+        raise ValueError(message)
+    below = _from_best(rewards, log_pi0)
+    return [log_pi0 + below * (i / (steps * eta)) for i in range(steps + 1)]
 
 
 def stage_log_probs(rewards: Array, log_pi0: Array, eta: float, steps: int) -> list[Array]:
@@ -39,9 +42,7 @@ def stage_log_probs(rewards: Array, log_pi0: Array, eta: float, steps: int) -> l
     -------
     ``N + 1`` arrays ``(R, B, A)``: the first is pi0, the last the Gibbs policy.
     """
-    _check(eta, steps)
-    below = _from_best(rewards, log_pi0)
-    return [log_softmax(log_pi0 + below * (i / (steps * eta))) for i in range(steps + 1)]
+    return [log_softmax(logits) for logits in _stages(rewards, log_pi0, eta, steps)]
 
 
 def acceptance_rates(rewards: Array, log_pi0: Array, eta: float, steps: int = 1) -> Array:
@@ -62,10 +63,8 @@ def acceptance_rates(rewards: Array, log_pi0: Array, eta: float, steps: int = 1)
 
     Source: [2312.11456], multi-step rejection sampling; theory sheet 1.5.
     """
-    _check(eta, steps)
-    below = _from_best(rewards, log_pi0)
-    xp = namespace(below)
-    log_z = [logsumexp(log_pi0 + below * (i / (steps * eta))) for i in range(steps + 1)]
+    log_z = [logsumexp(logits) for logits in _stages(rewards, log_pi0, eta, steps)]
+    xp = namespace(log_z[0])
     pairs = zip(log_z[1:], log_z[:-1], strict=True)
     return xp.stack([xp.exp(new - old) for new, old in pairs], axis=-1)
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_theory.arrays import Array, expand_rows, namespace
 from rlhf_theory.core import Policy, PreferenceModel, Problem, Solution, closed_form
 from rlhf_theory.data import Contexts
-from rlhf_theory.errors import ShapeError, check_positive
-from rlhf_theory.planners.equilibrium import solve_skew_games
-from rlhf_theory.planners.nash import (
-    HINT,
-    best_reply,
-    check_game,
-    per_replica,
-    spread,
-    starting_point,
-)
-from rlhf_theory.planners.skew_games import SkewGames
+from rlhf_theory.errors import check_positive
+from rlhf_theory.planners.nash import best_reply, check_game, equilibria, spread
 from rlhf_theory.policies import FunctionPolicy, SolvedPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.roles import planner
@@ -68,11 +58,7 @@ def two_player_saddle(
 
     Source: theory sheet 2.2, Pitfall.
     """
-    n_replicas = check_game(payoff, log_pi0, log_pi0, eta, *(start or ()))
-    _, b, a, other = payoff.shape
-    if a != other:
-        message = f"payoff must have shape (R, B, A, A); got {tuple(payoff.shape)}."
-        raise ShapeError(message)
+    n_replicas = check_game(payoff, log_pi0, eta, *(start or ()))
     xp = namespace(payoff, log_pi0)
     # A constant changes no policy; without it the payoffs are as small as they can be.
     middle = 0.5 * (
@@ -87,22 +73,11 @@ def two_player_saddle(
         ],
         axis=-2,
     )
-    log_pi0 = expand_rows(log_pi0, n_replicas)
-    games = n_replicas * b
-    both = xp.stack([log_pi0, log_pi0], axis=2)
+    both = xp.stack([expand_rows(log_pi0, n_replicas)] * 2, axis=2)
     first = None if start is None else xp.stack([expand_rows(s, n_replicas) for s in start], axis=2)
-    found = solve_skew_games(
-        SkewGames.of(xp.reshape(skew, (games, 2 * a, 2 * a)), xp.reshape(both, (games, 2, a)), eta),
-        eta,
-        tol=tol,
-        max_iter=max_iter,
-        start=None if first is None else starting_point(first, n_replicas, (games, 2, a)),
-    )
-    log_pi = xp.reshape(found.log_p, (n_replicas, b, 2, a))
-    log_pi = xp.where(both > -math.inf, log_pi, both)
-    residual, converged = per_replica(found.gap, found.solved, (n_replicas, b))
-    players = (log_pi[:, :, 0, :], log_pi[:, :, 1, :])
-    return Solution(players, residual, converged, found.n_iter, HINT)
+    found = equilibria(skew, both, eta, tol=tol, max_iter=max_iter, start=first)
+    log_pi = found.value
+    return replace(found, value=(log_pi[:, :, 0, :], log_pi[:, :, 1, :]))
 
 
 @planner("pessimistic-nash")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_theory.arrays import Array, as_like, eye_like, full_like, logsumexp, namespace
+from rlhf_theory.arrays import Array, as_like, eye_like, full_like, logsumexp, namespace, select
 
 # Stands for log 0 where -inf would make NaN: its exponential is 0 exactly.
 _ABSENT = -1e6
@@ -101,12 +101,6 @@ class Point(NamedTuple):
     reply: Array
     kl: Array
     jeffreys: Array
-
-
-def select(mask: Array, x: Array, y: Array) -> Array:
-    """Return ``x[g]`` where ``mask[g]``, else ``y[g]``; ``mask`` has shape ``(G,)``."""
-    xp = namespace(mask, x)
-    return xp.where(xp.reshape(mask, (-1, *(1,) * (x.ndim - 1))), x, y)
 
 
 def point(games: SkewGames, log_p: Array, eta: Array) -> Point:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rlhf_theory.arrays import (
     Array,
@@ -152,8 +152,7 @@ def whiten(
     return space, lower
 
 
-@dataclass(frozen=True, eq=False)
-class Response:
+class Response(NamedTuple):
     """The best tilt along each direction.
 
     Attributes

@@ -1,6 +1,5 @@
 """The register: what is found, what it says about itself, and whether it is what it claims."""
 
-import importlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -64,12 +63,11 @@ def test_worlds_and_cards_are_what_their_role_says():
     assert all(isinstance(entry.thing, Theorem) for entry in found("theorem").values())
 
 
-def test_roles_name_protocols_and_homes_that_are_there():
-    for role in ROLES.values():
-        for address in role.protocols:
-            module, _, name = address.partition(":")
-            found_there = getattr(importlib.import_module(module), name)
-            assert (found_there.__module__, found_there.__qualname__) == (module, name)
+def test_roles_are_asked_for_by_protocols():
+    for hint in (core.Enhancer, core.Planner, core.Policy):
+        assert register.role_asked_by(hint) == hint.__name__.lower()
+    assert register.role_asked_by(core.Radius) == register.role_asked_by(ConfidenceRule) == "radius"
+    assert register.role_asked_by(core.World) is None
     assert len({role.plural for role in ROLES.values()}) == len(ROLES)
 
 

@@ -1,6 +1,7 @@
 """Rules that wrap or replace a radius."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from rlhf_theory.estimators.confidence import (
     Wald,
     label_scale,
 )
-from rlhf_theory.estimators.curvature_rules import AdaptiveNoise, DesignMetric, NoiseRadius
+from rlhf_theory.estimators.curvature_rules import Metric, adaptive_noise, noise_radius
 from rlhf_theory.estimators.rule_parts import Ball
 from tests.helpers.assembled import compared
 from tests.helpers.labelled import counted_data
@@ -133,8 +134,8 @@ def test_a_rule_of_parts_is_a_rule():
     """Put together by hand, the parts of a named rule; and a radius of one's own in their place."""
     data, problem, _ = counted_data(np.zeros(1))
     ball, lam = Ball(1.3, scale=2.0), 0.7
-    radius = NoiseRadius(AdaptiveNoise(0.1), ball, lam, bounds.adaptive_radius)
-    rule = DesignRule(metric=DesignMetric(lam), radius=radius, fit=ball)
+    radius = noise_radius(partial(adaptive_noise, delta=0.1), ball, lam, bounds.adaptive_radius)
+    rule = DesignRule(metric=partial(Metric, lam=lam), radius=radius, fit=ball)
     named = Adaptive(theta_bound=1.3, delta=0.1, lam=lam, scale=2.0)
     assert isinstance(rule, ConfidenceRule)
     np.testing.assert_array_equal(rule(data, problem), named(data, problem))
