@@ -17,11 +17,12 @@ import torch
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.sources import ModelSource, read_prompts
 from llm_bridge.jobs.texts import FeatureOptions, as_prompt, as_response
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
+from llm_bridge.storage.content import content_hash
 from llm_bridge.storage.jsonl import problems_with, read_jsonl
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic, write_json

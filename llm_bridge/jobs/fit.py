@@ -16,13 +16,14 @@ from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.heads import is_head, save_head
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.sources import ModelSource, split_held_out
 from llm_bridge.jobs.texts import FeatureOptions, unscored
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.pools.data import Comparison, PromptData
 from llm_bridge.rewards.calibration import Calibration, calibration
 from llm_bridge.rewards.models import HeadFit, fit_ensemble, fit_head
+from llm_bridge.storage.content import content_hash
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import check_choice
 from rlhf_theory.estimators.confidence import ConfidenceRule, Scaled

@@ -14,7 +14,7 @@ from llm_bridge.evaluation.cards import Card
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.fit import check_members, split_comparisons
 from llm_bridge.jobs.job import Say, flat
-from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.sources import ModelSource, split_held_out
 from llm_bridge.jobs.trunk_ensembles import save_members
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Prompt
@@ -28,6 +28,7 @@ from llm_bridge.rewards.training import (
     train_members,
     train_reward,
 )
+from llm_bridge.storage.content import content_hash
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic

@@ -23,7 +23,7 @@ from llm_bridge.jobs.evaluate import draw_results
 from llm_bridge.jobs.job import Say, flat
 from llm_bridge.jobs.learners import LearnerOptions
 from llm_bridge.jobs.rewards import preference_of, reward_of
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts, split_held_out
+from llm_bridge.jobs.sources import ModelSource, read_prompts, split_held_out
 from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.labels.oracles import RewardModelOracle
 from llm_bridge.labels.people import LabelFile
@@ -32,6 +32,7 @@ from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.pools.world import PromptWorld
+from llm_bridge.storage.content import content_hash
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.core import Policy
 from rlhf_theory.errors import check_positive

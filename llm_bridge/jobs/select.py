@@ -11,7 +11,7 @@ import numpy as np
 from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.jobs.heads import load_head
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.sources import ModelSource, content_hash, read_prompts
+from llm_bridge.jobs.sources import ModelSource, read_prompts
 from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.jobs.variants import Variant, variant_of
 from llm_bridge.labels.people import LabelFile
@@ -19,6 +19,7 @@ from llm_bridge.labels.preference_files import Preferences, write_preferences
 from llm_bridge.planning.examples.selection import distinct_pairs, most_informative
 from llm_bridge.planning.pair_rules import BestWorst
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.storage.content import content_hash
 from rlhf_theory.algorithms.rounds import compare
 from rlhf_theory.arrays import full_like, int_like, to_numpy
 from rlhf_theory.core import ConfidenceSet, PairFeedback, RewardModel

@@ -12,10 +12,11 @@ import pandas as pd
 
 from llm_bridge.evaluation.cards import Card, write_card
 from llm_bridge.jobs.job import Say, flat
-from llm_bridge.jobs.sources import ModelSource, content_hash, split_held_out
+from llm_bridge.jobs.sources import ModelSource, split_held_out
 from llm_bridge.jobs.train_data import TrainingData, n_prompts, training_data
 from llm_bridge.language.loading import quiet
 from llm_bridge.language.models import LanguageModel
+from llm_bridge.storage.content import content_hash
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import NLL, Trained, train
 from llm_bridge.training.units import TrainingLoss
