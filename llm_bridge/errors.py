@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rlhf_theory.errors import Waiting
+
 
 class ModelError(ValueError):
     """A model or tokenizer cannot be loaded, or not be used as asked."""
 
 
-class LabelsPending(RuntimeError):  # noqa: N818  nothing is wrong: it is people's turn
+class LabelsPending(Waiting):
     """People have to label the selected pairs before the run can go on."""
 
 

@@ -21,6 +21,10 @@ class ShapeError(ValueError):
     """An array has the wrong shape."""
 
 
+class Waiting(RuntimeError):  # noqa: N818  nothing is wrong: it is somebody's turn
+    """A run cannot go on before somebody has answered; it says what to do, and goes on then."""
+
+
 class ConvergenceError(RuntimeError):
     """A solver that was asked to raise did not converge."""
 

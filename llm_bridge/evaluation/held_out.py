@@ -17,7 +17,7 @@ import numpy as np
 
 from llm_bridge.evaluation.details import Details
 from llm_bridge.evaluation.fresh import FreshAnswers, draw_answers, fresh_values, host
-from llm_bridge.evaluation.metrics import METRICS
+from llm_bridge.evaluation.metrics import METRICS, fresh_names, measured
 from llm_bridge.evaluation.win_rates import pool_win_probabilities, win_matrix
 from llm_bridge.pools.candidates import Generating
 from rlhf_theory.arrays import log_softmax
@@ -141,13 +141,14 @@ class HeldOut:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what a call returns, the one that the world is about first."""
-        names = [*self._pool_names()]
-        if self.n_samples:
-            names += [*self._fresh_names(self.proxy is not None), "fresh_kl_k3_error"]
-            names += ["fresh_win_rate_lower", "fresh_win_rate_upper"] if self._has_winners else []
-        main = ("pool_gap", "pool_exploitability", "pool_win_rate", "pool_kl")
-        first = next(name for name in main if name in names)
-        return (first, *(name for name in names if name != first))
+        return measured(
+            gold=self.gold is not None,
+            preference=self.preference is not None,
+            game=self.game is not None,
+            fresh=self.n_samples > 0,
+            proxy=self.proxy is not None,
+            text_metrics=self.text_metrics,
+        )
 
     def block(self, first: int, stop: int) -> HeldOut:
         """Return the judge of replicas ``first .. stop - 1``, with the same records."""
@@ -189,18 +190,6 @@ class HeldOut:
         values["pool_ess"] = self._worth(log_pi)
         values = {name: np.atleast_2d(v) for name, v in values.items()}
         return Details(self._prompts, values, self._weights)
-
-    def _pool_names(self) -> list[str]:
-        """Return the names of what `pool` computes, in its order."""
-        gold = ["pool_gold", "pool_objective", "pool_gap"] if self.gold is not None else []
-        return [
-            "pool_kl",
-            *gold,
-            *(["pool_proxy"] if self.proxy is not None else []),
-            *(["pool_win_rate"] if self._has_winners else []),
-            *(["pool_exploitability"] if self.game is not None else []),
-            "pool_ess",
-        ]
 
     def _worth(self, log_pi: np.ndarray) -> np.ndarray:
         """Return ``ess / sum pi^2 / m``: of n draws of pi0 (m = mass) what is left under pi."""
@@ -259,7 +248,12 @@ class HeldOut:
     def fresh(self, policy: Policy, *, proxy: RewardModel | None = None) -> Details:
         """Return the results of fresh responses; NaN for a policy that cannot generate."""
         other = self.proxy if proxy is None else proxy
-        names = self._fresh_names(other is not None)
+        names = fresh_names(
+            gold=self.gold is not None,
+            proxy=other is not None,
+            winners=self._has_winners,
+            text_metrics=self.text_metrics,
+        )
         writer = self.problem.policy if isinstance(policy, ReferencePolicy) else policy
         if not isinstance(writer, Generating):
             nothing = np.full((1, len(self._prompts)), np.nan)
@@ -274,16 +268,6 @@ class HeldOut:
             text_metrics=self.text_metrics,
         )
         return Details(self._prompts, {k: values[k] for k in names}, self._weights, answers)
-
-    def _fresh_names(self, proxy: bool) -> list[str]:
-        gold = ["fresh_gold", "fresh_objective"] if self.gold is not None else []
-        return [
-            *gold,
-            *(["fresh_proxy"] if proxy else []),
-            *(["fresh_win_rate"] if self._has_winners else []),
-            *("fresh_kl_k1", "fresh_kl_k3", "fresh_length", "fresh_entropy", "fresh_finished"),
-            *(f"fresh_{name}" for name in self.text_metrics),
-        ]
 
     def _draw(self, policy: Generating) -> FreshAnswers:
         key = Key(self.seed).child("held out", "responses")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 METRICS: Mapping[str, str] = {
     "pool_gold": "gold reward, exact on the pools",
@@ -27,3 +27,52 @@ METRICS: Mapping[str, str] = {
     "fresh_finished": "share of finished responses, that end before the limit of new tokens",
 }
 """What every name means, for tables and figures; a short name comes before the first comma."""
+
+
+def fresh_names(
+    *, gold: bool, proxy: bool, winners: bool, text_metrics: Iterable[str] = ()
+) -> list[str]:
+    """Return what is measured of fresh responses, by what policies are judged by."""
+    return [
+        *(["fresh_gold", "fresh_objective"] if gold else []),
+        *(["fresh_proxy"] if proxy else []),
+        *(["fresh_win_rate"] if winners else []),
+        *("fresh_kl_k1", "fresh_kl_k3", "fresh_length", "fresh_entropy", "fresh_finished"),
+        *(f"fresh_{name}" for name in text_metrics),
+    ]
+
+
+def measured(
+    *,
+    gold: bool,
+    preference: bool,
+    game: bool,
+    fresh: bool,
+    proxy: bool = False,
+    text_metrics: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """Return the names of all that a `HeldOut` measures, the one that it is about first.
+
+    Parameters
+    ----------
+    gold, preference, game, proxy, text_metrics
+        Whether it has these, and the names of the last.
+    fresh
+        Whether fresh responses are drawn.
+    """
+    winners = gold or preference
+    names = [
+        "pool_kl",
+        *(["pool_gold", "pool_objective", "pool_gap"] if gold else []),
+        *(["pool_proxy"] if proxy else []),
+        *(["pool_win_rate"] if winners else []),
+        *(["pool_exploitability"] if game else []),
+        "pool_ess",
+    ]
+    if fresh:
+        names += fresh_names(gold=gold, proxy=proxy, winners=winners, text_metrics=text_metrics)
+        names += ["fresh_kl_k3_error"]
+        names += ["fresh_win_rate_lower", "fresh_win_rate_upper"] if winners else []
+    main = ("pool_gap", "pool_exploitability", "pool_win_rate", "pool_kl")
+    first = next(name for name in main if name in names)
+    return (first, *(name for name in names if name != first))

@@ -31,10 +31,11 @@ from llm_bridge.evaluation.report import (
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import PoolJob
 from llm_bridge.jobs.rewards import callable_of, preference_of, reward_of
-from llm_bridge.jobs.sources import content_hash, read_prompts
+from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.storage.content import content_hash
 from rlhf_theory.commands.tables import aligned
 from rlhf_theory.core import RewardModel
 from rlhf_theory.report.words import pretty

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_bridge.jobs.sources import ModelSource, content_hash
+from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
+from llm_bridge.storage.content import content_hash
 
 
 @dataclass(frozen=True, kw_only=True)

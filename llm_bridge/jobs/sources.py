@@ -67,14 +67,6 @@ class ModelSource:
         return {"model": self.name, "revision": self.revision, "dtype": self.dtype}
 
 
-def content_hash(path: Path) -> str:
-    """Return a hash of a file, 16 hex digits; ``FileNotFoundError`` where there is none."""
-    if not path.is_file():
-        message = f"There is no file {path}."
-        raise FileNotFoundError(message)
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-
-
 def read_prompts(path: Path) -> list[Text]:
     """Read prompts: ``.txt``, one per line; ``.jsonl`` or ``.parquet`` with a column ``prompt``.
 

@@ -67,8 +67,9 @@ def run(
 ) -> None:
     """Run a study, or go on where it was stopped; then draw its figures and its report.
 
-    The exit code is 0 if all is done, 1 if blocks failed or are left, 2 for bad input, 130 after
-    Ctrl-C; the same command goes on from what OUT holds.
+    The exit code is 0 if all is done, 1 if blocks failed or are left, 2 for bad input, 3 if all
+    that is left waits for labels by people, 130 after Ctrl-C; the same command goes on from what
+    OUT holds.
     """
     from rlhf_theory.studies.bundled import study_path
     from rlhf_theory.study import Study
@@ -172,7 +173,16 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
     _show(result, quiet=quiet, unchanged=before == study.resolved())
-    raise typer.Exit(0 if _complete(result, options.get("only", ())) else 1)
+    raise typer.Exit(0 if _complete(result, options.get("only", ())) else _unfinished(result))
+
+
+def _unfinished(result: StudyResult) -> int:
+    """Return the exit code of a run that is not complete, and say who has to answer."""
+    tally = result.tally
+    for request in dict.fromkeys(() if tally is None else tally.waiting):
+        typer.echo(request)
+    waits = tally is not None and bool(tally.waiting) and tally.left == len(tally.waiting)
+    return 3 if waits and not result.counts()["failed"] else 1
 
 
 def _stored(folder: Path) -> dict[str, object] | None:

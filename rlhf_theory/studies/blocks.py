@@ -14,12 +14,13 @@ from typing import Literal
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from rlhf_theory.errors import Waiting
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.store import read_json, write_atomic, write_json
 from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
-from rlhf_theory.studies.registry import build_learner, cell_world
+from rlhf_theory.studies.registry import build_learner, cell_world, kept_in
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
 
@@ -53,6 +54,12 @@ class Task:
         return f"{self.cell.key}/r{self.first:06d}-{self.stop:06d}"
 
     @property
+    def at_once(self) -> tuple[str, int] | None:
+        """Blocks of worlds of one kind that may run together; None for any number."""
+        limit = self.cell.at_once
+        return None if limit is None else (str(self.cell.world["kind"]), limit)
+
+    @property
     def path(self) -> Path:
         """The file that the block is written to."""
         return self.beside(".parquet")
@@ -71,7 +78,8 @@ class Outcome:
     name
         Name of the task.
     state
-        ``"done"``; ``"failed"``; ``"skipped"`` where the finished file had appeared meanwhile.
+        ``"done"``; ``"failed"``; ``"skipped"`` where the finished file had appeared meanwhile;
+        ``"waiting"`` for somebody to answer, who is told by ``error``.
     seconds
         Wall time in the worker.
     size
@@ -85,7 +93,7 @@ class Outcome:
     """
 
     name: str
-    state: Literal["done", "failed", "skipped"]
+    state: Literal["done", "failed", "skipped", "waiting"]
     seconds: float
     size: int = 0
     error: str = ""
@@ -135,6 +143,9 @@ def compute(task: Task) -> Outcome:
         )
     except KeyboardInterrupt:
         raise
+    except Waiting as request:
+        seconds = time.perf_counter() - clock
+        return Outcome(name=task.name, state="waiting", seconds=seconds, error=str(request))
     except BaseException as error:
         seconds = time.perf_counter() - clock
         text = in_one_line(error)
@@ -172,11 +183,11 @@ def _not_shorter(task: Task, about: About) -> Task:
 
 def _table(task: Task) -> pa.Table:
     cell, first, stop = task.cell, task.first, task.stop
-    with threadpool_limits(limits=1):
-        # Made as large as needed and cut: what a replica is does not depend on how many there are.
-        world = cell_world(cell, stop).block(first, stop)
+    kept = Path(task.folder) / "kept"
+    with threadpool_limits(limits=cell.threads):
+        world = cell_world(cell, first, stop, kept)
         trace = run(
-            build_learner(cell.learner),
+            kept_in(build_learner(cell.learner), kept / "trainings"),
             world,
             rounds=cell.rounds,
             offline_pairs=cell.offline_pairs,

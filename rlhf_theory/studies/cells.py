@@ -20,6 +20,15 @@ def canonical(value: object) -> str:
     )
 
 
+def by_content(spec: Mapping[str, Any]) -> dict[str, object]:
+    """Return a spec with hashes for what settings name by place, and without places for files."""
+    content = spec.get("content", {})
+    return {k: content.get(k, v) for k, v in spec.items() if not content or k not in _PLACES}
+
+
+_PLACES = ("content", "folder")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One learner in one world.
@@ -46,6 +55,8 @@ class Cell:
         Number of replicas.
     block
         Replicas that advance together.
+    at_once
+        Blocks of worlds of this kind that may run at the same time; None for any number.
     metrics
         What is recorded, where the cell has it, beside the primary metric; None for everything.
     grid, points
@@ -66,6 +77,7 @@ class Cell:
     seed: int = 0
     replicas: int
     block: int
+    at_once: int | None = None
     metrics: tuple[str, ...] | None = None
     grid: str = "log"
     points: int | None = 20
@@ -87,7 +99,7 @@ class Cell:
         """
         content = {
             "format": KEY_FORMAT,
-            "world": self.world,
+            "world": by_content(self.world),
             "learner": self.learner,
             "offline_pairs": self.offline_pairs,
             "coverage": self.coverage,
@@ -106,6 +118,11 @@ class Cell:
     def online(self) -> bool:
         """Whether the learner plays rounds."""
         return self.rounds is not None
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block; part of its key, as numbers of language models depend on them."""
+        return int(self.world.get("threads", 1))  # type: ignore[call-overload, no-any-return]
 
     def blocks(self) -> list[tuple[int, int]]:
         """Return first and stop of every block of replicas; the last may be smaller."""

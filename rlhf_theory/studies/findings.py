@@ -191,7 +191,8 @@ def scores(
     values
         By world and learner: the metric in every replica, 0 at the optimum.
     reference
-        By world: the metric of pi0, shape ``(R,)``. A world where pi0 is optimal has no score.
+        By world: the metric of pi0, shape ``(R,)``. A world where pi0 is optimal has no score, nor
+        one that is not here.
     families
         The family of every world.
     level
@@ -203,7 +204,7 @@ def scores(
     """
     table: dict[tuple[str, str], ArrayLike] = {}
     for world, learners in values.items():
-        for learner, metric in learners.items():
+        for learner, metric in learners.items() if world in reference else ():
             base = np.asarray(reference[world])
             # No failed replica; and something to learn, which a world whose pi0 is optimal lacks.
             if metric.size == base.size and np.all(base > 0):

@@ -65,6 +65,11 @@ class WorldItem:
     spec: Mapping[str, Any]
     metrics: tuple[str, ...]
 
+    @property
+    def replicas(self) -> int | None:
+        """The number of its replicas, where the world says it and not the study."""
+        return self.spec.get("replicas")
+
     def written(self) -> dict[str, object]:
         """Return the entry without grids, every setting named."""
         kind = {"kind": self.spec["kind"]}

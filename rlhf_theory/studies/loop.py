@@ -38,6 +38,11 @@ class Named(Protocol):
         """Name in messages."""
         ...
 
+    @property
+    def at_once(self) -> tuple[str, int] | None:
+        """A group of tasks, and how many of it may be in flight together; None for any number."""
+        ...
+
 
 class Folder(Protocol):
     """What the loop tells the folder of the study."""
@@ -65,7 +70,9 @@ class Tally:
     done, failed, skipped
         Tasks that ended, by outcome; skipped: somebody else had done it meanwhile.
     left
-        Tasks that have not ended.
+        Tasks that have not ended, those that wait for somebody among them.
+    waiting
+        What such tasks ask for, a text for each.
     stopped
         Why the run stopped before the end, as a sentence; empty where it did not.
     """
@@ -74,6 +81,7 @@ class Tally:
     failed: int = 0
     skipped: int = 0
     left: int = 0
+    waiting: tuple[str, ...] = ()
     stopped: str = ""
 
 
@@ -100,11 +108,13 @@ class Loop:
         self.deadline: float | None = None
         # Tasks go by their number: names need not be file names.
         self.waiting = deque(range(len(tasks)))
+        self.held: dict[str, deque[int]] = {}
         self.suspects: deque[int] = deque()
         self.flying: dict[Future[object], int] = {}
         self.deaths: Counter[int] = Counter()
         self.again: set[int] = set()
         self.counts: Counter[str] = Counter()
+        self.requests: list[str] = []
         self.stopped = ""
         self.pool: Pool | None = None
         self.idle_deaths = 0
@@ -143,7 +153,7 @@ class Loop:
             # Said anew every time: what is in flight then still ends.
             total = len(self.tasks)
             stopped += f" {left} of {total} blocks are left; the same command goes on."
-        return Tally(**self.counts, left=left, stopped=stopped)
+        return Tally(**self.counts, left=left, waiting=tuple(self.requests), stopped=stopped)
 
     # ---- handing out
 
@@ -151,10 +161,34 @@ class Loop:
         if self.waiting:
             pool = self._open()
             room = min(pool.width - len(self.flying), len(self.waiting))
-            self._submit(pool, [self.waiting.popleft() for _ in range(room)])
+            self._submit(pool, self._next(room))
         elif self.suspects and not self.flying:
             # Alone: nobody else can be killed by it, and it has all the memory.
             self._submit(self._open(), [self.suspects.popleft()])
+
+    def _next(self, room: int) -> list[int]:
+        """Return tasks to hand out, and hold back those whose group is in flight enough."""
+        chosen: list[int] = []
+        groups = Counter(self._group(number) for number in self.flying.values())
+        while self.waiting and len(chosen) < room:
+            number = self.waiting.popleft()
+            limit = self.tasks[number].at_once
+            if limit is not None and groups[limit[0]] >= limit[1]:
+                self.held.setdefault(limit[0], deque()).append(number)
+                continue
+            groups[self._group(number)] += 1
+            chosen.append(number)
+        return chosen
+
+    def _group(self, number: int) -> str:
+        limit = self.tasks[number].at_once
+        return "" if limit is None else limit[0]
+
+    def _landed(self, number: int) -> None:
+        """Let the next task of the same group wait with the others."""
+        held = self.held.get(self._group(number))
+        if held:
+            self.waiting.appendleft(held.popleft())
 
     def _open(self) -> Pool:
         if self.pool is None:
@@ -191,7 +225,9 @@ class Loop:
             ended, _ = wait(self.flying, timeout=_PATIENCE)
             died += self._settle(ended)
             self._close(kill=True)
-            died += list(self.flying.values())
+            for number in self.flying.values():
+                self._landed(number)
+                died.append(number)
             self.flying.clear()
         if died:
             self._answer(died)
@@ -201,6 +237,7 @@ class Loop:
         died = []
         for future in ended:
             number = self.flying.pop(future)
+            self._landed(number)
             try:
                 answer = cast("Answer", future.result())
             except self._deaths():
@@ -230,6 +267,9 @@ class Loop:
         self.idle_deaths = 0
         if outcome.disk:
             self._stop_full(outcome.error)
+            return
+        if outcome.state == "waiting":
+            self.requests.append(outcome.error)
             return
         try:
             self.folder.note(outcome)
@@ -294,7 +334,7 @@ class Loop:
 
     def _look_at_the_clock(self) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            if self.waiting or self.suspects:
+            if self.waiting or self.suspects or any(self.held.values()):
                 self._stop(_LATE)
             self.deadline = None
 

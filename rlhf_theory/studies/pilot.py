@@ -38,6 +38,8 @@ class Estimate:
         Workers.
     measured, cells
         Cells that were tried, and that there are.
+    untried
+        Cells of language models, which are not tried and not in the time.
     errors
         By ``WORLD/LEARNER``, what was raised where a cell was tried and could not be run, with the
         line: ``"TypeError: ... (mymod.py, line 74)"``.
@@ -48,6 +50,7 @@ class Estimate:
     jobs: int
     measured: int
     cells: int
+    untried: int = 0
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -61,9 +64,11 @@ class Estimate:
         return max(self.total / self.jobs, self.longest)
 
     def __str__(self) -> str:
+        models = f"{self.untried} cells of language models take what their rounds take."
+        said = [models] if self.untried else []
         if self.cells == 0:
-            return "Nothing is left to compute."
-        return "\n".join([self._cost(), *self._failures()])
+            return "\n".join(said or ["Nothing is left to compute."])
+        return "\n".join([self._cost(), *said, *self._failures()])
 
     def _cost(self) -> str:
         if self.measured == 0:
@@ -111,7 +116,8 @@ def estimate(
     every block repeats, linearly in the replicas up to its last. Fits on more pairs cost more along
     the line through those that were tried. A cell that got no time is taken to cost what cells of
     the same learner and world kinds (or all) do, in proportion to the glance if it got one, else
-    per replica and round; so is one that fails, whose error is kept. Nothing is written.
+    per replica and round; so is one that fails, whose error is kept. Cells of language models are
+    left out: the first round may take hours. Nothing is written.
 
     Parameters
     ----------
@@ -126,11 +132,13 @@ def estimate(
     """
     check_positive("jobs", jobs)
     check_positive("budget", budget)
-    cells = {task.cell.key: task.cell for task in tasks}
+    cells = {task.cell.key: task.cell for task in tasks if task.cell.at_once is None}
     glances, costs, errors = _tried(list(cells.values()), budget, clock)
     seconds: dict[str, float] = {}
     longest = 0.0
     for task in tasks if costs else ():
+        if task.cell.key not in cells:
+            continue
         key, cell = task.cell.key, task.cell
         cost = costs.get(key) or _Cost(_typical(cell, cells, glances, costs), 0.0)
         share = (task.stop - task.first) / min(cell.block, cell.replicas)
@@ -143,6 +151,7 @@ def estimate(
         jobs=jobs,
         measured=len(costs),
         cells=len(cells),
+        untried=len({task.cell.key for task in tasks}) - len(cells),
         errors=errors,
     )
 
@@ -255,7 +264,7 @@ class _Probe:
     def __init__(self, cell: Cell, replicas: int, clock: Callable[[], float]) -> None:
         self.cell, self.replicas, self.clock = cell, replicas, clock
         start = clock()
-        self.world = cell_world(cell, replicas)
+        self.world = cell_world(cell, 0, replicas)
         self.build = clock() - start
         self.learner = build_learner(cell.learner)
 

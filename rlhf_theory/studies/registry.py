@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 
@@ -15,13 +16,16 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.entries import find, kind_of, role_of
 from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
 from rlhf_theory.worlds.bandit import Bandit
+from rlhf_theory.worlds.recipe import WorldRecipe
+
+T = TypeVar("T")
 
 Spec = Mapping[str, Any]
 """A resolved spec: plain data with ``kind``, ``version`` and every setting."""
 
 
-def build_world(spec: Spec, replicas: int) -> World:
-    """Return the world of a resolved spec.
+def build_world(spec: Spec, replicas: int) -> World | WorldRecipe:
+    """Return the world of a resolved spec, or its recipe.
 
     Parameters
     ----------
@@ -36,8 +40,8 @@ def build_world(spec: Spec, replicas: int) -> World:
         For an unknown kind, another version, and whatever the world itself refuses.
     """
     entry = _entry("world", spec)
-    world = entry.target(replicas=replicas, **arguments(entry, spec))
-    if not isinstance(world, World):
+    world = entry.target(**(arguments(entry, spec) | {"replicas": replicas}))
+    if not isinstance(world, WorldRecipe | World):
         message = f"world {entry.name!r} must return a World; got {type(world).__name__}."
         raise ValueError(message)
     if world.n_replicas != replicas:
@@ -49,18 +53,65 @@ def build_world(spec: Spec, replicas: int) -> World:
     return world
 
 
-def cell_world(cell: Cell, replicas: int) -> World:
-    """Return the world of a cell, with the law of its offline pairs; raises as `build_world`."""
-    world = build_world(cell.world, replicas)
+def cell_world(cell: Cell, first: int, stop: int, folder: Path | None = None) -> World:
+    """Return some replicas of the world of a cell, with the law of its offline pairs.
+
+    It is made as large as needed and cut: what a replica is does not depend on how many there are.
+
+    Parameters
+    ----------
+    cell
+        The cell.
+    first, stop
+        Replicas ``first .. stop - 1``.
+    folder
+        Where a `WorldRecipe` keeps files that has no folder of its own.
+
+    Raises
+    ------
+    ValueError
+        As `build_world`; for files or models that have changed since the study was resolved.
+    """
+    world = build_world(cell.world, stop)
+    if isinstance(world, WorldRecipe):
+        _check_content(world, cell)
+        world = world if folder is None else kept_in(world, folder)
     if cell.coverage == 0.0:
-        return world
+        return world.block(first, stop)
     if not isinstance(world, Bandit):
         message = (
             f"coverage is the law of offline pairs in a Bandit, between pi0 and pi*; "
             f"{cell.world_label!r} is a {type(world).__name__}."
         )
         raise ValueError(message)
-    return dataclasses.replace(world, behaviour=cell.coverage)
+    return dataclasses.replace(world, behaviour=cell.coverage).block(first, stop)
+
+
+def _check_content(world: WorldRecipe, cell: Cell) -> None:
+    """Raise ``ValueError`` where files or models are not what they were."""
+    before: Any = cell.world.get("content", {})
+    now = world.content()
+    other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if other:
+        message = (
+            f"{', '.join(other)} of {cell.world_label!r} changed since the study was read: start "
+            "it again, and results of the new content will have cells of their own."
+        )
+        raise ValueError(message)
+
+
+def kept_in(part: T, folder: Path) -> T:
+    """Return an object whose parts keep files in a folder: those whose ``folder`` is None."""
+    if isinstance(part, tuple):
+        return cast("T", tuple(kept_in(p, folder) for p in part))
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return part
+    known = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.init}
+    changed = {name: kept_in(value, folder) for name, value in known.items()}
+    if "folder" in known and known["folder"] is None:
+        changed["folder"] = folder
+    changed = {name: value for name, value in changed.items() if value is not known[name]}
+    return dataclasses.replace(part, **changed) if changed else part
 
 
 def build_learner(spec: Spec) -> Any:
@@ -97,7 +148,7 @@ def arguments(entry: Entry, spec: Spec) -> dict[str, object]:
     return {
         name: _argument(known[name], value)
         for name, value in spec.items()
-        if name not in ("kind", "version")
+        if name not in ("kind", "version", "content")
     }
 
 

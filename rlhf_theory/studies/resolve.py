@@ -22,6 +22,7 @@ from rlhf_theory.studies.grids import grid_hint
 from rlhf_theory.studies.messages import Path, an, choices, shown
 from rlhf_theory.studies.roles import check_target, is_online_learner
 from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, inner_hint, settings_of
+from rlhf_theory.worlds.recipe import WorldRecipe
 
 Say = Callable[[Path, str], None]
 """Takes a path in the entry and what is wrong there."""
@@ -114,14 +115,17 @@ class Resolver:
     facts
         What building told, by `cells.canonical` of a spec: the metrics of a world, and whether a
         learner is online.
+    contents
+        By the same, hashes of what settings of a `WorldRecipe` name by place.
     """
 
     say: Say
     facts: dict[str, object] = field(default_factory=dict)
+    contents: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def at(self, say: Say) -> Resolver:
         """Return the same resolver with another place for its mistakes."""
-        return Resolver(say, self.facts)
+        return Resolver(say, self.facts, self.contents)
 
     def entry(
         self, role: str, given: Mapping[str, object], path: Path = ()
@@ -199,7 +203,16 @@ class Resolver:
             value = self._setting(entry, setting, table.get(name, _MISSING), (*path, name))
             fine = fine and value is not _MISSING
             spec[name] = value
-        return spec if fine and self._accepted(entry, spec, path) else None
+        if not fine or not self._accepted(entry, spec, path):
+            return None
+        content = self.contents.get(canonical([entry.role, spec]))
+        if content is None:
+            return spec
+        if table.get("content", content) != content:
+            text = f"is {shown(content)} now, not {shown(table['content'])}: files were changed."
+            self.say((*path, "content"), text)
+            return None
+        return {**spec, "content": content}
 
     def _check_names(
         self, entry: Entry, table: Mapping[str, object], known: Mapping[str, Setting], path: Path
@@ -207,7 +220,7 @@ class Resolver:
         fine = True
         more = [k for k in ENVELOPE.get(entry.role, ()) if not path and k != "kind"]
         for name in table:
-            if name not in known and name not in ("kind", "version"):
+            if name not in known and name not in ("kind", "version", "content"):
                 allowed = [*known, *more]
                 text = (
                     f"{entry.role} {entry.name!r} has no such setting; it has {choices(known)}."
@@ -281,7 +294,10 @@ class Resolver:
         try:
             if entry.role == "world":
                 # One replica: what is drawn per replica costs little, what is shared costs in full.
-                self.facts[name] = registry.build_world(spec, 1).metrics
+                world = registry.build_world(spec, 1)
+                self.facts[name] = world.metrics
+                if isinstance(world, WorldRecipe):
+                    self.contents[name] = dict(world.content())
             else:
                 made = registry.build_component(entry.role, spec)
                 self.facts[name] = is_online_learner(made) if entry.role == "learner" else None
@@ -298,4 +314,5 @@ class Resolver:
 
     def fact(self, role: str, spec: Mapping[str, object]) -> Any:
         """Return what building a resolved spec told."""
-        return self.facts[canonical([role, spec])]
+        own = {name: value for name, value in spec.items() if name != "content"}
+        return self.facts[canonical([role, own])]

@@ -22,6 +22,7 @@ from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import StudyData
+from rlhf_theory.worlds.recipe import WorldRecipe
 
 Level = Literal["curves", "final"]
 
@@ -311,11 +312,14 @@ class ResultTables:
         1 is the optimal policy, 0 one that is no better than pi0; see `evaluation.scores`. Only
         learners that ran in every world of a family have a score there.
         """
+        # What pi0 is worth is asked of the world; one of a language model would be made for it.
         reference: dict[str, np.ndarray] = {}
         families: dict[str, str] = {}
         for cell in self.cells:
             if cell.world_label not in reference:
                 world = build_world(cell.world, cell.replicas)
+                if isinstance(world, WorldRecipe):
+                    continue
                 reference[cell.world_label] = world.evaluate(ReferencePolicy())[str(cell.metric)]
                 families[cell.world_label] = cell.family
         return scores(self.values(), reference, families, level)

@@ -26,6 +26,7 @@ from rlhf_theory.studies.items import (
 from rlhf_theory.studies.messages import Mistake, Path, StudyError, place_of
 from rlhf_theory.studies.origins import origins_in_resolved, origins_of
 from rlhf_theory.studies.resolve import Resolver, Say
+from rlhf_theory.studies.signatures import RUN_SETTINGS
 from rlhf_theory.studies.summary import counts_of, html_of
 from rlhf_theory.studies.written import entries_of, written
 
@@ -163,22 +164,21 @@ class StudyData(StudyFields):
     def cells(self) -> list[Cell]:
         """Return the cells: world by world, learner by learner, then seeds and blocks."""
         found = []
-        sweeps = itertools.product(_values(self.seed), _values(self.block))
-        settings = list(sweeps)
         for world, learner in pairs_of(self._worlds, self._learners, lambda *_: None):
-            for seed, block in settings:
+            blocks = _values(self.block) if world.replicas is None else (1,)
+            for seed, block in itertools.product(_values(self.seed), blocks):
                 label = world.label
                 label += f" seed={seed}" if isinstance(self.seed, tuple) else ""
-                label += f" block={block}" if isinstance(self.block, tuple) else ""
+                label += f" block={block}" if len(blocks) > 1 else ""
                 found.append(self._cell(world, learner, label, seed, block))
         return found
 
     def _cell(
         self, world: WorldItem, learner: LearnerItem, label: str, seed: int, block: int
     ) -> Cell:
-        online = learner.online
+        online, own = learner.online, world.replicas
         return Cell(
-            world=world.spec,
+            world={k: v for k, v in world.spec.items() if own is None or k not in RUN_SETTINGS},
             learner=learner.spec,
             world_label=label,
             learner_label=learner.label,
@@ -189,8 +189,9 @@ class StudyData(StudyFields):
             rounds=self.rounds if online else None,
             pairs=None if online else self.pairs,
             seed=seed,
-            replicas=self.replicas,
+            replicas=self.replicas if own is None else own,
             block=block,
+            at_once=world.spec.get("at_once"),
             metrics=self.record.metrics,
             # Every number of pairs is recorded; a grid of rounds must not split their keys.
             grid=self.record.grid if online else "all",

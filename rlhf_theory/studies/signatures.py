@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from rlhf_theory.core import Planner
 from rlhf_theory.register import Entry, facts_of, found, role_asked_by
+from rlhf_theory.worlds.recipe import WorldRecipe
 
 ENVELOPE = {
     "world": ("kind", "label", "family", "metric"),
@@ -20,11 +21,17 @@ ENVELOPE = {
 }
 """Keys of an entry of a study that are no settings of its world or learner."""
 
-_TAKEN = {"world": ("version", "grid", "online"), "learner": ("version", "grid", "online")}
-"""Further keys that mean something in every entry: ``online`` is said by resolved studies."""
+_TAKEN = {
+    "world": ("version", "content", "grid", "online"),
+    "learner": ("version", "grid", "online"),
+}
+"""Further keys that mean something in every entry; resolved studies say ``online``, ``content``."""
+
+RUN_SETTINGS = ("replicas", "at_once")
+"""Settings of a `WorldRecipe` about how its blocks run, on which no number depends."""
 
 _OURS = {"world": ("replicas", "name")}
-"""Arguments that the study gives, not its author."""
+"""Arguments that the study gives, not its author, unless a `WorldRecipe` says its replicas."""
 
 _PLAIN = (int, float, bool, str, type(None), Any, object)
 _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
@@ -158,7 +165,8 @@ def settings_of(entry: Entry) -> Mapping[str, Setting]:
         if name == "replicas" and name not in found:
             message = f"{described} must take `replicas`, the number of replicas to make."
             raise ValueError(message)
-        found.pop(name, None)
+        if name != "replicas" or not _is_a(target, WorldRecipe):
+            found.pop(name, None)
     for name in (*ENVELOPE.get(role, ("kind",)), *_TAKEN.get(role, ("version", "grid"))):
         if name in found:
             message = (

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from llm_bridge.jobs.job import carry_out, flat
-from llm_bridge.jobs.sources import content_hash, read_prompts, split_held_out
+from llm_bridge.jobs.sources import read_prompts, split_held_out
+from llm_bridge.storage.content import content_hash
 
 
 def test_prompts_are_read_from_every_kind_of_file(tmp_path):

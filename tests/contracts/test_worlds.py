@@ -11,8 +11,8 @@ from rlhf_theory.core import PreferenceOracle, Problem, RewardModel
 from rlhf_theory.features import feature_bound
 from rlhf_theory.policies import ReferencePolicy, TablePolicy, uniform_log_probs
 from rlhf_theory.randomness import Key
-from rlhf_theory.register import found
 from rlhf_theory.worlds import Bandit
+from tests.helpers.registered import built_in
 from tests.helpers.small import log
 
 VARIANTS = {
@@ -55,7 +55,7 @@ VARIANTS = {
 
 
 def variants():
-    for name, entry in found("world").items():
+    for name, entry in built_in("world").items():
         for k, settings in enumerate(VARIANTS.get(name, [{}])):
             given = {**entry.facts.examples[0], **settings, "replicas": 4}
             yield pytest.param((entry.target, given), id=f"{name}-{k}")

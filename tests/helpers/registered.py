@@ -25,6 +25,11 @@ def made(role: str, kind: str, **settings: Any) -> Any:
     return registry.build_component(role, resolved(find(role, kind), settings))
 
 
+def built_in(role: str) -> dict[str, Entry]:
+    """Return what this package itself has of a role: tables, and no language models."""
+    return {name: entry for name, entry in found(role).items() if entry.source == "built in"}
+
+
 def examples(role: str) -> dict[str, dict[str, Any]]:
     """Return the settings of all examples of a role, ``kind`` included; further ones numbered.
 
@@ -32,7 +37,6 @@ def examples(role: str) -> dict[str, dict[str, Any]]:
     """
     return {
         f"{name}-{k}" if k else name: {"kind": name, **settings}
-        for name, entry in found(role).items()
+        for name, entry in built_in(role).items()
         for k, settings in enumerate(entry.facts.examples)
-        if entry.source == "built in"
     }

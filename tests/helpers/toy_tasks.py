@@ -29,6 +29,7 @@ class ToyTask:
     gate: str = ""
     seconds: float = 0.0
     cargo: Any = None
+    at_once: tuple[str, int] | None = None
 
     @property
     def path(self) -> Path:
@@ -83,6 +84,9 @@ def compute_toy(task: ToyTask) -> Outcome:
         raise RuntimeError(message)
     if task.acts == "fails":
         return Outcome(name=task.name, state="failed", seconds=0.0, error="ValueError: on cue")
+    if task.acts == "asks":
+        question = f"{task.name} has a question"
+        return Outcome(name=task.name, state="waiting", seconds=0.0, error=question)
     if task.acts == "full":
         return Outcome(name=task.name, state="failed", seconds=0.0, error="no room", disk=True)
     if task.acts == "full around":

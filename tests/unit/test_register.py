@@ -14,7 +14,7 @@ from rlhf_theory.estimators.confidence import ConfidenceRule
 from rlhf_theory.register import ROLES, Role, facts_of, found
 from rlhf_theory.theorems.card import Theorem
 from rlhf_theory.worlds import Bandit
-from tests.helpers.registered import examples, made
+from tests.helpers.registered import built_in, examples, made
 
 ROOT = Path(__file__).parents[2]
 EVERY = [(role, name) for role in ROLES for name in found(role)]
@@ -58,7 +58,7 @@ def test_examples_are_what_their_role_says(role):
 
 
 def test_worlds_and_cards_are_what_their_role_says():
-    for entry in found("world").values():
+    for entry in built_in("world").values():
         assert isinstance(entry.target(**{**entry.facts.examples[0], "replicas": 2}), Bandit)
     assert all(isinstance(entry.thing, Theorem) for entry in found("theorem").values())
 

@@ -206,6 +206,8 @@ def _curves(
     flat = [own[0] for own in panels]
     floor = _floor(found)
     for ax, items in zip(flat, found, strict=True):
+        if "x" not in logs:  # what is counted has no halves
+            ax.xaxis.get_major_locator().set_params(integer=True)
         if logs:
             axes.log_axes(ax, logs)  # type: ignore[arg-type]
         for series, x, drawn in items:

@@ -163,3 +163,12 @@ def test_notebooks_show_figure_and_caption(frame):
     assert "<figcaption>Paired differences" in page
     marked = StudyFigure(figure.fig, "a < b")
     assert "a &lt; b" in marked._repr_html_()
+
+
+def test_what_is_counted_is_marked_at_whole_numbers(frame):
+    """A few rounds span too little for a logarithmic axis, and a quarter of a round is none."""
+    few = frame[frame["place"] <= np.unique(frame["place"])[3]]
+    axes = study_figure(few).fig.axes[0]
+    assert axes.get_xscale() == "linear"
+    ticks = axes.get_xticks()
+    assert (ticks == ticks.round()).all()

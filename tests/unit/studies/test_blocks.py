@@ -42,7 +42,7 @@ def whole(cell):
     """The whole cell in one call of the runner."""
     return run(
         build_learner(cell.learner),
-        cell_world(cell, cell.replicas),
+        cell_world(cell, 0, cell.replicas),
         rounds=cell.rounds,
         offline_pairs=cell.offline_pairs,
         pairs=cell.pairs,
@@ -88,7 +88,7 @@ def test_block_sizes_agree(tmp_path, cell):
 def test_labels_are_those_that_the_policy_of_the_row_was_fitted_on(tmp_path):
     cell = online_cell(offline_pairs=20, coverage=0.5)
     labels = computed(tmp_path, cell)["labels"].to_numpy().reshape(cell.replicas, -1)
-    world, learner = cell_world(cell, cell.replicas), build_learner(cell.learner)
+    world, learner = cell_world(cell, 0, cell.replicas), build_learner(cell.learner)
     # What the states of the learner hold, from its data: the runner counts on its own.
     seen = []
 

@@ -72,6 +72,7 @@ FREE = {
     "learner_label": "x",
     "family": "x",
     "metric": "kl",
+    "at_once": 2,
 }
 BOUND = {
     "world": {"kind": "linear", "version": 1, "dim": 5, "eta": 0.1, "contexts": None},

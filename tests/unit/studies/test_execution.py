@@ -254,6 +254,40 @@ def test_after_the_time_limit_nothing_is_started(
     assert go(Scripted(toys(tmp_path, 2)), max_time=25.0).stopped == ""
 
 
+def test_of_a_group_no_more_than_its_limit_are_in_flight(
+    tmp_path: Path, go: Callable[..., Tally]
+) -> None:
+    alone = {f"t{i}": {"at_once": ("models", 1)} for i in (0, 1, 2, 5)}
+    backend = Scripted(toys(tmp_path, 8, **alone), {"t1": ["dies"]}, width=3)
+    assert go(backend) == Tally(done=8)
+    together = [len(alone.keys() & set(names)) for names in backend.together]
+    assert max(together) == 1
+    # The others do not wait for them.
+    assert max(len(names) for names in backend.together) == 3
+
+
+def test_time_that_is_up_starts_nothing_that_was_held_back(
+    tmp_path: Path, go: Callable[..., Tally], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    alone = {f"t{i}": {"at_once": ("models", 1)} for i in range(3)}
+    backend = Scripted(toys(tmp_path, 3, **alone), width=3)
+    backend.on_submit = lambda _names: now.__setitem__(0, now[0] + 10.0)
+    tally = go(backend, max_time=5.0)
+    assert (tally.done, tally.left) == (1, 2)
+    assert "time limit" in tally.stopped
+
+
+def test_tasks_that_wait_for_somebody_are_left_and_say_what_for(
+    tmp_path: Path, go: Callable[..., Tally]
+) -> None:
+    folder = ToyFolder(tmp_path)
+    tally = go(Scripted(toys(tmp_path, 3, t1={"acts": "asks"})), folder)
+    assert tally == Tally(done=2, left=1, waiting=("t1 has a question",))
+    assert folder.failures == []
+
+
 @pytest.mark.parametrize("acts", ["full", "full around"])
 def test_a_full_disk_stops_the_run_and_fails_nothing(
     acts: str, tmp_path: Path, go: Callable[..., Tally]

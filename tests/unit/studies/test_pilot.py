@@ -95,7 +95,7 @@ def test_every_kind_of_learner_is_tried_early(tmp_path):
 
 def test_what_cannot_be_run_is_told_with_its_line(tmp_path):
     bad = online_cell(f"{HERE}:Raising", learner={})
-    found = estimate(tasks(tmp_path, bad), 1)
+    found = estimate(tasks(tmp_path, bad), 1, budget=100.0)
     assert (found.measured, found.total) == (0, 0.0)
     line = unruly_line("raise {")
     said = f"ValueError: no good (study_cells.py, line {line})"
@@ -115,7 +115,7 @@ def test_cells_that_fail_alike_are_one_line(tmp_path):
         online_cell(f"{HERE}:Raising", learner={}, world_label=f"w{k}", seed=k) for k in range(3)
     ]
     other = online_cell(f"{HERE}:Raising", learner={"text": "worse"}, learner_label="B")
-    found = estimate(tasks(tmp_path, *cells, other, online_cell()), 1, budget=2.0)
+    found = estimate(tasks(tmp_path, *cells, other, online_cell()), 1, budget=100.0)
     assert sorted(found.errors) == ["small/B", "w0/A", "w1/A", "w2/A"]
     lines = str(found).splitlines()
     assert len(lines) == 3
@@ -131,12 +131,12 @@ def test_cells_that_fail_alike_are_one_line(tmp_path):
     ],
 )
 def test_what_is_recorded_is_tried_too(tmp_path, kind, says):
-    found = estimate(tasks(tmp_path, online_cell(f"{HERE}:{kind}", learner={})), 1)
+    found = estimate(tasks(tmp_path, online_cell(f"{HERE}:{kind}", learner={})), 1, budget=100.0)
     assert says in found.errors["small/A"]
 
 
 def test_errors_of_settings_of_what_is_built_in_have_a_line_too(tmp_path):
-    found = estimate(tasks(tmp_path, online_cell(learner={"batch_size": "x"})), 1)
+    found = estimate(tasks(tmp_path, online_cell(learner={"batch_size": "x"})), 1, budget=100.0)
     assert ".py, line " in found.errors["small/A"]
 
 
@@ -145,7 +145,7 @@ def test_whatever_a_learner_does_the_rest_is_estimated(tmp_path, monkeypatch, ho
     monkeypatch.chdir(tmp_path)
     bad = online_cell(f"{unruly.HERE}:Unruly", learner={"how": how})
     filters = list(warnings.filters)
-    found = estimate(tasks(tmp_path, bad, online_cell()), 1, budget=0.5)
+    found = estimate(tasks(tmp_path, bad, online_cell()), 1, budget=100.0)
     assert found.measured == (1 if how in unruly.DEADLY else 2)
     assert (Path.cwd(), list(warnings.filters)) == (tmp_path, filters)
 
@@ -158,7 +158,7 @@ def test_ctrl_c_ends_an_estimate(tmp_path):
 
 def test_real_cells_of_both_kinds(tmp_path):
     cells = [online_cell(offline_pairs=10, coverage=0.2), offline_cell(), online_cell(rounds=0)]
-    found = estimate(tasks(tmp_path, *cells), 2, budget=1.0)
+    found = estimate(tasks(tmp_path, *cells), 2, budget=100.0)
     assert found.measured == 3
     assert min(found.seconds.values()) > 0
 

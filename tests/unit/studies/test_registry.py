@@ -17,7 +17,7 @@ from rlhf_theory.register import found
 from rlhf_theory.studies import entries, registry
 from rlhf_theory.studies.resolve import Resolver
 from rlhf_theory.studies.signatures import settings_of
-from tests.helpers.registered import examples
+from tests.helpers.registered import built_in, examples
 
 
 def resolved(role, given):
@@ -38,11 +38,11 @@ def test_a_learner_survives_the_way_through_plain_data(kind):
     assert registry.is_online(spec) == hasattr(target, "step")
 
 
-@pytest.mark.parametrize("kind", found("world"))
+@pytest.mark.parametrize("kind", built_in("world"))
 def test_a_world_from_plain_data_is_the_world_of_the_function(kind):
     spec = resolved("world", {"kind": kind})
     made = registry.build_world(spec, 3)
-    plain = found("world")[kind].target(replicas=3)
+    plain = built_in("world")[kind].target(replicas=3)
     assert made.n_replicas == 3
     assert dict(made.settings) == dict(plain.settings)
     np.testing.assert_array_equal(made.preferences, plain.preferences)
@@ -236,7 +236,7 @@ def test_broken_plugins_are_quiet_until_they_are_asked_for(monkeypatch):
 
 def test_every_learner_runs_in_every_world():
     """Two rounds, or two numbers of pairs, with finite metrics: 64 combinations today."""
-    for kind in found("world"):
+    for kind in built_in("world"):
         world = registry.build_world(resolved("world", {"kind": kind}), 2)
         metric = "gap" if world.reward is not None else "exploitability"
         for name in {given["kind"] for given in examples("learner").values()}:

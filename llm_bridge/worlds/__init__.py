@@ -1,0 +1,1 @@
+"""Worlds of language models that study files can name."""

@@ -1,0 +1,280 @@
+"""Prompts, a language model and whoever labels, as a world of a study file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_theory.core import World
+from rlhf_theory.errors import check_positive
+from rlhf_theory.register import register
+from rlhf_theory.worlds.recipe import WorldRecipe
+
+if TYPE_CHECKING:
+    from llm_bridge.evaluation.held_out import HeldOut
+    from llm_bridge.jobs.sources import ModelSource
+    from llm_bridge.language.models import Text
+    from llm_bridge.pools.policy import LanguageModelPolicy
+    from llm_bridge.pools.problem import PromptProblem
+
+PEOPLE = "people"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFeatures:
+    """Features of responses, of the model itself; as in `TransformerFeatures`.
+
+    Attributes
+    ----------
+    pooling, layers, dim, whiten, scale
+        None for the defaults there.
+    """
+
+    pooling: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    dim: int | None = None
+    whiten: bool = False
+    scale: str = "none"
+
+
+@register("world", "prompts")
+@dataclass(frozen=True, kw_only=True)
+class Prompts(WorldRecipe):
+    """Prompts of a file, answered by a language model, with labels by a reward or by people.
+
+    Each replica is a run of its own: pools, held-out pools and trainings are drawn anew with the
+    seed ``seed + replica``; which prompts are held out is the same for all.
+
+    Attributes
+    ----------
+    prompts
+        File of prompts: ``.txt``, one per line; ``.jsonl`` or ``.parquet`` with a column
+        ``prompt``.
+    model
+        Folder or id of the model pi0.
+    labels
+        Who labels: ``"people"``, or a reward whose Bradley-Terry labels are drawn:
+        ``module:function``, a fitted reward, or a classifier.
+    preference
+        Instead of a reward a general preference, ``module:function``.
+    label_scale
+        What the reward is multiplied by in its labels. Policies are planned for, and judged by, the
+        reward itself: give the learner's rule the same ``scale``.
+    features
+        Features of the responses.
+    eta
+        Weight of the KL.
+    pool_size
+        Responses per prompt.
+    refresh
+        Whether half of each pool is drawn from the policy that is about to be played. For learners
+        whose planner trains the model.
+    game
+        Whether it is for learners of a game, on features projected for it.
+    held_out
+        Share of the prompts that policies are evaluated on; where it is 0, on the others, in other
+        pools.
+    samples
+        Fresh responses per held-out prompt: 0, or at least 2. Policies that only re-rank pools
+        have NaN there.
+    max_new_tokens, batch_size
+        Of sampling and scoring.
+    revision, device, dtype, offline, pad_token
+        How the model is loaded.
+    threads
+        Threads of the processor of a block. Numbers depend on it, so that it is part of them.
+    seed
+        Of the held-out share, of pools and of fresh responses.
+    replicas
+        Runs with seeds of their own.
+    at_once
+        Blocks that may run at the same time; each holds a model.
+    folder
+        Where trainings, labels and features are kept; None for a folder within the results.
+    """
+
+    prompts: str
+    model: str
+    labels: str | None = None
+    preference: str | None = None
+    label_scale: float = 1.0
+    features: PromptFeatures = field(default_factory=PromptFeatures)
+    eta: float = 0.1
+    pool_size: int = 8
+    refresh: bool = False
+    game: bool = False
+    held_out: float = 0.2
+    samples: int = 4
+    max_new_tokens: int = 64
+    batch_size: int = 32
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    offline: bool = False
+    pad_token: str | None = None
+    threads: int = 1
+    seed: int = 0
+    replicas: int = 1
+    at_once: int = 1
+    folder: str | Path | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("label_scale", "eta", "pool_size", "threads", "replicas", "at_once"):
+            check_positive(name, getattr(self, name))
+        if (self.labels is None) == (self.preference is None):
+            message = (
+                'labels must say who labels ("people" or a reward), or preference a function; got '
+                f"labels={self.labels!r}, preference={self.preference!r}."
+            )
+            raise ValueError(message)
+        if self.preference is not None and not self.game:
+            message = "preference is for learners of a game: set game = true."
+            raise ValueError(message)
+        if self.label_scale != 1.0 and self.labels in (None, PEOPLE):
+            message = "label_scale is of labels by a reward: people and preferences ignore it."
+            raise ValueError(message)
+        if self.samples == 1 or self.samples < 0:
+            message = f"samples must be 0 or at least 2; got {self.samples}."
+            raise ValueError(message)
+        if not 0.0 <= self.held_out < 1.0:
+            message = f"held_out must lie in [0, 1); got {self.held_out}."
+            raise ValueError(message)
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas ``R``."""
+        return self.replicas
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what `HeldOut` measures here."""
+        from llm_bridge.evaluation.metrics import measured
+
+        return measured(
+            gold=self.labels not in (None, PEOPLE),
+            preference=self.preference is not None or (self.game and self.labels != PEOPLE),
+            game=self.preference is not None,
+            fresh=self.samples > 0,
+        )
+
+    def content(self) -> Mapping[str, str]:
+        """Return hashes of the prompts and of the files of the model."""
+        from llm_bridge.storage.content import content_hash, model_content
+
+        return {
+            "prompts": content_hash(Path(self.prompts)),
+            "model": model_content(self.model, self.revision),
+        }
+
+    def block(self, first: int, stop: int) -> World:
+        """Load the model, draw the pools of one replica; ``ValueError`` for several."""
+        import torch
+
+        from llm_bridge.pools.world import PromptWorld
+
+        if stop - first != 1:
+            message = f"Replicas of prompts are blocks of their own; got {first} .. {stop - 1}."
+            raise ValueError(message)
+        torch.set_num_threads(self.threads)
+        train, test = self._split()
+        policy = self._source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        problem = self._problem(train, policy, self.seed + first)
+        feedback, gold, preference = self._feedback(policy)
+        judge = self._judge(problem, test or train, gold, preference, self.seed + first)
+        return PromptWorld(
+            problem=problem,
+            feedback=feedback,
+            judge=judge,
+            refresh=self.refresh,
+            settings={"prompts": self.prompts, "model": self.model, "replica": first},
+        )
+
+    @property
+    def _source(self) -> ModelSource:
+        from llm_bridge.jobs.sources import ModelSource
+
+        return ModelSource(
+            name=self.model,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            offline=self.offline,
+            pad_token=self.pad_token,
+        )
+
+    def _kept(self, name: str) -> Path | None:
+        return None if self.folder is None else Path(self.folder) / name
+
+    def _split(self) -> tuple[list[Text], list[Text]]:
+        from llm_bridge.jobs.sources import read_prompts, split_held_out
+
+        prompts = read_prompts(Path(self.prompts))
+        held = split_held_out(prompts, self.held_out, self.seed)
+        train = [p for p, test in zip(prompts, held, strict=True) if not test]
+        if not train:
+            message = f"All {len(prompts)} prompts are held out. Hold out a smaller share."
+            raise ValueError(message)
+        return train, [p for p, test in zip(prompts, held, strict=True) if test]
+
+    def _problem(self, train: list[Text], policy: LanguageModelPolicy, seed: int) -> PromptProblem:
+        from dataclasses import asdict
+
+        from llm_bridge.embeddings.features import TransformerFeatures
+        from llm_bridge.pools.problem import PromptProblem
+
+        features = TransformerFeatures(
+            policy.model,
+            batch_size=self.batch_size,
+            cache=self._kept("features"),
+            **asdict(self.features),
+        )
+        problem = PromptProblem(
+            train,
+            policy,
+            features=features,
+            pool_size=self.pool_size,
+            eta=self.eta,
+            seed=seed,
+        )
+        return problem.for_preferences() if self.game else problem
+
+    def _feedback(self, policy: LanguageModelPolicy) -> tuple[Any, Any, Any]:
+        """Return who labels, and the reward or preference that policies are judged by."""
+        from llm_bridge.jobs.rewards import preference_of, reward_of
+        from llm_bridge.labels.oracles import RewardModelOracle
+        from llm_bridge.labels.people import LabelFile
+        from rlhf_theory.oracles import feedback_from
+
+        if self.labels == PEOPLE:
+            folder = self._kept("labels")
+            if folder is None:
+                message = 'labels = "people" needs a folder for questions and answers.'
+                raise ValueError(message)
+            return LabelFile(folder), None, None
+        if self.preference is not None:
+            preference = preference_of(self.preference)
+            return feedback_from(preference), None, preference
+        reward = reward_of(str(self.labels), self._source, writer=policy.model)
+        oracle = RewardModelOracle(reward, self.label_scale)
+        return feedback_from(oracle), reward, oracle if self.game else None
+
+    def _judge(
+        self,
+        problem: PromptProblem,
+        prompts: list[Text],
+        gold: Any,
+        preference: Any,
+        seed: int,
+    ) -> HeldOut:
+        from llm_bridge.evaluation.held_out import HeldOut
+
+        return HeldOut(
+            problem.held_out(prompts),
+            gold,
+            preference=preference,
+            game="probability" if self.preference is not None else None,
+            n_samples=self.samples,
+            seed=seed,
+        )
