@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def installed(package: str) -> str | None:
+    """Return the version of a package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("rlhf-theory", "numpy", "scipy", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = {name: installed(name) for name in ("rlhf-theory", "numpy", "scipy", "torch")}
+    present = {name: number for name, number in packages.items() if number is not None}
+    return {"python": platform.python_version(), **present}
 
 
 @dataclass(frozen=True, eq=False)
