@@ -42,6 +42,10 @@ class Interval:
         """Both ends of an interval for one number, as plain floats."""
         return float(self.lower), float(self.upper)
 
+    def at(self, k: int) -> Interval:
+        """Return the interval of entry ``k`` of arrays ``(n,)``, in plain floats."""
+        return Interval(float(self.value[k]), float(self.lower[k]), float(self.upper[k]))
+
     def contains(self, truth: Array) -> Array:
         """Return whether ``lower <= truth <= upper``, elementwise."""
         return (self.lower <= truth) & (truth <= self.upper)

@@ -7,7 +7,7 @@ interval from resampled replicas, never from the residuals of a line.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "Interval",
     "Slope",
     "clopper_pearson",
+    "line_slope",
     "local_slopes",
     "mean_interval",
     "paired_difference",
@@ -33,6 +34,7 @@ __all__ = [
     "resample",
     "resample_means",
     "slope_bootstrap",
+    "slopes_between",
 ]
 
 # Columns resampled at once: resamples times columns doubles are in memory.
@@ -55,13 +57,8 @@ class Slope(Interval):
 def _shaped(interval: Interval, shape: Sequence[int]) -> Interval:
     """Return the interval in ``shape``; floats for the empty shape."""
     if len(shape) == 0:
-        return Interval(float(interval.value[0]), *(float(e[0]) for e in _ends(interval)))
-    lower, upper = (e.reshape(shape) for e in _ends(interval))
-    return Interval(interval.value.reshape(shape), lower, upper)
-
-
-def _ends(interval: Interval) -> tuple[np.ndarray, np.ndarray]:
-    return interval.lower, interval.upper
+        return interval.at(0)
+    return Interval(*(v.reshape(shape) for v in (interval.value, interval.lower, interval.upper)))
 
 
 # --------------------------------------------------------------------------- means and proportions
@@ -181,15 +178,13 @@ def ratio_interval(
     Interval of shape ``a.shape[1:]``. Where the denominator may vanish the ends are not finite.
     """
     first, second = _pair(a, b)
-    shape = first.shape[1:]
-    flat = [v.reshape(v.shape[0], int(np.prod(shape, dtype=np.int64))) for v in (first, second)]
-    m = flat[0].shape[1]
 
-    def quotient(means: np.ndarray) -> np.ndarray:
+    def quotient(over: np.ndarray, under: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(means[:, :m] / means[:, m:])
+            return np.asarray(over / under).reshape(over.shape[0], math.prod(over.shape[1:]))
 
-    return _shaped(resample(np.concatenate(flat, axis=1), quotient, level=level, key=key), shape)
+    found = resample_means([first, second], quotient, level=level, key=key)
+    return _shaped(found, first.shape[1:])
 
 
 # --------------------------------------------------------------------------- slopes
@@ -219,6 +214,21 @@ def _line(log_x: np.ndarray) -> np.ndarray:
     """Return the weights by which least squares reads a slope off values at ``log_x``."""
     centred = log_x - log_x.mean()
     return np.asarray(centred / (centred @ centred))
+
+
+def line_slope(log_x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the statistic, for `resample`, of the slope of curves ``(k, T)`` in log-log.
+
+    It has shape ``(k, 1)``, by least squares against ``log_x`` ``(T,)``, and is NaN or infinite
+    where a curve is not positive.
+    """
+    line = _line(log_x)
+
+    def slope(means: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.log(means) @ line)[:, None]
+
+    return slope
 
 
 def _check_positive_mean(mean: np.ndarray) -> None:
@@ -268,13 +278,7 @@ def slope_bootstrap(
     """
     log_x, table = _log_axis(x, y, window)
     _check_positive_mean(table.mean(axis=0))
-    line = _line(log_x)
-
-    def slope(means: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.log(means) @ line)[:, None]
-
-    fit = _shaped(resample(table, slope, level=level, key=key), ())
+    fit = resample(table, line_slope(log_x), level=level, key=key).at(0)
     return Slope(fit.value, fit.lower, fit.upper, (math.exp(log_x[0]), math.exp(log_x[-1])))
 
 
@@ -291,6 +295,35 @@ def replica_slopes(
     slopes = np.full(table.shape[0], math.nan)
     slopes[fits] = np.log(table[fits]) @ _line(log_x)
     return slopes
+
+
+def slopes_between(
+    x: np.ndarray, span: int
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return where the slopes of curves over ``x`` are, and the function that takes them.
+
+    Parameters
+    ----------
+    x
+        Positive points, shape ``(T,)``.
+    span
+        Distance of the points between which a slope is taken, ``1 .. T - 1``.
+
+    Returns
+    -------
+    Geometric middles of the points, shape ``(T - span,)``, and a function from curves ``(k, T)`` to
+    their log-log slopes ``(k, T - span)``, which are NaN or infinite where a curve is not positive:
+    a statistic for `resample`.
+    """
+    log_x = np.log(x)
+    rise = log_x[span:] - log_x[:-span]
+
+    def slopes(means: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(means)
+            return np.asarray((logs[:, span:] - logs[:, :-span]) / rise)
+
+    return np.exp(0.5 * (log_x[span:] + log_x[:-span])), slopes
 
 
 def local_slopes(
@@ -319,12 +352,5 @@ def local_slopes(
         message = f"span must lie in 1 .. {log_x.size - 1} for {log_x.size} points; got {span}."
         raise ValueError(message)
     _check_positive_mean(table.mean(axis=0))
-    rise = log_x[span:] - log_x[:-span]
-
-    def slopes(means: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(means)
-            return np.asarray((logs[:, span:] - logs[:, :-span]) / rise)
-
-    middle = np.exp(0.5 * (log_x[span:] + log_x[:-span]))
+    middle, slopes = slopes_between(np.asarray(to_numpy(x), dtype=np.float64), span)
     return middle, resample(table, slopes, level=level, key=key)

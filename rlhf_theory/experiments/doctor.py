@@ -7,30 +7,25 @@ import platform
 import re
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 
 import loky
 from threadpoolctl import threadpool_info
+
+from rlhf_theory.experiments.trace import installed
 
 _CORE = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "array-api-compat", "loky")
 _EXTRA = re.compile(r"""^([\w.-]+).*;.*\bextra == ["']([\w-]+)["']""")
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def findings() -> list[tuple[str, str]]:
     """Return pairs of what was looked for and what was found."""
     found = [
-        ("rlhf-theory", _version("rlhf-theory") or "not installed (run from its folder)"),
+        ("rlhf-theory", installed("rlhf-theory") or "not installed (run from its folder)"),
         ("python", f"{platform.python_version()} ({platform.python_implementation()})"),
         ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         ("cores", f"{loky.cpu_count()} usable"),
-        *((name, _version(name) or "missing") for name in _CORE),
+        *((name, installed(name) or "missing") for name in _CORE),
         *(("linear algebra", line) for line in _blas()),
         *(("GPU", line) for line in _gpus()),
     ]
@@ -80,7 +75,7 @@ def _gpus() -> list[str]:
 
 
 def _extra(parts: tuple[str, ...]) -> str:
-    have = {name: _version(name) for name in parts}
+    have = {name: installed(name) for name in parts}
     missing = [name for name, number in have.items() if number is None]
     present = ", ".join(f"{name} {number}" for name, number in have.items() if number)
     if not missing:

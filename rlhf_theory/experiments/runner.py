@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_theory.arrays import Array, expand_rows, keep_freed_memory, to_numpy
 from rlhf_theory.core import Feedback, OfflineAlgorithm, OnlineAlgorithm, Policy, Record, World
 from rlhf_theory.errors import ShapeError, check_nonnegative, check_positive
+from rlhf_theory.experiments.blocks import blocks
 from rlhf_theory.experiments.trace import Trace, versions
 from rlhf_theory.randomness import Key
 
@@ -219,10 +220,7 @@ def _blocks(
     check_nonnegative("first_replica", first_replica)
     keep_freed_memory()
     key = Key(seed).block(first_replica)
-    parts = []
-    for first in range(0, world.n_replicas, block):
-        stop = min(first + block, world.n_replicas)
-        parts.append(_columns(list(rows(world.block(first, stop), key.block(first)))))
+    parts = [_columns(list(rows(part, own))) for _, part, own in blocks(world, block, key)]
     return {name: np.concatenate([p[name] for p in parts], axis=0) for name in parts[0]}
 
 

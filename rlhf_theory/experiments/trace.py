@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def installed(package: str) -> str | None:
+    """Return the version of a package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def versions(*more: str) -> dict[str, str]:
     """Return the versions that results depend on, and those of more packages."""
-    found = {"python": platform.python_version()}
-    for name in ("rlhf-theory", "numpy", "scipy", "torch", *more):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    names = ("rlhf-theory", "numpy", "scipy", "torch", *more)
+    present = {name: number for name in names if (number := installed(name)) is not None}
+    return {"python": platform.python_version(), **present}
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,19 +13,29 @@ from matplotlib.figure import Figure
 from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.estimators.margin_mle import bounded_margin_mle
 from rlhf_theory.evaluation.gaps import regret
-from rlhf_theory.evaluation.statistics import Interval, mean_interval, resample
+from rlhf_theory.evaluation.statistics import (
+    mean_interval,
+    ratio_interval,
+    resample,
+    slope_bootstrap,
+    slopes_between,
+)
 from rlhf_theory.planners.chi_squared import chi_squared_log_probs
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
-from rlhf_theory.theorems.frames import by_replica
+from rlhf_theory.theorems.checks import above, below, fact, near
+from rlhf_theory.theorems.frames import by_replica, select
+from rlhf_theory.theorems.panels import dotted, interval_curve
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import replica_blocks
+from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.hard_instances import chi_squared
 
 _METHODS = {"KL": "KL", "chi2": "χ² + KL"}
-_LOOKS = {"KL": "vermillion", "chi2": "blue"}
+_COLORS = {"KL": "vermillion", "chi2": "blue"}
 # Corrections in log log n bend the KL curve, so its power of log n need only be near 1; as a power
 # of n it must be far above the guarantee of chi-squared, which is -1/2.
 _LOG_SLACK = 0.25
@@ -44,22 +55,16 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     frames = []
     betas = np.geomspace(*sweep["betas"])
     for n in sweep["pairs"]:
-        losses = np.concatenate(
-            [
-                _losses(n, betas, min(sweep["block"], sweep["replicas"] - first), key.block(first))
-                for first in range(0, sweep["replicas"], sweep["block"])
-            ],
-            axis=1,
-        )
-        for method, loss in zip(_METHODS, losses, strict=True):
+        world = chi_squared(pairs=n, replicas=sweep["replicas"])
+        parts = [_losses(n, betas, part, own) for _, part, own in replica_blocks(sweep, world, key)]
+        for method, loss in zip(_METHODS, np.concatenate(parts, axis=1), strict=True):
             frames += _rows(method, n, betas, loss)
         progress.advance(f"n = {n:,}")
     return pd.concat(frames, ignore_index=True)
 
 
-def _losses(n: int, betas: np.ndarray, replicas: int, key: Key) -> np.ndarray:
+def _losses(n: int, betas: np.ndarray, world: Bandit, key: Key) -> np.ndarray:
     """Return regrets of both methods, shape ``(2, R, number of weights)``."""
-    world = chi_squared(pairs=n, replicas=replicas)
     x, weights = world.population
     data = world.offline_data(key.child("pairs", n), n)
     # The bound matters: the third action is compared about twice.
@@ -91,24 +96,18 @@ def _rows(method: str, n: int, betas: np.ndarray, loss: np.ndarray) -> list[pd.D
     return [
         pd.DataFrame(
             {
-                "kind": "replica",
+                "kind": kind,
                 "method": method,
                 "pairs": n,
-                "replica": replicas,
-                "beta": betas[chosen],
-                "regret": loss[replicas, chosen],
+                "replica": rows,
+                "beta": beta,
+                "regret": values,
             }
-        ),
-        pd.DataFrame(
-            {
-                "kind": "grid",
-                "method": method,
-                "pairs": n,
-                "replica": -1,
-                "beta": betas,
-                "regret": loss.mean(axis=0),
-            }
-        ),
+        )
+        for kind, rows, beta, values in (
+            ("replica", replicas, betas[chosen], loss[replicas, chosen]),
+            ("grid", -1, betas, loss.mean(axis=0)),
+        )
     ]
 
 
@@ -117,21 +116,7 @@ def _rows(method: str, n: int, betas: np.ndarray, loss: np.ndarray) -> list[pd.D
 
 def _table(frame: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Return sample sizes ``(T,)`` and regrets per replica ``(R, T)``."""
-    part = frame[(frame["kind"] == "replica") & (frame["method"] == method)]
-    return by_replica(part, "pairs", "regret")
-
-
-def _fit(table: np.ndarray, axis: np.ndarray) -> Interval:
-    """Return the slope of log mean regret against ``axis``, with its interval over replicas."""
-    centred = axis - axis.mean()
-    line = centred / (centred @ centred)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        fit = resample(table, lambda m: np.asarray(np.log(m) @ line)[:, None])
-    return Interval(float(fit.value[0]), float(fit.lower[0]), float(fit.upper[0]))
-
-
-def _tail(n: np.ndarray, sweep: Sweep) -> np.ndarray:
-    return np.asarray(n >= sweep["tail_from"])
+    return by_replica(select(frame, kind="replica", method=method), "pairs", "regret")
 
 
 # --------------------------------------------------------------------------- judge
@@ -141,50 +126,39 @@ def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     n, kl = _table(frame, "KL")
     _, chi = _table(frame, "chi2")
     window = n >= sweep["log_from"]
-    tail = _tail(n, sweep)
-    by_log = _fit(kl[:, window], np.log(np.log(n[window])))
-    by_power = _fit(kl[:, tail], np.log(n[tail]))
-    chi_power = _fit(chi[:, tail], np.log(n[tail]))
-    last = n.max()
-    size = n.size
-    ratio = resample(
-        np.concatenate([kl, chi], axis=1), lambda m: m[:, size - 1 : size] / m[:, 2 * size - 1 :]
-    )
+    tail = (sweep["tail_from"], np.inf)
+    by_log = slope_bootstrap(np.log(n[window]), kl[:, window])
     inside = _interior(frame)
     return [
-        Check(
-            name=f"KL: power of log n that the regret follows, n ≥ {sweep['log_from']:,}",
-            measured=by_log.value,
-            interval=by_log.ends,
-            required=f"−1 within {_LOG_SLACK:g} and the 95 % interval",
-            passed=bool(by_log.lower <= -1.0 + _LOG_SLACK and by_log.upper >= -1.0 - _LOG_SLACK),
+        near(
+            f"KL: power of log n that the regret follows, n ≥ {sweep['log_from']:,}",
+            by_log,
+            -1.0,
+            _LOG_SLACK,
+            f"−1 within {_LOG_SLACK:g} and the 95 % interval",
         ),
-        Check(
-            name=f"KL: power of n, n ≥ {sweep['tail_from']:,}",
-            measured=by_power.value,
-            interval=by_power.ends,
-            required=f"above {_FLAT:g}: no power law",
-            passed=bool(by_power.lower > _FLAT),
+        above(
+            f"KL: power of n, n ≥ {sweep['tail_from']:,}",
+            slope_bootstrap(n, kl, window=tail),
+            _FLAT,
+            f"above {_FLAT:g}: no power law",
         ),
-        Check(
-            name=f"χ² + KL: power of n, n ≥ {sweep['tail_from']:,}",
-            measured=chi_power.value,
-            interval=chi_power.ends,
-            required=f"below {_POWER:g}, the guaranteed rate",
-            passed=bool(chi_power.upper < _POWER),
+        below(
+            f"χ² + KL: power of n, n ≥ {sweep['tail_from']:,}",
+            slope_bootstrap(n, chi, window=tail),
+            _POWER,
+            f"below {_POWER:g}, the guaranteed rate",
         ),
-        Check(
-            name=f"regret of KL over regret of χ² + KL, n = {last:,.0f}",
-            measured=float(ratio.value[0]),
-            interval=(float(ratio.lower[0]), float(ratio.upper[0])),
-            required="above 10",
-            passed=bool(ratio.lower[0] > 10.0),
+        above(
+            f"regret of KL over regret of χ² + KL, n = {n.max():,.0f}",
+            ratio_interval(kl[:, -1], chi[:, -1]),
+            10.0,
+            "above 10",
         ),
-        Check(
-            name="best weights that lie at an end of the grid",
-            measured=float(inside),
-            interval=None,
-            required="0: the best over β is inside the grid",
+        fact(
+            "best weights that lie at an end of the grid",
+            inside,
+            "0: the best over β is inside the grid",
             passed=inside == 0,
         ),
     ]
@@ -206,27 +180,20 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     axes.log_axes(middle)
     axes.log_axes(right, "x")
     for index, (method, label) in enumerate(_METHODS.items()):
-        color, line = _LOOKS[method], style.series(index).line
+        look = replace(style.series(index), color=_COLORS[method])
         n, table = _table(frame, method)
         mean = mean_interval(table)
-        curves.curve(left, n, mean.value, mean.lower, mean.upper, label, color, line)
-        grid = frame[(frame["kind"] == "grid") & (frame["method"] == method)]
-        grid = grid[grid["pairs"] == max(sweep["pairs"])].sort_values("beta")
-        curves.curve(middle, grid["beta"], grid["regret"], label=label, color=color, style=line)
-        at, slope = _local(n, table)
-        curves.curve(right, at, slope.value, slope.lower, slope.upper, label, color, line)
+        interval_curve(left, n, mean, label, look)
+        grid = select(frame, kind="grid", method=method, pairs=max(sweep["pairs"]))
+        at, loss = grid.sort_values("beta")[["beta", "regret"]].to_numpy().T
+        curves.curve(middle, at, loss, label=label, color=look.color, style=look.line)
+        at, slopes = slopes_between(n, min(2, n.size - 1))
+        interval_curve(right, at, resample(table, slopes), label, look)
         if method == "KL":
             law = mean.value[-1] * math.log(n[-1]) / np.log(n)
-            curves.curve(left, n, law, label="∝ 1/log n", color="ink", style=(0, (1, 1.5)))
+            dotted(left, n, law, "ink", "∝ 1/log n")
             dense = np.geomspace(n[0], n[-1], 60)
-            curves.curve(
-                right,
-                dense,
-                -1.0 / np.log(dense),
-                label="∝ 1/log n",
-                color="ink",
-                style=(0, (1, 1.5)),
-            )
+            dotted(right, dense, -1.0 / np.log(dense), "ink", "∝ 1/log n")
     curves.level(right, _POWER, color="muted")
     right.set_ylim(-1.35, 0.15)
     left.set(title="Best over β", xlabel="pairs n", ylabel="expected regret")
@@ -238,19 +205,6 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     right.set(title="Local power of n", xlabel="pairs n", ylabel="d log regret / d log n")
     axes.legend(fig)
     return fig
-
-
-def _local(n: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Interval]:
-    """Return the slope of the log mean regret between points two apart, at their middles."""
-    log_n = np.log(n)
-    span = min(2, n.size - 1)
-
-    def slopes(m: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(m)
-            return np.asarray((logs[:, span:] - logs[:, :-span]) / (log_n[span:] - log_n[:-span]))
-
-    return np.exp(0.5 * (log_n[span:] + log_n[:-span])), resample(table, slopes)
 
 
 def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
@@ -273,11 +227,9 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     for method, label in _METHODS.items():
         n, table = _table(frame, method)
         numbers[f"{label}: regret at n = {last:,}"] = float(table[:, -1].mean())
-        part = frame[(frame["method"] == method) & (frame["pairs"] == last)]
-        grid = part[part["kind"] == "grid"]
-        numbers[f"{label}: best β at n = {last:,}"] = float(
-            grid.loc[grid["regret"].idxmin(), "beta"]
-        )
+        grid = select(frame, kind="grid", method=method, pairs=last)
+        best = grid["beta"].to_numpy()[grid["regret"].argmin()]
+        numbers[f"{label}: best β at n = {last:,}"] = float(best)
         if method == "KL":
             scaled = table.mean(axis=0) * np.log(n)
             numbers["KL: regret × log n, smallest and largest"] = (

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_theory.evaluation.statistics import Interval, clopper_pearson
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.theorems.card import Check, Sweep, Theorem
+from rlhf_theory.theorems.checks import below, estimate
 from rlhf_theory.theorems.coverage_runs import (
     ALL,
     IN_DESIGN,
@@ -17,6 +21,8 @@ from rlhf_theory.theorems.coverage_runs import (
     measure_coverage,
     schedule,
 )
+from rlhf_theory.theorems.frames import select
+from rlhf_theory.theorems.panels import interval_points, stacked
 from rlhf_theory.theorems.query_rules import QUERY_RULES
 from rlhf_theory.theorems.spread import label_spread
 
@@ -53,38 +59,37 @@ def _coverages(frame: pd.DataFrame, level: float = 0.95) -> Interval:
     return clopper_pearson(table["sum"], table["count"], level)
 
 
+def _lowest(part: pd.DataFrame, level: float = 0.95) -> Interval:
+    """Return the lowest of the coverages, with its interval."""
+    found = _coverages(part, level)
+    return found.at(int(np.argmin(found.value)))
+
+
 def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     nominal = 1.0 - sweep["delta"]
     checks = []
     for words, part in _situations(frame).items():
         for rule in _KEEP:
-            mine = part[part["rule"] == rule]
+            mine = select(part, rule=rule)
             cases = len(mine[["norm", "design", "look"]].drop_duplicates())
             # The lowest of several coverages: all intervals hold at once with probability 95 %.
-            found = _coverages(mine, 1.0 - 0.05 / max(cases, 1))
-            worst = int(np.argmin(found.value))
-            ends = float(found.lower[worst]), float(found.upper[worst])
+            lowest = _lowest(mine, 1.0 - 0.05 / max(cases, 1))
             checks.append(
-                Check(
-                    name=f"{rule} keeps its coverage, {words}: lowest of {cases}",
-                    measured=float(found.value[worst]),
-                    interval=ends,
-                    required=f"exact interval (95 % for all {cases}) reaches {nominal:g}",
-                    passed=ends[1] >= nominal,
+                estimate(
+                    f"{rule} keeps its coverage, {words}: lowest of {cases}",
+                    lowest,
+                    f"exact interval (95 % for all {cases}) reaches {nominal:g}",
+                    passed=lowest.upper >= nominal,
                 )
             )
-    peeked = frame[(frame["rule"] == "R5") & (frame["look"] == ALL)]
-    found = _coverages(peeked)
-    worst = int(np.argmax(found.upper))
-    ends = float(found.lower[worst]), float(found.upper[worst])
+    found = _coverages(select(frame, rule="R5", look=ALL))
     checks.append(
-        Check(
-            name=f"R5 loses its coverage when looked at after every round: highest of "
+        below(
+            f"R5 loses its coverage when looked at after every round: highest of "
             f"{found.value.size}",
-            measured=float(found.value[worst]),
-            interval=ends,
-            required=f"exact 95 % interval ends below {nominal:g}",
-            passed=ends[1] < nominal,
+            found.at(int(np.argmax(found.upper))),
+            nominal,
+            f"exact 95 % interval ends below {nominal:g}",
         )
     )
     return checks
@@ -99,12 +104,7 @@ def _tightness(frame: pd.DataFrame, rule: str, norm: float, look: int) -> float:
     For thresholds on the likelihood the roots are compared, so that every rule is measured by the
     width of its set.
     """
-    part = frame[
-        (frame["rule"] == rule)
-        & (frame["norm"] == norm)
-        & (frame["look"] == look)
-        & (frame["design"] == "fixed")
-    ]
+    part = select(frame, rule=rule, norm=norm, look=look, design="fixed")
     power = 0.5 if rule in ON_LIKELIHOOD else 1.0
     width = np.maximum(part["radius"], 0.0) ** power
     error = np.where(part["radius"] > 0, part["used"] * width, 0.0)
@@ -120,17 +120,11 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     for ax, look in ((once, last), (peeked, ALL)):
         curves.level(ax, 1.0 - sweep["delta"], color="ink")
         for k, design in enumerate(QUERY_RULES):
-            part = frame[(frame["look"] == look) & (frame["design"] == design)]
-            ends = [_lowest(part[part["rule"] == rule]) for rule in _RULES]
-            value, lower, upper = (np.array(column) for column in zip(*ends, strict=True))
+            part = select(frame, look=look, design=design)
+            lowest = stacked([_lowest(select(part, rule=rule)) for rule in _RULES])
             at = np.arange(len(_RULES)) + 0.24 * (k - 1)
-            mark = style.series(k)
-            curves.points(
-                ax, at, value, lower, upper, _DESIGNS[design], mark.color, marker=mark.marker
-            )
-        ax.set_xticks(np.arange(len(_RULES)), _RULES)
-        ax.tick_params(axis="x", length=0)
-        ax.grid(visible=False, axis="x")
+            interval_points(ax, at, lowest, _DESIGNS[design], style.series(k))
+        _name_ticks(ax, _RULES)
     low = min(once.get_ylim()[0], peeked.get_ylim()[0])
     for ax in (once, peeked):
         ax.set_ylim(low, 1.012)
@@ -146,9 +140,7 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
             curves.points(
                 tight, at, values, label=label, color=mark.color, marker=mark.marker, hollow=j == 0
             )
-    tight.set_xticks(np.arange(len(_TIGHT)), [name.replace(" in H", "\n(H)") for name in _TIGHT])
-    tight.tick_params(axis="x", length=0)
-    tight.grid(visible=False, axis="x")
+    _name_ticks(tight, [name.replace(" in H", "\n(H)") for name in _TIGHT])
     once.set(title=f"Looked at once, n = {last}", ylabel="coverage")
     peeked.set(title="After every round", ylabel="coverage at all times")
     tight.set(title="Tightness", ylabel="radius / 95 % quantile of the error")
@@ -159,11 +151,10 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
 _DESIGNS = {"fixed": "fixed design", "GSHF": "adaptive: GSHF", "MaxInP": "adaptive: MaxInP"}
 
 
-def _lowest(part: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the lower of the coverages over the norms, with its interval."""
-    found = _coverages(part)
-    worst = int(np.argmin(found.value))
-    return float(found.value[worst]), float(found.lower[worst]), float(found.upper[worst])
+def _name_ticks(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_xticks(np.arange(len(names)), names)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(visible=False, axis="x")
 
 
 def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
@@ -204,16 +195,15 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             )
     for rule in ("R1", "R5"):
         for words, part in _situations(frame).items():
-            found_coverage = _coverages(part[part["rule"] == rule])
-            numbers[f"{rule}: lowest coverage, {words}"] = float(found_coverage.value.min())
+            lowest = _lowest(select(part, rule=rule))
+            numbers[f"{rule}: lowest coverage, {words}"] = float(lowest.value)
     checked = frame.dropna(subset="laplace").groupby("look")["laplace"]
     for (look, low), high in zip(checked.min().items(), checked.max(), strict=True):
         numbers[f"R4: threshold by Laplace minus exact, n = {look}, nats"] = (
             f"{low:+.3f} to {high:+.3f}"
         )
     for norm in sweep["norms"]:
-        world = coverage_world({**sweep, "replicas": 1}, norm)
-        numbers |= label_spread(world, f" at |θ*| = {norm:g}")
+        numbers |= label_spread(coverage_world(sweep, norm, 1), f" at |θ*| = {norm:g}")
     return numbers
 
 

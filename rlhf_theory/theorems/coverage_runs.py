@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from rlhf_theory import worlds
 from rlhf_theory.arrays import Array
 from rlhf_theory.core import Solution
 from rlhf_theory.data import PairQuery, PreferenceData
@@ -28,6 +27,7 @@ from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Progress, Sweep
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
+from rlhf_theory.theorems.sweeps import linear_world, replica_blocks
 from rlhf_theory.worlds.bandit import Bandit
 
 IN_DESIGN: dict[str, type[GlobalFixedDesign | FixedDesign | GlobalAdaptive | Adaptive]] = {
@@ -49,17 +49,9 @@ ALL = 0
 """The look at the ends of all rounds at once."""
 
 
-def coverage_world(sweep: Sweep, norm: float) -> Bandit:
+def coverage_world(sweep: Sweep, norm: float, replicas: int | None = None) -> Bandit:
     """Return the linear world with ``|theta*| = norm``, which is also the bound of the sets."""
-    return worlds.linear(
-        contexts=sweep["contexts"],
-        actions=sweep["actions"],
-        dim=sweep["dim"],
-        eta=sweep["eta"],
-        theta_norm=norm,
-        replicas=sweep["replicas"],
-        seed=sweep["instance"],
-    )
+    return linear_world(sweep, replicas, eta=sweep["eta"], theta_norm=norm)
 
 
 def schedule(sweep: Sweep) -> list[int]:
@@ -87,12 +79,9 @@ def measure_coverage(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame
     for norm in sweep["norms"]:
         world = coverage_world(sweep, norm)
         for design in QUERY_RULES:
-            for first in range(0, sweep["replicas"], sweep["block"]):
-                stop = min(first + sweep["block"], sweep["replicas"])
-                part = _run(
-                    sweep, norm, design, world.block(first, stop), key.block(first), first == 0
-                )
-                frames.append(part.assign(replica=part["replica"] + first))
+            for first, part, own in replica_blocks(sweep, world, key):
+                frame = _run(sweep, norm, design, part, own, first == 0)
+                frames.append(frame.assign(replica=frame["replica"] + first))
             progress.advance(f"|theta*| = {norm:g}, {design}")
     return pd.concat(frames, ignore_index=True)
 

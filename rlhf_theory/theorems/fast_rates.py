@@ -10,19 +10,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rlhf_theory import worlds
 from rlhf_theory.arrays import inner, to_numpy
 from rlhf_theory.core import Solution
-from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
 from rlhf_theory.evaluation.gaps import suboptimality
-from rlhf_theory.evaluation.statistics import Interval, mean_interval, resample_means
+from rlhf_theory.evaluation.statistics import (
+    Interval,
+    mean_interval,
+    resample_means,
+    slopes_between,
+)
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import near
+from rlhf_theory.theorems.frames import select
+from rlhf_theory.theorems.panels import dotted, interval_curve
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import linear_world, nested_data, replica_blocks
 from rlhf_theory.worlds.bandit import Bandit
 
 # Slack of the agreement at the largest n, beyond Monte Carlo error: set before looking.
@@ -36,27 +43,17 @@ _FAR = 10.0
 # --------------------------------------------------------------------------- measure
 
 
-def _world(sweep: Sweep, norm: float) -> Bandit:
-    return worlds.linear(
-        contexts=sweep["contexts"],
-        actions=sweep["actions"],
-        dim=sweep["dim"],
-        eta=min(sweep["penalties"]),
-        theta_norm=norm,
-        replicas=sweep["replicas"],
-        seed=sweep["instance"],
-    )
+def _world(sweep: Sweep, norm: float, replicas: int | None = None) -> Bandit:
+    return linear_world(sweep, replicas, eta=min(sweep["penalties"]), theta_norm=norm)
 
 
 def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     """Return gaps per replica: columns norm, penalty, pairs, replica, gap, constant."""
     frames = []
     for norm in sweep["norms"]:
-        world = _world(sweep, norm)
-        for first in range(0, sweep["replicas"], sweep["block"]):
-            stop = min(first + sweep["block"], sweep["replicas"])
-            # One key for all norms: their worst case is not a maximum over independent noise.
-            frames.append(_block(sweep, norm, world.block(first, stop), key.block(first), first))
+        # One key for all norms: their worst case is not a maximum over independent noise.
+        for first, part, own in replica_blocks(sweep, _world(sweep, norm), key):
+            frames.append(_block(sweep, norm, part, own, first))
         progress.advance(f"|theta*| = {norm:g}")
     return pd.concat(frames, ignore_index=True)
 
@@ -76,12 +73,8 @@ def _block(sweep: Sweep, norm: float, world: Bandit, key: Key, first: int) -> pd
         for eta in sweep["penalties"]
     }
     rows = []
-    data: PreferenceData = world.problem.empty_data()
-    drawn = 0
     fit: Solution[Any] | None = None
-    for n in sweep["pairs"]:
-        data = world.offline_data(key.child("pairs", n), n - drawn, onto=data)
-        drawn = n
+    for n, data in nested_data(world, sweep["pairs"], key):
         fit = bradley_terry_mle(data, ridge=sweep["ridge"], start=fit)
         fitted = inner(x.phi, fit.require())
         for eta in sweep["penalties"]:
@@ -126,19 +119,20 @@ class _Curves:
         """Return an interval for a function of worst-case curves ``(k, T)`` over the norms."""
         return resample_means([self.gaps], lambda m: statistic(m.max(axis=1)))
 
-    def slope(self, low: float, high: float) -> Interval | None:
-        """Return the slope of the worst case for ``low <= n <= high``; None below two points."""
+    def slope(self, low: float, high: float) -> Interval:
+        """Return the slope of the worst case for ``low <= n <= high``; NaN below two points."""
         inside = (self.n >= low) & (self.n <= high)
         if inside.sum() < 2:
-            return None
+            return Interval(np.nan, np.nan, np.nan)
         log_n = np.log(self.n[inside])
-        return self.worst(
+        slope = self.worst(
             lambda m: np.polyfit(log_n, np.log(m[:, inside]).T, 1)[0][:, None],
         )
+        return slope.at(0)
 
 
 def _curves(frame: pd.DataFrame, penalty: float) -> _Curves:
-    part = frame[frame["penalty"] == penalty].sort_values(["replica", "norm", "pairs"])
+    part = select(frame, penalty=penalty).sort_values(["replica", "norm", "pairs"])
     n, norms = np.unique(part["pairs"]), np.unique(part["norm"])
     gaps = part["gap"].to_numpy(dtype=float).reshape(-1, norms.size, n.size)
     limits = part.groupby("norm")["constant"].first().to_numpy(dtype=float)
@@ -149,38 +143,34 @@ def _curves(frame: pd.DataFrame, penalty: float) -> _Curves:
 
 
 def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    checks = []
-    for eta in sweep["penalties"]:
-        curve = _curves(frame, eta)
-        ratio = mean_interval(curve.ratio[:, -1])
-        low, high = ratio.ends
-        checks.append(
-            Check(
-                name=f"n × gap over its limit tr(F⁻¹C*)/(2η), η = {eta:g}, n = {curve.n[-1]:,.0f}",
-                measured=ratio.value,
-                interval=ratio.ends,
-                required=f"the 95 % interval meets 1 ± {_SLACK:.0%}",
-                passed=low <= 1.0 + _SLACK and high >= 1.0 - _SLACK,
+    curves_by_penalty = [_curves(frame, eta) for eta in sweep["penalties"]]
+    slowest = min(curves_by_penalty, key=lambda curve: curve.penalty)
+    turn = slowest.crossover
+    return [
+        *(
+            near(
+                f"n × gap over its limit tr(F⁻¹C*)/(2η), η = {c.penalty:g}, n = {c.n[-1]:,.0f}",
+                mean_interval(c.ratio[:, -1]),
+                1.0,
+                _SLACK,
+                f"the 95 % interval meets 1 ± {_SLACK:.0%}",
             )
-        )
-    curve = _curves(frame, min(sweep["penalties"]))
-    turn = curve.crossover
-    for words, target, low, high in (
-        ("before", -0.5, sweep["slope_from"], turn / _FAR),
-        ("after", -1.0, _FAR * turn, np.inf),
-    ):
-        fit = curve.slope(low, high)
-        ends = (np.nan, np.nan) if fit is None else (float(fit.lower[0]), float(fit.upper[0]))
-        checks.append(
-            Check(
-                name=f"slope of the worst case {words} the crossover, η = {curve.penalty:g}",
-                measured=np.nan if fit is None else float(fit.value[0]),
-                interval=ends,
-                required=f"the 95 % interval meets {target:g} ± {_SLOPE_SLACK:g}",
-                passed=ends[0] <= target + _SLOPE_SLACK and ends[1] >= target - _SLOPE_SLACK,
+            for c in curves_by_penalty
+        ),
+        *(
+            near(
+                f"slope of the worst case {words} the crossover, η = {slowest.penalty:g}",
+                slowest.slope(low, high),
+                target,
+                _SLOPE_SLACK,
+                f"the 95 % interval meets {target:g} ± {_SLOPE_SLACK:g}",
             )
-        )
-    return checks
+            for words, target, low, high in (
+                ("before", -0.5, sweep["slope_from"], turn / _FAR),
+                ("after", -1.0, _FAR * turn, np.inf),
+            )
+        ),
+    ]
 
 
 # --------------------------------------------------------------------------- draw
@@ -196,30 +186,14 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     for index, eta in enumerate(sweep["penalties"]):
         look, curve = style.series(index), _curves(frame, eta)
         label = f"η = {eta:g}"
-        ratio = mean_interval(curve.ratio)
-        curves.curve(
-            left, curve.n, ratio.value, ratio.lower, ratio.upper, label, look.color, look.line
-        )
+        curves.mean_curve(left, curve.n, curve.ratio, label, look)
         worst = curve.worst(lambda m: m)
-        curves.curve(
-            middle, curve.n, worst.value, worst.lower, worst.upper, label, look.color, look.line
-        )
+        interval_curve(middle, curve.n, worst, label, look)
         limit = curve.constants.max() / curve.n
         shown = limit <= worst.value.max()
-        curves.curve(
-            middle, curve.n[shown], limit[shown], color=look.color, style=(0, (1, 1.5)), width=0.8
-        )
-        at, slope = _local(curve)
-        curves.curve(
-            right,
-            at / curve.crossover,
-            slope.value,
-            slope.lower,
-            slope.upper,
-            label,
-            look.color,
-            look.line,
-        )
+        dotted(middle, curve.n[shown], limit[shown], look.color, width=0.8)
+        at, slopes = slopes_between(curve.n, 2)
+        interval_curve(right, at / curve.crossover, curve.worst(slopes), label, look)
     for value in (-0.5, -1.0):
         curves.level(right, value, color="muted")
     curves.level(right, 1.0, color="muted", axis="x")
@@ -232,17 +206,6 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     )
     axes.legend(fig)
     return fig
-
-
-def _local(curve: _Curves) -> tuple[np.ndarray, Interval]:
-    """Return the slope of the worst case between points two apart, at their middles."""
-    log_n = np.log(curve.n)
-
-    def slopes(m: np.ndarray) -> np.ndarray:
-        logs = np.log(m)
-        return np.asarray((logs[:, 2:] - logs[:, :-2]) / (log_n[2:] - log_n[:-2]))
-
-    return np.exp(0.5 * (log_n[2:] + log_n[:-2])), curve.worst(slopes)
 
 
 def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
@@ -267,7 +230,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             curve.constants[-1]
         )
         numbers[f"crossover tr(F⁻¹C*)/η² at η = {eta:g}, worst norm"] = curve.crossover
-    return numbers | label_spread(_world({**sweep, "replicas": 1}, sweep["norms"][-1]))
+    return numbers | label_spread(_world(sweep, sweep["norms"][-1], 1))
 
 
 _FULL = {

@@ -24,6 +24,8 @@ from rlhf_theory.policies import TablePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import fact
+from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.hard_instances import (
@@ -121,7 +123,7 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 
 def _table(frame: pd.DataFrame, kind: str, learner: str) -> tuple[np.ndarray, np.ndarray]:
     """Return sample sizes ``(T,)`` and shares of the actions ``(T, A)``."""
-    part = frame[(frame["kind"] == kind) & (frame["learner"] == learner)]
+    part = select(frame, kind=kind, learner=learner)
     wide = part.pivot_table(index="pairs", columns="action", values="share")
     return wide.index.to_numpy(dtype=float), wide.to_numpy(dtype=float)
 
@@ -155,30 +157,27 @@ def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     n, shares = _table(frame, "exact", "greedy")
     greedy = _losses(shares)
     p_value, cells = _worst_p_value(frame, sweep["replicas"])
-    checks = [
-        Check(
-            name="greedy: smallest exact expected loss over n",
-            measured=float(greedy.min()),
-            interval=None,
-            required="above 0.1 at every n ≥ 2",
-            passed=bool(np.all(greedy > 0.1)),
+    return [
+        fact(
+            "greedy: smallest exact expected loss over n",
+            greedy.min(),
+            "above 0.1 at every n ≥ 2",
+            passed=np.all(greedy > 0.1),
         ),
-        Check(
-            name=f"greedy: exact expected loss at n = {n[-1]:,.0f}, minus σ(−1)",
-            measured=float(greedy[-1] - _LIMIT),
-            interval=None,
-            required="within 1e-6 of 0",
-            passed=bool(abs(greedy[-1] - _LIMIT) <= 1e-6),
+        fact(
+            f"greedy: exact expected loss at n = {n[-1]:,.0f}, minus σ(−1)",
+            greedy[-1] - _LIMIT,
+            "within 1e-6 of 0",
+            passed=abs(greedy[-1] - _LIMIT) <= 1e-6,
         ),
-        Check(
-            name=f"samples against enumeration: smallest of {cells} binomial p-values",
-            measured=p_value,
-            interval=None,
-            required=f"at least 0.001/{cells}",
+        fact(
+            f"samples against enumeration: smallest of {cells} binomial p-values",
+            p_value,
+            f"at least 0.001/{cells}",
             passed=p_value >= 1e-3 / cells,
         ),
+        *(_pessimist(frame, sweep, c) for c in sweep["multipliers"]),
     ]
-    return checks + [_pessimist(frame, sweep, c) for c in sweep["multipliers"]]
 
 
 def _pessimist(frame: pd.DataFrame, sweep: Sweep, c: float) -> Check:
@@ -187,22 +186,20 @@ def _pessimist(frame: pd.DataFrame, sweep: Sweep, c: float) -> Check:
     loss = _losses(shares)
     critical = _critical(sweep)
     if c < critical:
-        return Check(
-            name=f"pessimist, c = {c:g}: exact expected loss at n = {n[-1]:,.0f}",
-            measured=float(loss[-1]),
-            interval=None,
-            required=f"σ(−1) = {_LIMIT:.4f} as for greed: c is below {critical:.3f}",
-            passed=bool(abs(loss[-1] - _LIMIT) <= 1e-3),
+        return fact(
+            f"pessimist, c = {c:g}: exact expected loss at n = {n[-1]:,.0f}",
+            loss[-1],
+            f"σ(−1) = {_LIMIT:.4f} as for greed: c is below {critical:.3f}",
+            passed=abs(loss[-1] - _LIMIT) <= 1e-3,
         )
     predicted = _switch(c, sweep)
-    at = _crossing(n, shares[:, _BEST])
-    return Check(
-        name=f"pessimist, c = {c:g}: n of the switch to the best action over its prediction",
-        measured=at / predicted,
-        interval=None,
-        required=f"1 up to a factor of {_SWITCH_SLACK:g} (prediction {predicted:,.0f}); loss 0 at "
+    ratio = _crossing(n, shares[:, _BEST]) / predicted
+    return fact(
+        f"pessimist, c = {c:g}: n of the switch to the best action over its prediction",
+        ratio,
+        f"1 up to a factor of {_SWITCH_SLACK:g} (prediction {predicted:,.0f}); loss 0 at "
         f"the largest n (it is {loss[-1]:.1e})",
-        passed=bool(1 / _SWITCH_SLACK <= at / predicted <= _SWITCH_SLACK and loss[-1] <= 1e-4),
+        passed=1 / _SWITCH_SLACK <= ratio <= _SWITCH_SLACK and loss[-1] <= 1e-4,
     )
 
 

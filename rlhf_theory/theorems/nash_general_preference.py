@@ -13,6 +13,8 @@ from rlhf_theory.evaluation.statistics import (
     slope_bootstrap,
 )
 from rlhf_theory.theorems.card import Check, Sweep, Theorem
+from rlhf_theory.theorems.checks import above, below, estimate, fact, often
+from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.nash_general_preference_figure import draw
 from rlhf_theory.theorems.nash_general_preference_study import (
     BRADLEY_TERRY,
@@ -79,70 +81,59 @@ def _vanishes(frame: pd.DataFrame, game: Game) -> Check:
             level=1.0 - 0.05 / len(NASH),
         )
     slowest = max(fits, key=lambda name: float(fits[name].upper))
-    return Check(
-        name=f"{game} payoff: slope of exploitability over the last decade of labels, slowest "
+    return below(
+        f"{game} payoff: slope of exploitability over the last decade of labels, slowest "
         f"enhancer ({slowest})",
-        measured=float(fits[slowest].value),
-        interval=fits[slowest].ends,
-        required="below −1/2: at least as fast as the theorem",
-        passed=bool(fits[slowest].upper < -0.5),
+        fits[slowest],
+        -0.5,
+        "below −1/2: at least as fast as the theorem",
     )
 
 
 def _worse(frame: pd.DataFrame, game: Game) -> Check:
-    more = paired_difference(_last(frame, BRADLEY_TERRY, game), _last(frame, NASH[1], game))
-    return Check(
-        name=f"{game} payoff: exploitability of Bradley–Terry minus Nash, both against π0, after "
+    return above(
+        f"{game} payoff: exploitability of Bradley–Terry minus Nash, both against π0, after "
         f"{_asked(frame, BRADLEY_TERRY, game)} labels",
-        measured=float(more.value),
-        interval=more.ends,
-        required="above 0 (all of the paired interval)",
-        passed=bool(more.lower > 0.0),
+        paired_difference(_last(frame, BRADLEY_TERRY, game), _last(frame, NASH[1], game)),
+        0.0,
+        "above 0 (all of the paired interval)",
     )
 
 
 def _levels_off(frame: pd.DataFrame, game: Game) -> Check:
     limit = exact(frame, "floor", game)
     ratio = mean_interval(_last(frame, BRADLEY_TERRY, game) / limit)
-    return Check(
-        name=f"{game} payoff: exploitability of Bradley–Terry over that with infinitely many "
+    return estimate(
+        f"{game} payoff: exploitability of Bradley–Terry over that with infinitely many "
         f"labels, {limit:.4f}",
-        measured=float(ratio.value),
-        interval=ratio.ends,
-        required=f"1 within {_SLACK:.0%} and the 95 % interval, and a limit above 0",
-        passed=bool(ratio.lower <= 1.0 + _SLACK and ratio.upper >= 1.0 - _SLACK and limit > 1e-6),
+        ratio,
+        f"1 within {_SLACK:.0%} and the 95 % interval, and a limit above 0",
+        passed=ratio.lower <= 1.0 + _SLACK and ratio.upper >= 1.0 - _SLACK and limit > 1e-6,
     )
 
 
-def _excess(frame: pd.DataFrame, level: float = 0.95) -> tuple[np.ndarray, Interval]:
-    """Return the dial, and how much the excess of Bradley-Terry grows from point to point."""
+def _growth(frame: pd.DataFrame) -> list[Check]:
+    """Return whether the excess of Bradley-Terry grows from point to point of the dial."""
+    steps = table(rows(frame, "population", GIBBS))[1][0]
     c, gibbs = table(rows(frame, "dial", GIBBS))
     nash = table(rows(frame, "dial", EQUILIBRIUM))[1]
-    return c, mean_interval(np.diff(gibbs - nash, axis=1), level=level)
-
-
-def _growth(frame: pd.DataFrame) -> list[Check]:
-    steps = table(rows(frame, "population", GIBBS))[1][0]
-    points = rows(frame, "dial", GIBBS)["x"].nunique()
-    level = 1.0 - 0.05 / (points - 1)
-    c, rise = _excess(frame, level)
+    level = 1.0 - 0.05 / (c.size - 1)
+    rise = mean_interval(np.diff(gibbs - nash, axis=1), level=level)
     least = int(np.argmin(rise.lower))
     return [
-        Check(
-            name="smallest growth of the exploitability of the Bradley–Terry fit to infinitely "
+        fact(
+            "smallest growth of the exploitability of the Bradley–Terry fit to infinitely "
             f"many pairs, between {steps.size} settings of the dial c",
-            measured=float(np.diff(steps).min()),
-            interval=None,
-            required="above 0",
-            passed=bool(np.diff(steps).min() > 0.0),
+            np.diff(steps).min(),
+            "above 0",
+            passed=np.diff(steps).min() > 0.0,
         ),
-        Check(
-            name=f"growth of the gap between Bradley–Terry and Nash from c = {c[least]:g} to "
-            f"{c[least + 1]:g}, the smallest of {points - 1}",
-            measured=float(rise.value[least]),
-            interval=(float(rise.lower[least]), float(rise.upper[least])),
-            required=f"above 0 (all of the {level:.1%} interval)",
-            passed=bool(rise.lower[least] > 0.0),
+        above(
+            f"growth of the gap between Bradley–Terry and Nash from c = {c[least]:g} to "
+            f"{c[least + 1]:g}, the smallest of {c.size - 1}",
+            rise.at(least),
+            0.0,
+            f"above 0 (all of the {level:.1%} interval)",
         ),
     ]
 
@@ -150,42 +141,41 @@ def _growth(frame: pd.DataFrame) -> list[Check]:
 def _same_policy(frame: pd.DataFrame) -> Check:
     same = float(table(rows(frame, "truth", EQUILIBRIUM))[1].max())
     other = float(table(rows(frame, "truth", EQUILIBRIUM, "probability"))[1].min())
-    return Check(
-        name="Bradley–Terry truth, logit payoff: largest |log π_Nash − log π_Gibbs| over penalties",
-        measured=same,
-        interval=None,
-        required=f"at most {_SOLVED:g}; not so for the probability payoff, at least {other:.2g} "
-        "there",
+    return fact(
+        "Bradley–Terry truth, logit payoff: largest |log π_Nash − log π_Gibbs| over penalties",
+        same,
+        f"at most {_SOLVED:g}; not so for the probability payoff, at least {other:.2g} there",
         passed=same <= _SOLVED,
     )
 
 
 def _uniform(frame: pd.DataFrame) -> Check:
-    worst = float(frame[frame["study"] == "cycle"]["value"].max())
-    return Check(
-        name="three annotators in a cycle, both payoffs: largest |π_Nash − 1/3|",
-        measured=worst,
-        interval=None,
-        required=f"at most {_SOLVED:g}",
+    worst = select(frame, study="cycle")["value"].max()
+    return fact(
+        "three annotators in a cycle, both payoffs: largest |π_Nash − 1/3|",
+        worst,
+        f"at most {_SOLVED:g}",
         passed=worst <= _SOLVED,
     )
 
 
 def _bound_held(frame: pd.DataFrame, sweep: Sweep) -> Check:
     level = 1.0 - 0.05 / len(NASH)
-    shares = {}
-    for name in NASH:
-        ok = held(rows(frame, "rounds", name))
-        shares[name] = clopper_pearson(int(ok.sum()), ok.size, level=level)
+    shares = {name: _share_held(rows(frame, "rounds", name), level) for name in NASH}
     worst = min(shares, key=lambda name: float(shares[name].lower))
-    return Check(
-        name="how often the observable bound on exploitability held at all rounds at once, worst "
+    return often(
+        "how often the observable bound on exploitability held at all rounds at once, worst "
         f"enhancer ({worst})",
-        measured=float(shares[worst].value),
-        interval=shares[worst].ends,
-        required=f"at least 1 − δ = {1 - sweep['delta']:g} (all of the {level:.1%} interval)",
-        passed=bool(shares[worst].lower >= 1.0 - sweep["delta"]),
+        shares[worst],
+        1.0 - sweep["delta"],
+        f"at least 1 − δ = {1 - sweep['delta']:g} (all of the {level:.1%} interval)",
     )
+
+
+def _share_held(part: pd.DataFrame, level: float = 0.95) -> Interval:
+    """Return in which share of the replicas a bound held at all rounds, or sample sizes."""
+    ok = held(part)
+    return clopper_pearson(int(ok.sum()), ok.size, level=level)
 
 
 def _chosen(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,13 +190,11 @@ def _chosen(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.
 def _bound_says(frame: pd.DataFrame) -> Check:
     floor = exact(frame, "floor", "logit")
     _, bound, _ = _chosen(frame, NASH[0])
-    mean = mean_interval(bound)
-    return Check(
-        name="bound at t0 = argmin, information ratio: what the learner can vouch for",
-        measured=float(mean.value),
-        interval=mean.ends,
-        required=f"below {floor:.4f}, where the Bradley–Terry learner levels off",
-        passed=bool(mean.upper < floor),
+    return below(
+        "bound at t0 = argmin, information ratio: what the learner can vouch for",
+        mean_interval(bound),
+        floor,
+        f"below {floor:.4f}, where the Bradley–Terry learner levels off",
     )
 
 
@@ -215,25 +203,21 @@ def _implied(frame: pd.DataFrame) -> Check:
     part = frame[frame["bound"].notna()]
     inside = part[part["distance"] <= 1.0]
     broken = inside["value"] > (1.0 + 1e-8) * inside["bound"] + 1e-11
-    return Check(
-        name="bounds broken while the set contains R*, online and offline, any multiplier "
+    return fact(
+        "bounds broken while the set contains R*, online and offline, any multiplier "
         f"({len(inside):,} policies)",
-        measured=float(broken.sum()),
-        interval=None,
-        required="0",
+        broken.sum(),
+        "0",
         passed=not broken.any() and len(inside) > 0,
     )
 
 
 def _offline_held(frame: pd.DataFrame, sweep: Sweep) -> Check:
-    ok = held(rows(frame, "offline", PESSIMISTIC))
-    share = clopper_pearson(int(ok.sum()), ok.size)
-    return Check(
-        name="offline: how often 2 E b bounded exploitability + η KL(π*‖π̂) at all n at once",
-        measured=float(share.value),
-        interval=share.ends,
-        required=f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
-        passed=bool(share.lower >= 1.0 - sweep["delta"]),
+    return often(
+        "offline: how often 2 E b bounded exploitability + η KL(π*‖π̂) at all n at once",
+        _share_held(rows(frame, "offline", PESSIMISTIC)),
+        1.0 - sweep["delta"],
+        f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
     )
 
 

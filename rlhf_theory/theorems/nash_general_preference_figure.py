@@ -21,12 +21,12 @@ from rlhf_theory.theorems.nash_general_preference_study import (
     rows,
     table,
 )
+from rlhf_theory.theorems.panels import dotted, interval_points
 from rlhf_theory.worlds.bandit import Game
 
 _LOOKS = {
     name: style.series(k) for name, k in zip((*NASH, BRADLEY_TERRY), (0, 2, 3, 1), strict=True)
 }
-_DOTTED = (0, (1, 1.5))
 
 
 def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
@@ -38,12 +38,6 @@ def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     _draw_bound(panels[3], frame, sweep)
     _draw_held(panels[4], frame, sweep)
     _draw_offline(panels[5], frame, sweep)
-    panels[0].set_title("Logit payoff")
-    panels[1].set_title("Probability payoff")
-    panels[2].set_title("Intransitivity")
-    panels[3].set_title("Observable bound")
-    panels[4].set_title("How often bounds held")
-    panels[5].set_title("Offline")
     corners = ("upper left", "lower left", (0.0, 0.14), "lower left")
     for ax, corner in zip(panels[2:], corners, strict=True):
         axes.legend(fig, [ax], inside=ax, loc=corner)
@@ -62,24 +56,20 @@ def _draw_learners(ax: Axes, frame: pd.DataFrame, game: Game) -> None:
     limit = exact(frame, "floor", game)
     curves.level(ax, limit, "Bradley–Terry, n = ∞", _LOOKS[BRADLEY_TERRY].color)
     curves.level(ax, exact(frame, "start", game), "π0", "muted")
-    ax.set(xlabel="labels", ylabel="exploitability")
+    ax.set(title=f"{game.capitalize()} payoff", xlabel="labels", ylabel="exploitability")
 
 
 def _draw_dial(ax: Axes, frame: pd.DataFrame) -> None:
     part = rows(frame, "population", GIBBS)
     at, limit = table(part)
-    color = _LOOKS[BRADLEY_TERRY].color
-    curves.curve(ax, at, limit[0], label="Bradley–Terry, n = ∞", color=color, style=_DOTTED)
+    dotted(ax, at, limit[0], _LOOKS[BRADLEY_TERRY].color, "Bradley–Terry, n = ∞")
     for name, words, look in (
         (GIBBS, "Bradley–Terry", _LOOKS[BRADLEY_TERRY]),
         (EQUILIBRIUM, "Nash", _LOOKS[NASH[0]]),
     ):
         c, gap = table(rows(frame, "dial", name))
-        mean = mean_interval(gap)
-        curves.points(
-            ax, c, mean.value, mean.lower, mean.upper, words, look.color, marker=look.marker
-        )
-    ax.set(xlabel="intransitivity c", ylabel="exploitability")
+        interval_points(ax, c, mean_interval(gap), words, look)
+    ax.set(title="Intransitivity", xlabel="intransitivity c", ylabel="exploitability")
 
 
 def _draw_bound(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
@@ -98,7 +88,7 @@ def _draw_bound(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
             )
     curves.level(ax, exact(frame, "floor", "logit"), color=_LOOKS[BRADLEY_TERRY].color)
     _room_below(ax, 2.2)
-    ax.set(xlabel="labels", ylabel="exploitability")
+    ax.set(title="Observable bound", xlabel="labels", ylabel="exploitability")
 
 
 def _draw_held(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
@@ -115,13 +105,11 @@ def _draw_held(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         cs = [c for c in cs if c > 0]
         hits = np.array([held(rows(frame, study, learner, multiplier=c)).sum() for c in cs])
         share = clopper_pearson(hits, frame["replica"].nunique())
-        curves.points(
-            ax, cs, share.value, share.lower, share.upper, words, look.color, marker=look.marker
-        )
+        interval_points(ax, cs, share, words, look)
     curves.level(ax, 1.0 - sweep["delta"], "1 − δ")
     # Room for the legend to the left of the curve.
     ax.set(xlim=(5e-3, 1.4), ylim=(-0.05, 1.09))
-    ax.set(xlabel="multiplier of β", ylabel="share of replicas")
+    ax.set(title="How often bounds held", xlabel="multiplier of β", ylabel="share of replicas")
 
 
 def _draw_offline(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
@@ -133,7 +121,7 @@ def _draw_offline(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     n, bound = table(rows(frame, "offline", PESSIMISTIC), "bound")
     curves.bound(ax, n, bound.mean(axis=0), "bound, β × 1")
     _room_below(ax, 2.6)
-    ax.set(xlabel="pairs n", ylabel="exploitability + η KL(π*‖π̂)")
+    ax.set(title="Offline", xlabel="pairs n", ylabel="exploitability + η KL(π*‖π̂)")
 
 
 def _room_below(ax: Axes, decades: float) -> None:

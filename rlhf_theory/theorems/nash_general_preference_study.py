@@ -17,7 +17,6 @@ from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.arrays import Array, inner, to_numpy
 from rlhf_theory.core import ConfidenceSet, Enhancer, OfflineAlgorithm, Policy, Solution
-from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.confidence import Adaptive, Ellipsoid, Scaled
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.gaps import mean_kl, over_contexts
@@ -28,24 +27,9 @@ from rlhf_theory.policies import ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Progress, Sweep
-from rlhf_theory.theorems.frames import by_replica
+from rlhf_theory.theorems.frames import by_replica, select
+from rlhf_theory.theorems.sweeps import nested_data
 from rlhf_theory.worlds.bandit import Bandit, Game
-
-__all__ = [
-    "BRADLEY_TERRY",
-    "COLUMNS",
-    "EQUILIBRIUM",
-    "GAMES",
-    "GIBBS",
-    "NASH",
-    "PESSIMISTIC",
-    "exact",
-    "held",
-    "measure",
-    "rows",
-    "table",
-    "world_of",
-]
 
 COLUMNS = ["study", "game", "learner", "multiplier", "x", "labels", "replica", "value", "bound"]
 COLUMNS += ["distance"]
@@ -183,11 +167,7 @@ def _distance(ball: Ellipsoid, world: Bandit) -> np.ndarray:
 
 def _offline(sweep: Sweep, world: Bandit, key: Key) -> Iterator[pd.DataFrame]:
     """Fit nested data from pi0; both sides of the offline theorem."""
-    data: PreferenceData = world.problem.empty_data()
-    drawn = 0
-    for n in sweep["pairs"]:
-        data = world.offline_data(key.child("pairs", n), n - drawn, onto=data)
-        drawn = n
+    for n, data in nested_data(world, sweep["pairs"], key):
         for c in sweep["offline_multipliers"]:
             rule = Scaled(_rule(sweep, world), c)
             plan = OfflinePessimisticNash(radius=rule)(world.problem, data, key)
@@ -285,8 +265,7 @@ def rows(
     frame: pd.DataFrame, study: str, learner: str, game: str = "logit", multiplier: float = 1.0
 ) -> pd.DataFrame:
     """Return the rows of one learner."""
-    part = frame[(frame["study"] == study) & (frame["learner"] == learner)]
-    return part[(part["game"] == game) & (part["multiplier"] == multiplier)]
+    return select(frame, study=study, learner=learner, game=game, multiplier=multiplier)
 
 
 def table(part: pd.DataFrame, column: str = "value") -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +275,7 @@ def table(part: pd.DataFrame, column: str = "value") -> tuple[np.ndarray, np.nda
 
 def exact(frame: pd.DataFrame, study: str, game: Game) -> float:
     """Return the one exact number of a study and payoff, ``floor`` or ``start``."""
-    return float(frame[(frame["study"] == study) & (frame["game"] == game)]["value"].iloc[0])
+    return float(select(frame, study=study, game=game)["value"].iloc[0])
 
 
 def held(part: pd.DataFrame) -> np.ndarray:

@@ -9,18 +9,20 @@ from rlhf_theory.evaluation.statistics import (
     Interval,
     Slope,
     clopper_pearson,
+    line_slope,
     mean_interval,
     resample,
     slope_bootstrap,
 )
 from rlhf_theory.theorems.card import Check, Sweep, Theorem
+from rlhf_theory.theorems.checks import above, below, fact, near, often
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS, draw
 from rlhf_theory.theorems.offline_pessimism_study import (
     against_coverage,
     base_cell,
     limit_constant,
     measure,
-    select,
+    rows,
     table,
     world_of,
 )
@@ -37,17 +39,14 @@ _BOTH = ("Option I", "Option II")
 
 
 def _slope(frame: pd.DataFrame, learner: str, sweep: Sweep) -> Slope:
-    n, gap = table(select(frame, "learners", learner))
+    n, gap = table(rows(frame, "learners", learner))
     return slope_bootstrap(n, gap, window=(sweep["slope_from"], np.inf))
 
 
 def _growth(frame: pd.DataFrame, learner: str) -> Interval:
     """Return the power of C* with which the left side grows over worlds."""
     at, left = against_coverage(frame, learner)
-    centred = np.log(at) - np.log(at).mean()
-    line = centred / (centred @ centred)
-    fit = resample(left, lambda m: np.asarray(np.log(m) @ line)[:, None])
-    return Interval(float(fit.value[0]), float(fit.lower[0]), float(fit.upper[0]))
+    return resample(left, line_slope(np.log(at))).at(0)
 
 
 # --------------------------------------------------------------------------- judge
@@ -59,13 +58,11 @@ def _held(frame: pd.DataFrame, name: str, learner: str, sweep: Sweep) -> Check:
     cell = part.groupby(["study", "setting", "pairs"])["excess"]
     hits = cell.agg(lambda e: int((e <= _ROUNDING).sum()))
     share = clopper_pearson(hits.to_numpy(), cell.size().to_numpy())
-    worst = int(np.argmin(share.lower))
-    return Check(
-        name=f"{name}: how often the bound held, worst of {hits.size} worlds and sample sizes",
-        measured=float(share.value[worst]),
-        interval=(float(share.lower[worst]), float(share.upper[worst])),
-        required=f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
-        passed=bool(share.lower[worst] >= 1.0 - sweep["delta"]),
+    return often(
+        f"{name}: how often the bound held, worst of {hits.size} worlds and sample sizes",
+        share.at(int(np.argmin(share.lower))),
+        1.0 - sweep["delta"],
+        f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
     )
 
 
@@ -74,69 +71,56 @@ def _implied(frame: pd.DataFrame) -> Check:
     inside = frame[frame["event"] == 1.0]
     outside = frame[frame["event"] == 0.0]
     broken = int((inside["excess"] > _ROUNDING).sum())
-    return Check(
-        name=f"bounds broken while the set contains θ*, any radius ({len(inside):,} policies)",
-        measured=float(broken),
-        interval=None,
-        required="0; of the "
-        f"{len(outside):,} policies whose set misses θ*, "
+    return fact(
+        f"bounds broken while the set contains θ*, any radius ({len(inside):,} policies)",
+        broken,
+        f"0; of the {len(outside):,} policies whose set misses θ*, "
         f"{(outside['excess'] > _ROUNDING).mean():.0%} break it",
         passed=broken == 0 and len(inside) > 0,
     )
 
 
 def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    checks = [
+    n, gap = table(rows(frame, "learners", "greedy"))
+    return [
         _held(frame, "Option I against π* and π0", "Option I", sweep),
         _held(frame, "Option II against every comparator", "Option II", sweep),
         _held(frame, "Option II with a likelihood set (R4)", "likelihood set", sweep),
         _implied(frame),
-    ]
-    n, gap = table(select(frame, "learners", "greedy"))
-    ratio = mean_interval(gap[:, -1] * n[-1] / limit_constant(sweep))
-    checks.append(
-        Check(
-            name=f"greedy: n × gap over its limit tr(F⁻¹C*)/(2η), n = {n[-1]:,.0f}",
-            measured=ratio.value,
-            interval=ratio.ends,
-            required=f"1 within {_SLACK:.0%} and the 95 % interval",
-            passed=bool(ratio.lower <= 1.0 + _SLACK and ratio.upper >= 1.0 - _SLACK),
-        )
-    )
-    slope = _slope(frame, "greedy", sweep)
-    checks.append(
-        Check(
-            name=f"greedy: slope of the gap, n ≥ {sweep['slope_from']:,}",
-            measured=slope.value,
-            interval=slope.ends,
-            required=f"−1 within {_SLOPE_SLACK:g} and the 95 % interval",
-            passed=bool(slope.lower <= _SLOPE_SLACK - 1.0 and slope.upper >= -1.0 - _SLOPE_SLACK),
-        )
-    )
-    for learner in _BOTH:
-        slope = _slope(frame, learner, sweep)
-        checks.append(
-            Check(
-                name=f"{learner}: slope of the gap, n ≥ {sweep['slope_from']:,}",
-                measured=slope.value,
-                interval=slope.ends,
-                required="below −1/2: at least as fast as the bound",
-                passed=bool(slope.upper < -0.5),
+        near(
+            f"greedy: n × gap over its limit tr(F⁻¹C*)/(2η), n = {n[-1]:,.0f}",
+            mean_interval(gap[:, -1] * n[-1] / limit_constant(sweep)),
+            1.0,
+            _SLACK,
+            f"1 within {_SLACK:.0%} and the 95 % interval",
+        ),
+        near(
+            f"greedy: slope of the gap, n ≥ {sweep['slope_from']:,}",
+            _slope(frame, "greedy", sweep),
+            -1.0,
+            _SLOPE_SLACK,
+            f"−1 within {_SLOPE_SLACK:g} and the 95 % interval",
+        ),
+        *(
+            below(
+                f"{learner}: slope of the gap, n ≥ {sweep['slope_from']:,}",
+                _slope(frame, learner, sweep),
+                -0.5,
+                "below −1/2: at least as fast as the bound",
             )
-        )
-    for learner in ("greedy", *_BOTH):
-        power = _growth(frame, learner)
-        checks.append(
-            Check(
-                name=f"{learner}: power of C* in the left side over worlds, "
+            for learner in _BOTH
+        ),
+        *(
+            above(
+                f"{learner}: power of C* in the left side over worlds, "
                 f"n = {sweep['pairs_fixed']:,}",
-                measured=power.value,
-                interval=power.ends,
-                required="above 0: worse coverage costs more",
-                passed=bool(power.lower > 0.0),
+                _growth(frame, learner),
+                0.0,
+                "above 0: worse coverage costs more",
             )
-        )
-    return checks
+            for learner in ("greedy", *_BOTH)
+        ),
+    ]
 
 
 # --------------------------------------------------------------------------- card
@@ -166,11 +150,11 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
         "tr(F⁻¹C*)/(2η)": limit_constant(sweep),
     }
     for learner in _BOTH:
-        part = select(frame, "learners", learner)
+        part = rows(frame, "learners", learner)
         part = part[part["pairs"] == part["pairs"].max()]
         ratio = float((part["right"] / part["left"]).median())
         numbers[f"{learner}: bound over left side at the largest n (median)"] = ratio
-    part = select(frame, "learners", "Option I")
+    part = rows(frame, "learners", "Option I")
     numbers["C* (Option I, largest n)"] = float(
         part.loc[part["pairs"] == part["pairs"].max(), "coverage"].mean()
     )
@@ -180,7 +164,7 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
             f"{slope.value:.3f} ({slope.lower:.3f} to {slope.upper:.3f})"
         )
     for learner in ("Option I, β/10", "Option II, β/10"):
-        part = select(frame, "learners", learner)
+        part = rows(frame, "learners", learner)
         numbers[f"{learner}: set contains θ*, bound held (all n)"] = (
             f"{part['event'].mean():.1%}, {(part['excess'] <= _ROUNDING).mean():.1%}"
         )

@@ -11,12 +11,14 @@ from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.style import SeriesStyle
 from rlhf_theory.theorems.card import Sweep
+from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.offline_pessimism_study import (
     against_coverage,
     limit_constant,
-    select,
+    rows,
     table,
 )
+from rlhf_theory.theorems.panels import dotted, interval_curve
 
 LOOKS = {
     "greedy": 1,
@@ -46,12 +48,6 @@ def draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     ks = [f"{k:g}" for k in sweep["coverages"]]
     _draw_settings(panels[4], frame, "coverage", ks, "k = {}")
     _draw_coefficient(panels[5], frame, sweep)
-    panels[0].set_title("Learners")
-    panels[1].set_title("Theorem")
-    panels[2].set_title("Tightness")
-    panels[3].set_title("Dimension")
-    panels[4].set_title("Coverage")
-    panels[5].set_title(f"Coefficient, n = {axes.number(sweep['pairs_fixed'])}")
     axes.legend(fig, panels[:2])
     return fig
 
@@ -60,40 +56,40 @@ def _draw_learners(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     axes.log_axes(ax)
     limit = limit_constant(sweep)
     for learner, index in LOOKS.items():
-        part = select(frame, "learners", learner)
+        part = rows(frame, "learners", learner)
         scaled = part.assign(ratio=part["gap"] * part["pairs"] / limit)
         _mean_curve(ax, scaled, "ratio", learner, style.series(index))
     curves.level(ax, 1.0, "tr(F⁻¹C*)/(2ηn)", color="ink")
-    ax.set(xlabel="pairs n", ylabel="gap / [tr(F⁻¹C*)/(2ηn)]")
+    ax.set(title="Learners", xlabel="pairs n", ylabel="gap / [tr(F⁻¹C*)/(2ηn)]")
 
 
 def _draw_bounds(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     axes.log_axes(ax)
     for learner in _BOTH:
         look = style.series(LOOKS[learner])
-        part = select(frame, "learners", learner)
+        part = rows(frame, "learners", learner)
         _mean_curve(ax, part, "left", learner, look)
         n, right = table(part, "right")
         curves.bound(ax, n, right.mean(axis=0), f"bound, {learner}", look.color)
-    _mean_curve(ax, select(frame, "learners", "greedy"), "left", "greedy", style.series(1))
+    _mean_curve(ax, rows(frame, "learners", "greedy"), "left", "greedy", style.series(1))
     # Near the optimum both Kullback-Leibler terms are equal: the left side is twice the gap.
     n = np.array([sweep["pairs"][0], sweep["pairs"][-1]], dtype=float)
     limit = 2.0 * limit_constant(sweep) / n
-    curves.curve(ax, n, limit, color="ink", style=(0, (1, 1.5)), width=1.1)
-    ax.set(xlabel="pairs n", ylabel="gap + η KL(π*‖π̂)")
+    dotted(ax, n, limit, "ink", width=1.1)
+    ax.set(title="Theorem", xlabel="pairs n", ylabel="gap + η KL(π*‖π̂)")
 
 
 def _draw_rules(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     axes.log_axes(ax)
     for index, name in enumerate(sweep["rules"]):
         look = style.series(index)
-        part = select(frame, "rules", "Option II", name)
+        part = rows(frame, "rules", "Option II", name)
         ratio = part.assign(ratio=part["right"] / part["left"])
         n, values = table(ratio, "ratio")
         low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
         curves.band(ax, n, low, middle, high, name, look.color, look.line)
     curves.level(ax, 1.0, color="muted")
-    ax.set(xlabel="pairs n", ylabel="bound / left side")
+    ax.set(title="Tightness", xlabel="pairs n", ylabel="bound / left side")
     axes.legend(ax.figure, [ax], inside=ax, loc="upper left")  # type: ignore[arg-type]
 
 
@@ -103,11 +99,11 @@ def _draw_settings(
     axes.log_axes(ax)
     for index, setting in enumerate(settings):
         look = style.series(index)
-        part = select(frame, study, "Option II", setting)
+        part = rows(frame, study, "Option II", setting)
         _mean_curve(ax, part, "gap", words.format(setting), look)
-        n, gap = table(select(frame, study, "greedy", setting))
-        curves.curve(ax, n, gap.mean(axis=0), color=look.color, style=(0, (1, 1.5)), width=0.8)
-    ax.set(xlabel="pairs n", ylabel="gap J(π*) − J(π̂)")
+        n, gap = table(rows(frame, study, "greedy", setting))
+        dotted(ax, n, gap.mean(axis=0), look.color, width=0.8)
+    ax.set(title=study.capitalize(), xlabel="pairs n", ylabel="gap J(π*) − J(π̂)")
     axes.legend(ax.figure, [ax], inside=ax, loc="lower left")  # type: ignore[arg-type]
 
 
@@ -117,10 +113,14 @@ def _draw_coefficient(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         look = style.series(LOOKS[learner])
         at, left = against_coverage(frame, learner)
         mean = mean_interval(left)
-        curves.curve(ax, at, mean.value, mean.lower, mean.upper, learner, look.color, look.line)
+        interval_curve(ax, at, mean, learner, look)
         curves.points(ax, at, mean.value, color=look.color, size=2.4)
-    part = frame[(frame["study"] == "coefficient") & (frame["learner"] == "Option I")]
+    part = select(frame, study="coefficient", learner="Option I")
     cell = part.groupby("setting")[["coverage", "right"]].mean().sort_values("coverage")
     look = style.series(LOOKS["Option I"])
     curves.bound(ax, cell["coverage"], cell["right"], "bound, Option I", look.color)
-    ax.set(xlabel="C*", ylabel="gap + η KL(π*‖π̂)")
+    ax.set(
+        title=f"Coefficient, n = {axes.number(sweep['pairs_fixed'])}",
+        xlabel="C*",
+        ylabel="gap + η KL(π*‖π̂)",
+    )

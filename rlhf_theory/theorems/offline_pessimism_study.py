@@ -40,7 +40,8 @@ from rlhf_theory.evaluation.pessimism import (
 from rlhf_theory.features import centred
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Progress, Sweep
-from rlhf_theory.theorems.frames import by_replica
+from rlhf_theory.theorems.frames import by_replica, select
+from rlhf_theory.theorems.sweeps import nested_data, replica_blocks
 from rlhf_theory.worlds.bandit import Bandit
 
 COLUMNS = ["study", "setting", "learner", "pairs", "replica", "gap", "left", "right", "excess"]
@@ -134,11 +135,9 @@ def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     """Run the sweep; see `COLUMNS`."""
     frames = []
     for cell in cells(sweep):
-        world = world_of(cell, sweep)
-        for first in range(0, sweep["replicas"], sweep["block"]):
-            part = world.block(first, min(first + sweep["block"], sweep["replicas"]))
-            here = key.block(first).child(cell.study, cell.setting)
-            frames += measure_cell(cell, part, sweep, here, first)
+        here = key.child(cell.study, cell.setting)
+        for first, part, own in replica_blocks(sweep, world_of(cell, sweep), here):
+            frames += measure_cell(cell, part, sweep, own, first)
         progress.advance(f"{cell.study} {cell.setting}".strip())
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
@@ -163,11 +162,7 @@ def measure_cell(
     """
     frames = []
     world = replace(world, behaviour=cell.behaviour)
-    data: PreferenceData = world.problem.empty_data()
-    drawn = 0
-    for n in cell.pairs:
-        data = world.offline_data(key.child("pairs", n), n - drawn, onto=data)
-        drawn = n
+    for n, data in nested_data(world, cell.pairs, key):
         fit = rule(cell.rules[0], sweep).fit(data)
         for name in cell.learners:
             learner, radius = _learner(name, cell, sweep, fit)
@@ -240,10 +235,9 @@ def _sides(
 # --------------------------------------------------------------------------- curves
 
 
-def select(frame: pd.DataFrame, study: str, learner: str, setting: str = "") -> pd.DataFrame:
+def rows(frame: pd.DataFrame, study: str, learner: str, setting: str = "") -> pd.DataFrame:
     """Return the rows of one learner in one cell."""
-    part = frame[(frame["study"] == study) & (frame["learner"] == learner)]
-    return part[part["setting"] == setting]
+    return select(frame, study=study, learner=learner, setting=setting)
 
 
 def table(part: pd.DataFrame, column: str = "gap") -> tuple[np.ndarray, np.ndarray]:
@@ -271,8 +265,8 @@ def limit_of(world: Bandit) -> float:
 
 def against_coverage(frame: pd.DataFrame, learner: str) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients C* and left sides ``(R, worlds)`` at fixed pairs, one world per peak."""
-    part = frame[(frame["study"] == "coefficient") & (frame["learner"] == learner)]
-    bounded = frame[(frame["study"] == "coefficient") & (frame["learner"] == "Option II")]
+    part = select(frame, study="coefficient", learner=learner)
+    bounded = select(frame, study="coefficient", learner="Option II")
     at = bounded.groupby("setting")["coverage"].mean().sort_values()
     wide = part.pivot_table(index="replica", columns="setting", values="left")[list(at.index)]
     return at.to_numpy(dtype=float), wide.to_numpy(dtype=float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_theory import worlds
 from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy
 from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
@@ -19,12 +18,16 @@ from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.core import Enhancer
 from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
-from rlhf_theory.evaluation.statistics import Interval, mean_interval, ratio_interval
+from rlhf_theory.evaluation.statistics import Interval, ratio_interval
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import above, below, near
+from rlhf_theory.theorems.frames import by_replica, select
+from rlhf_theory.theorems.panels import dotted, interval_points, remark, stacked
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import linear_world, replica_blocks
 from rlhf_theory.worlds.bandit import Bandit
 
 # Slack of the agreement at the last number of labels, beyond Monte Carlo error: set before looking.
@@ -50,16 +53,7 @@ def _world(sweep: Sweep, kind: str, replicas: int) -> Bandit:
     more: dict[str, Any] = {"reference": "uniform"}
     if kind == "poor":
         more = {"reference": "peaked", "peak": sweep["peak"]}
-    return worlds.linear(
-        contexts=sweep["contexts"],
-        actions=sweep["actions"],
-        dim=sweep["dim"],
-        eta=sweep["eta"],
-        theta_norm=sweep["norm"],
-        replicas=replicas,
-        seed=sweep["instance"],
-        **more,
-    )
+    return linear_world(sweep, replicas, eta=sweep["eta"], theta_norm=sweep["norm"], **more)
 
 
 @dataclass(frozen=True)
@@ -126,18 +120,11 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
             learner = OnlineIterative(
                 enhancer=enhancer, radius=Constant(beta=0.0, lam=sweep["ridge"])
             )
+            drawn = _drawn(sweep, predictions[arm].share)
             parts = []
-            for first in range(0, sweep["replicas"], sweep["block"]):
-                stop = min(first + sweep["block"], sweep["replicas"])
-                parts.append(
-                    _iterate(
-                        learner,
-                        world.block(first, stop),
-                        _drawn(sweep, predictions[arm].share),
-                        key.child(kind, arm).block(first),
-                    )
-                )
-                progress.advance(f"{kind}: {arm}, {stop} replicas")
+            for first, part, own in replica_blocks(sweep, world, key.child(kind, arm)):
+                parts.append(_iterate(learner, part, drawn, own))
+                progress.advance(f"{kind}: {arm}, {first + part.n_replicas} replicas")
             used, gap = (np.concatenate(part, axis=0) for part in zip(*parts, strict=True))
             frames.append(_frame(sweep, kind, arm, used, gap))
     return pd.concat(frames, ignore_index=True)
@@ -187,11 +174,8 @@ def _frame(sweep: Sweep, kind: str, arm: str, used: np.ndarray, gap: np.ndarray)
 
 def _scaled(frame: pd.DataFrame, kind: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
     """Return mean labels ``(T,)`` and labels times gap ``(R, T)`` of an arm."""
-    part = frame[(frame["world"] == kind) & (frame["arm"] == arm)]
-    part = part.sort_values(["replica", "labels"])
-    shape = (part["replica"].nunique(), part["labels"].nunique())
-    used = part["used"].to_numpy(dtype=float).reshape(shape)
-    gap = part["gap"].to_numpy(dtype=float).reshape(shape)
+    part = select(frame, world=kind, arm=arm)
+    used, gap = (by_replica(part, "labels", name)[1] for name in ("used", "gap"))
     return used.mean(axis=0), used * gap
 
 
@@ -206,41 +190,30 @@ def _predicted(sweep: Sweep, kind: str) -> dict[str, _Prediction]:
     return _predict(_world(sweep, kind, 1))
 
 
+def _predicted_ratio(sweep: Sweep, kind: str, arm: str) -> float:
+    """Return what `_ratio` should be."""
+    prediction = _predicted(sweep, kind)
+    return prediction[OFFLINE].constant / prediction[arm].constant
+
+
 # --------------------------------------------------------------------------- judge
 
 
 def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     checks = []
     for kind, words in _WORLDS.items():
-        prediction = _predicted(sweep, kind)
         for arm in _ARMS:
-            want = prediction[OFFLINE].constant / prediction[arm].constant
-            ratio = _ratio(frame, kind, arm)
-            low, high = ratio.ends
-            checks.append(
-                Check(
-                    name=f"gap offline / online ({arm}), {words}, predicted {want:.2f}",
-                    measured=ratio.value,
-                    interval=ratio.ends,
-                    required=f"{want:.3f} within {_SLACK:.0%} and the 95 % interval",
-                    passed=low <= want * (1.0 + _SLACK) and high >= want * (1.0 - _SLACK),
-                )
-            )
+            want = _predicted_ratio(sweep, kind, arm)
+            name = f"gap offline / online ({arm}), {words}, predicted {want:.2f}"
+            required = f"{want:.3f} within {_SLACK:.0%} and the 95 % interval"
+            checks.append(near(name, _ratio(frame, kind, arm), want, want * _SLACK, required))
         arm = next(iter(_ARMS))
-        want = prediction[OFFLINE].constant / prediction[arm].constant
-        low, high = _ratio(frame, kind, arm).ends
-        winner = "online" if want > 1.0 else "offline"
-        checks.append(
-            Check(
-                name=f"the predicted winner ({winner}) wins, {words}",
-                measured=_ratio(frame, kind, arm).value,
-                interval=(low, high),
-                required="the 95 % interval lies "
-                + ("above 1" if want > 1.0 else "below 1")
-                + ", as the prediction does",
-                passed=low > 1.0 if want > 1.0 else high < 1.0,
-            )
-        )
+        online_wins = _predicted_ratio(sweep, kind, arm) > 1.0
+        winner, side = ("online", "above") if online_wins else ("offline", "below")
+        rule = above if online_wins else below
+        name = f"the predicted winner ({winner}) wins, {words}"
+        required = f"the 95 % interval lies {side} 1, as the prediction does"
+        checks.append(rule(name, _ratio(frame, kind, arm), 1.0, required))
     return checks
 
 
@@ -255,11 +228,9 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
         for index, arm in enumerate([OFFLINE, *_ARMS]):
             look = style.series(index)
             at, scaled = _scaled(frame, kind, arm)
-            mean = mean_interval(scaled)
-            curves.curve(panel, at, mean.value, mean.lower, mean.upper, arm, look.color, look.line)
+            curves.mean_curve(panel, at, scaled, arm, look)
             limit = np.full(2, prediction[arm].constant)
-            ends = [at[0], at[-1]]
-            curves.curve(panel, ends, limit, color=look.color, style=(0, (1, 1.5)), width=0.9)
+            dotted(panel, [at[0], at[-1]], limit, look.color, width=0.9)
         panel.set(title=words, xlabel="labels n", ylabel="n × gap")
         panel.set_ylim(bottom=0.0)
     _draw_ratios(panels[2], frame, sweep)
@@ -274,19 +245,10 @@ def _draw_ratios(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     markers = {"poor": "o", "uniform": "s"}
     for index, arm in enumerate(_ARMS, start=1):
         for kind in _WORLDS:
-            prediction = _predicted(sweep, kind)
-            want = prediction[OFFLINE].constant / prediction[arm].constant
-            ratio = _ratio(frame, kind, arm)
+            want, ratio = _predicted_ratio(sweep, kind, arm), _ratio(frame, kind, arm)
             wants.append(want)
-            curves.points(
-                panel,
-                [want],
-                [ratio.value],
-                [ratio.lower],
-                [ratio.upper],
-                color=style.series(index).color,
-                marker=markers[kind],
-            )
+            look = replace(style.series(index), marker=markers[kind])
+            interval_points(panel, [want], stacked([ratio]), "", look)
     ends = np.array([0.8 * min(wants), 1.25 * max(wants)])
     panel.fill_between(
         ends,
@@ -296,7 +258,7 @@ def _draw_ratios(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         alpha=0.15,
         linewidth=0,
     )
-    curves.curve(panel, ends, ends, color="muted", style=(0, (1, 1.5)), width=1.0)
+    dotted(panel, ends, ends, "muted", width=1.0)
     for axis in ("x", "y"):
         curves.level(panel, 1.0, axis=axis)
     panel.set(
@@ -306,16 +268,8 @@ def _draw_ratios(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         xlim=ends,
         ylim=ends,
     )
-    for words, above in (("online wins ↑", 4), ("offline wins ↓", -10)):
-        panel.annotate(
-            words,
-            (ends[1], 1.0),
-            (-2, above),
-            textcoords="offset points",
-            ha="right",
-            color=style.MUTED,
-            fontsize=7.0,
-        )
+    for words, shift in (("online wins ↑", 4), ("offline wins ↓", -10)):
+        remark(panel, words, (ends[1], 1.0), (-2, shift), style.MUTED)
 
 
 def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:

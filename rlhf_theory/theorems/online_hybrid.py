@@ -10,27 +10,30 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_theory import worlds
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
 from rlhf_theory.evaluation.statistics import Interval, mean_interval
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import near
+from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.online_runs import (
     Certificate,
     TwoTerms,
     Watch,
     Watched,
-    always_held,
+    bound_held,
     certificates,
     curves_of,
     draw_bounds,
     exploring_learners,
-    held_check,
+    played,
     table,
 )
+from rlhf_theory.theorems.panels import dotted, interval_points, remark, stacked
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import linear_world
 from rlhf_theory.worlds.bandit import Bandit
 
 # Slack of the predicted gap at the largest number of offline pairs, beyond Monte Carlo error: set
@@ -39,7 +42,11 @@ _SLACK = 0.20
 
 _HYBRID = "π0 as enhancer"
 # Black and grey: the colours belong to the enhancers.
-_COLORS = {"poor": "ink", "good": "muted"}
+_LOOKS = {
+    "poor": style.SeriesStyle("ink", "-", "o"),
+    "good": style.SeriesStyle("muted", (0, (5, 1.6)), "s"),
+}
+_NO_PAIRS = style.SeriesStyle("ink", (0, (1.2, 1.2)), "")
 _COVERAGE = {"poor": "from π0", "good": "half from π*"}
 
 
@@ -47,16 +54,13 @@ _COVERAGE = {"poor": "from π0", "good": "half from π*"}
 
 
 def _world(sweep: Sweep, replicas: int) -> Bandit:
-    return worlds.linear(
-        contexts=sweep["contexts"],
-        actions=sweep["actions"],
-        dim=sweep["dim"],
+    return linear_world(
+        sweep,
+        replicas,
         eta=sweep["eta"],
         theta_norm=sweep["norm"],
         reference="peaked",
         peak=sweep["peak"],
-        replicas=replicas,
-        seed=sweep["instance"],
     )
 
 
@@ -100,9 +104,9 @@ def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
 
 
 def _part(frame: pd.DataFrame, learner: str, coverage: str, offline: int) -> pd.DataFrame:
+    part = select(frame, learner=learner, offline=offline)
     # Without offline pairs there is nothing to cover.
-    same = (frame["coverage"] == coverage) | (offline == 0)
-    return frame[(frame["learner"] == learner) & same & (frame["offline"] == offline)]
+    return part if offline == 0 else select(part, coverage=coverage)
 
 
 def _dial(sweep: Sweep, coverage: str) -> float:
@@ -130,52 +134,46 @@ def _final(frame: pd.DataFrame, coverage: str, offline: int) -> Interval:
     return mean_interval(table(_part(frame, _HYBRID, coverage, offline), "gap")[:, -1])
 
 
+def _over_prediction(frame: pd.DataFrame, sweep: Sweep, coverage: str, offline: int) -> Interval:
+    want, found = _predicted(sweep, coverage, offline), _final(frame, coverage, offline)
+    return Interval(found.value / want, found.lower / want, found.upper / want)
+
+
 # --------------------------------------------------------------------------- judge
 
 
 def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    checks = []
-    runs = _runs(sweep)
-    for rule in certificates(sweep):
-        counts = []
-        for run in runs:
-            part = _part(frame, *run)
-            left, bound = table(part, "left"), table(part, f"bound {rule}")
-            counts.append(always_held(left[:, :-1], bound[:, :-1]))
-        checks.append(
-            held_check(
-                f"bound (a) with {rule} held at all rounds, worst of {len(runs)} runs",
-                counts,
-                sweep["delta"],
+    parts = [_part(frame, *run) for run in _runs(sweep)]
+    worst = f"worst of {len(parts)} runs"
+    most, delta = max(sweep["offline"]), sweep["delta"]
+    return [
+        *(
+            bound_held(
+                f"bound (a) with {rule} held at all rounds, {worst}",
+                parts,
+                [f"bound {rule}"],
+                delta,
             )
-        )
-    counts = []
-    for run in runs:
-        part = _part(frame, *run)
-        right = table(part, "enhancer") + table(part, "coverage_term")
-        counts.append(always_held(table(part, "left")[:, :-1], right[:, :-1]))
-    checks.append(
-        held_check(
+            for rule in certificates(sweep)
+        ),
+        bound_held(
             "bound of the theorem, β‖Eφ(π¹) − Eφ(π0)‖ + β‖Eφ(π*) − Eφ(π0)‖ with R2′, held at all "
-            f"rounds, worst of {len(runs)} runs",
-            counts,
-            sweep["delta"],
-        )
-    )
-    most = max(sweep["offline"])
-    for coverage, words in _COVERAGE.items():
-        want, found = _predicted(sweep, coverage, most), _final(frame, coverage, most)
-        low, high = found.lower / want, found.upper / want
-        checks.append(
-            Check(
-                name=f"final gap with {most} offline pairs {words}, over its prediction",
-                measured=found.value / want,
-                interval=(low, high),
-                required=f"1 within {_SLACK:.0%} and the 95 % interval",
-                passed=low <= 1.0 + _SLACK and high >= 1.0 - _SLACK,
+            f"rounds, {worst}",
+            parts,
+            ["enhancer", "coverage_term"],
+            delta,
+        ),
+        *(
+            near(
+                f"final gap with {most} offline pairs {words}, over its prediction",
+                _over_prediction(frame, sweep, coverage, most),
+                1.0,
+                _SLACK,
+                f"1 within {_SLACK:.0%} and the 95 % interval",
             )
-        )
-    return checks
+            for coverage, words in _COVERAGE.items()
+        ),
+    ]
 
 
 # --------------------------------------------------------------------------- draw
@@ -189,10 +187,8 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     _draw_labels(rounds, frame, sweep)
     _draw_added(add, frame, sweep)
     for index, name in enumerate(exploring_learners(sweep)):
-        look = style.series(index)
-        gap = mean_interval(table(_part(frame, name, "poor", sweep["shown"]), "gap"))
-        at = np.arange(gap.value.shape[0])
-        curves.curve(enhancers, at, gap.value, gap.lower, gap.upper, name, look.color, look.line)
+        gap = table(_part(frame, name, "poor", sweep["shown"]), "gap")
+        curves.mean_curve(enhancers, np.arange(gap.shape[1]), gap, name, style.series(index))
     _draw_bounds(bounds, frame, sweep)
     enhancers.set(
         title=f"Enhancers after {sweep['shown']} offline pairs",
@@ -208,21 +204,10 @@ def _draw_labels(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         for coverage in _COVERAGE if size else ("poor",):
             part = _part(frame, _HYBRID, coverage, size)
             used = table(part, "labels").mean(axis=0)
-            gap = mean_interval(table(part, "gap"))
+            # Without offline pairs the first policy has no label, and no place on this axis.
             first = 0 if size else 1
-            curves.curve(
-                panel,
-                used[first:],
-                gap.value[first:],
-                gap.lower[first:],
-                gap.upper[first:],
-                color="ink" if size == 0 else _COLORS[coverage],
-                style=(0, (1.2, 1.2))
-                if size == 0
-                else "-"
-                if coverage == "poor"
-                else (0, (5, 1.6)),
-            )
+            look = _LOOKS[coverage] if size else _NO_PAIRS
+            curves.mean_curve(panel, used[first:], table(part, "gap")[:, first:], "", look)
     panel.set(title="Gap against all labels", xlabel="labels, offline included")
     panel.set_ylabel("J(π*) − J(π¹)")
 
@@ -232,39 +217,21 @@ def _draw_added(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     grid = np.geomspace(0.7 * min(sweep["offline"]), 1.4 * max(sweep["offline"]))
     none = _final(frame, "poor", 0)
     curves.level(panel, none.value)
-    panel.annotate(
-        "no offline pairs",
-        (grid[-1], none.value),
-        (0, 3),
-        textcoords="offset points",
-        ha="right",
-        color=style.MUTED,
-        fontsize=7.0,
-    )
+    remark(panel, "no offline pairs", (grid[-1], none.value), (0, 3), style.MUTED)
     for coverage, words in _COVERAGE.items():
-        found = [_final(frame, coverage, n) for n in sweep["offline"]]
-        curves.points(
-            panel,
-            sweep["offline"],
-            [f.value for f in found],
-            [f.lower for f in found],
-            [f.upper for f in found],
-            f"offline pairs {words}",
-            _COLORS[coverage],
-            marker="o" if coverage == "poor" else "s",
-        )
-        predicted = [_predicted(sweep, coverage, n) for n in grid]
-        curves.curve(panel, grid, predicted, color=_COLORS[coverage], style=(0, (1, 1.5)))
+        found = stacked([_final(frame, coverage, n) for n in sweep["offline"]])
+        look = _LOOKS[coverage]
+        interval_points(panel, sweep["offline"], found, f"offline pairs {words}", look)
+        dotted(panel, grid, [_predicted(sweep, coverage, n) for n in grid], look.color)
     panel.set(title="What offline data add", xlabel="offline pairs", ylabel="gap at the end")
 
 
 def _draw_bounds(panel: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
     part = _part(frame, _HYBRID, "poor", sweep["shown"])
-    terms = table(part, "enhancer") + table(part, "coverage_term")
-    lines = {"two terms, R2′": (terms[:, :-1], 8)}
+    lines = {"two terms, R2′": (played(part, "enhancer") + played(part, "coverage_term"), 8)}
     for rule, above in (("R2′", 8), ("R4", -11)):
-        lines[f"bound (a), {rule}"] = (table(part, f"bound {rule}")[:, :-1], above)
-    draw_bounds(panel, table(part, "left")[:, :-1], lines)
+        lines[f"bound (a), {rule}"] = (played(part, f"bound {rule}"), above)
+    draw_bounds(panel, played(part, "left"), lines)
     panel.set_title(f"Bounds after {sweep['shown']} offline pairs")
 
 
@@ -295,9 +262,9 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     for name in exploring_learners(sweep):
         gap = table(_part(frame, name, "poor", sweep["shown"]), "gap")[:, -1]
         numbers[f"final gap, {sweep['shown']} offline pairs from π0, {name}"] = float(gap.mean())
+    part = _part(frame, _HYBRID, "poor", sweep["shown"])
     for rule in certificates(sweep):
-        part = _part(frame, _HYBRID, "poor", sweep["shown"])
-        ratio = table(part, f"bound {rule}")[:, :-1] / table(part, "left")[:, :-1]
+        ratio = played(part, f"bound {rule}") / played(part, "left")
         numbers[f"bound (a) / left side at the last round, median, {rule}"] = float(
             np.median(ratio[:, -1])
         )

@@ -9,26 +9,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_theory import worlds
 from rlhf_theory.algorithms.enhancers import Optimistic
 from rlhf_theory.algorithms.online_iterative import OnlineIterative
-from rlhf_theory.evaluation.statistics import mean_interval, ratio_interval
+from rlhf_theory.evaluation.statistics import ratio_interval
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import below, fact
+from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.online_runs import (
     Certificate,
     Watched,
-    always_held,
     best_rounds,
+    bound_held,
     certificates,
     curves_of,
     draw_bounds,
     exploring_learners,
-    held_check,
+    played,
     table,
 )
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import linear_world
 from rlhf_theory.theorems.uncertain_rounds import PopulationCovariance
 from rlhf_theory.worlds.bandit import Bandit
 
@@ -39,15 +41,15 @@ _MAIN = "constrained, β"
 
 
 def _world(sweep: Sweep, dim: int, replicas: int, prefix: str = "") -> Bandit:
-    return worlds.linear(
+    return linear_world(
+        sweep,
+        replicas,
         contexts=sweep[f"{prefix}contexts"],
         actions=sweep[f"{prefix}actions"],
         dim=dim,
         eta=sweep["eta"],
         theta_norm=sweep["norm"],
         reference="dirichlet",
-        replicas=replicas,
-        seed=sweep["instance"],
     )
 
 
@@ -96,12 +98,12 @@ def _count_bound(sweep: Sweep, dim: int) -> float:
 
 def _counts(frame: pd.DataFrame, dim: int) -> np.ndarray:
     """Return how often ``|v_t|_{Sigma_t^-1} > 1``, per replica."""
-    part = frame[(frame["learner"] == "population") & (frame["dim"] == dim)]
-    return np.asarray((table(part, "uncertainty")[:, :-1] > 1.0).sum(axis=1))
+    part = select(frame, learner="population", dim=dim)
+    return np.asarray((played(part, "uncertainty") > 1.0).sum(axis=1))
 
 
 def _part(frame: pd.DataFrame, learner: str) -> pd.DataFrame:
-    return frame[frame["learner"] == learner]
+    return select(frame, learner=learner)
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
@@ -111,7 +113,7 @@ def _names(frame: pd.DataFrame) -> list[str]:
 def _at_t0(frame: pd.DataFrame, learner: str, rule: str) -> np.ndarray:
     """Return the gap of the policy that bound (a) chooses among rounds so far, ``(R, T)``."""
     part = _part(frame, learner)
-    chosen = best_rounds(table(part, f"bound {rule}")[:, :-1])
+    chosen = best_rounds(played(part, f"bound {rule}"))
     return np.asarray(np.take_along_axis(table(part, "gap"), chosen, axis=1))
 
 
@@ -119,46 +121,37 @@ def _at_t0(frame: pd.DataFrame, learner: str, rule: str) -> np.ndarray:
 
 
 def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
-    names, rules = _names(frame), list(certificates(sweep))
-    checks = []
-    for rule in rules:
-        counts = []
-        for name in names:
-            part = _part(frame, name)
-            left, bound = table(part, "left"), table(part, f"bound {rule}")
-            counts.append(always_held(left[:, :-1], bound[:, :-1]))
+    parts = {name: _part(frame, name) for name in _names(frame)}
+    checks = [
+        bound_held(
+            f"bound (a) with {rule} held at all rounds, worst of {len(parts)} learners",
+            parts.values(),
+            [f"bound {rule}"],
+            sweep["delta"],
+        )
+        for rule in certificates(sweep)
+    ]
+    for rule in certificates(sweep):
+        found = [
+            ratio_interval(_at_t0(frame, name, rule)[:, -1], table(part, "gap")[:, 0])
+            for name, part in parts.items()
+        ]
         checks.append(
-            held_check(
-                f"bound (a) with {rule} held at all rounds, worst of {len(names)} learners",
-                counts,
-                sweep["delta"],
+            below(
+                f"gap at t0 chosen by {rule} over the gap before any label, worst learner",
+                max(found, key=lambda f: f.upper),
+                1.0,
+                "below 1, by the upper end of the 95 % interval",
             )
         )
-    for rule in rules:
-        found = []
-        for name in names:
-            chosen = _at_t0(frame, name, rule)[:, -1]
-            found.append(ratio_interval(chosen, table(_part(frame, name), "gap")[:, 0]))
-        worst = max(found, key=lambda f: f.upper)
-        checks.append(
-            Check(
-                name=f"gap at t0 chosen by {rule} over the gap before any label, worst learner",
-                measured=worst.value,
-                interval=worst.ends,
-                required="below 1, by the upper end of the 95 % interval",
-                passed=worst.upper < 1.0,
-            )
-        )
-    shares = [_counts(frame, dim).max() / _count_bound(sweep, dim) for dim in sweep["dims"]]
-    at = int(np.argmax(shares))
+    share = max(_counts(frame, dim).max() / _count_bound(sweep, dim) for dim in sweep["dims"])
     checks.append(
-        Check(
-            name="largest share of the bound d log(1 + 4T/(λd))/log 2 on the rounds with "
+        fact(
+            "largest share of the bound d log(1 + 4T/(λd))/log 2 on the rounds with "
             f"|v_t| > 1 over d = {', '.join(map(str, sweep['dims']))}",
-            measured=float(shares[at]),
-            interval=None,
-            required="at most 1 in every replica",
-            passed=bool(shares[at] <= 1.0),
+            share,
+            "at most 1 in every replica",
+            passed=share <= 1.0,
         )
     )
     return checks
@@ -174,27 +167,17 @@ def _draw(frame: pd.DataFrame, sweep: Sweep) -> Figure:
     axes.log_axes(bounds, "y")
     for index, name in enumerate(_names(frame)):
         look, part = style.series(index), _part(frame, name)
-        gap = mean_interval(table(part, "gap"))
-        at = np.arange(gap.value.shape[0])
-        curves.curve(rounds, at, gap.value, gap.lower, gap.upper, name, look.color, look.line)
-        used = table(part, "labels").mean(axis=0)[1:]
-        curves.curve(
-            labels,
-            used,
-            gap.value[1:],
-            gap.lower[1:],
-            gap.upper[1:],
-            name,
-            look.color,
-            look.line,
-        )
+        gap = table(part, "gap")
+        curves.mean_curve(rounds, np.arange(gap.shape[1]), gap, name, look)
+        used = table(part, "labels").mean(axis=0)
+        curves.mean_curve(labels, used[1:], gap[:, 1:], name, look)
     part = _part(frame, _MAIN)
     above = {"R2′": 7, "R4": -11}
     lines = {
-        f"bound, {rule}": (table(part, f"bound {rule}")[:, :-1], above[rule])
+        f"bound, {rule}": (played(part, f"bound {rule}"), above[rule])
         for rule in certificates(sweep)
     }
-    draw_bounds(bounds, table(part, "left")[:, :-1], lines)
+    draw_bounds(bounds, played(part, "left"), lines)
     _draw_counts(count, frame, sweep)
     rounds.set(title="Gap against rounds", xlabel="round", ylabel="J(π*) − J(π¹)")
     labels.set(title="Gap against labels", xlabel="labels", ylabel="J(π*) − J(π¹)")
@@ -242,22 +225,18 @@ def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
 
 def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     numbers: dict[str, float | str] = {}
+    part = _part(frame, _MAIN)
     for rule in certificates(sweep):
-        part = _part(frame, _MAIN)
-        left, bound = table(part, "left")[:, :-1], table(part, f"bound {rule}")[:, :-1]
+        bound = played(part, f"bound {rule}")
         numbers[f"bound (a) / left side at the last round, median, {rule}, {_MAIN}"] = float(
-            np.median(bound[:, -1] / left[:, -1])
+            np.median(bound[:, -1] / played(part, "left")[:, -1])
         )
-        closed = table(part, f"closed {rule}")[:, :-1]
         numbers[f"bound (c) / bound (a) at the last round, median, {rule}, {_MAIN}"] = float(
-            np.median(closed[:, -1] / bound[:, -1])
+            np.median(played(part, f"closed {rule}")[:, -1] / bound[:, -1])
         )
-        smallest = [
-            np.min(table(p, f"bound {rule}")[:, :-1] / table(p, "left")[:, :-1])
+        numbers[f"smallest bound (a) / left side over rounds and replicas, {rule}"] = min(
+            float(np.min(played(p, f"bound {rule}") / played(p, "left")))
             for p in (_part(frame, name) for name in _names(frame))
-        ]
-        numbers[f"smallest bound (a) / left side over rounds and replicas, {rule}"] = float(
-            min(smallest)
         )
     for name in _names(frame):
         part = _part(frame, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,19 @@ from rlhf_theory.algorithms.enhancers import (
     require_ellipsoid,
 )
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
-from rlhf_theory.arrays import Array, expand_rows, namespace, solve, to_numpy
+from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.core import Enhancer, OnlineAlgorithm, PairFeedback, Policy, Problem
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.confidence import Adaptive, ConfidenceRule, MarginalLikelihood, Scaled
-from rlhf_theory.evaluation.statistics import Interval, clopper_pearson
+from rlhf_theory.evaluation.coverage import coverage_coefficient
+from rlhf_theory.evaluation.statistics import clopper_pearson
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.features import mean_feature
 from rlhf_theory.plots import curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Sweep
+from rlhf_theory.theorems.checks import often
+from rlhf_theory.theorems.frames import by_replica
+from rlhf_theory.theorems.panels import remark
 from rlhf_theory.worlds.bandit import Bandit
 
 Watch = Callable[[OnlineState, Problem, object, Key], tuple[Mapping[str, Array], object]]
@@ -133,14 +136,9 @@ class TwoTerms:
         confidence = self.rule.confidence_set(state.fit, state.data, problem)
         ball = require_ellipsoid(confidence)
         x, weights = problem.population(key, 0)
-        xp = namespace(weights)
-        zero = mean_feature(x, x.log_pi0)
 
         def bonus(policy: Policy) -> Array:
-            gap = mean_feature(x, policy.log_probs(x)) - zero
-            v = expand_rows(xp.sum(weights[..., None] * gap, axis=1), problem.n_replicas)
-            square = xp.sum(v * solve(ball.sigma, v), axis=-1)
-            return ball.beta * xp.sqrt(square)
+            return ball.beta * coverage_coefficient(x, weights, policy.log_probs(x), ball.sigma, 1)
 
         return {"enhancer": bonus(state.plan.value), "coverage": bonus(self.optimum)}, memory
 
@@ -194,22 +192,19 @@ def curves_of(
         advance=advance,
         **more,
     )
-    r, t = trace["gap"].shape
-    named = {
-        "labels": trace["labels"],
-        "gap": trace["gap"],
-        "left": trace["jeffreys"],
-        **{n: v for n, v in trace.arrays.items() if n not in _DROPPED},
-    }
-    frame = {"round": np.tile(np.arange(t), r), "replica": np.repeat(np.arange(r), t)}
-    return pd.DataFrame({**frame, **{name: value.ravel() for name, value in named.items()}})
+    reported = [name for name in trace.arrays if name not in _DROPPED]
+    frame = trace.to_pandas()[["round", "replica", "labels", "gap", "jeffreys", *reported]]
+    return frame.rename(columns={"jeffreys": "left"})
 
 
 def table(frame: pd.DataFrame, name: str) -> np.ndarray:
     """Return one column of one learner as ``(R, T + 1)``."""
-    part = frame.sort_values(["replica", "round"])
-    shape = (part["replica"].nunique(), part["round"].nunique())
-    return part[name].to_numpy(dtype=float).reshape(shape)
+    return by_replica(frame, "round", name)[1]
+
+
+def played(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return one column of the rounds that were played, ``(R, T)``: what they report is there."""
+    return table(frame, name)[:, :-1]
 
 
 def always_held(left: np.ndarray, bound: np.ndarray) -> tuple[int, int]:
@@ -221,17 +216,21 @@ def always_held(left: np.ndarray, bound: np.ndarray) -> tuple[int, int]:
 
 def held_check(name: str, counts: list[tuple[int, int]], delta: float) -> Check:
     """Return the check that a bound held at all rounds, for the worst of several learners."""
-    shares = [k / n for k, n in counts]
-    k, n = counts[int(np.argmin(shares))]
-    interval: Interval = clopper_pearson(k, n)
-    low, high = interval.ends
-    return Check(
-        name=name,
-        measured=k / n,
-        interval=(low, high),
-        required=f"at least {1.0 - delta:g}, by the lower end of the 95 % interval",
-        passed=low >= 1.0 - delta,
-    )
+    share = clopper_pearson(*min(counts, key=lambda count: count[0] / count[1]))
+    required = f"at least {1.0 - delta:g}, by the lower end of the 95 % interval"
+    return often(name, share, 1.0 - delta, required)
+
+
+def bound_held(name: str, parts: Iterable[pd.DataFrame], terms: list[str], delta: float) -> Check:
+    """Return the check that the sum of ``terms`` bounded the left side in all rounds played.
+
+    ``parts`` are the curves of learners, of which the worst counts.
+    """
+    counts = []
+    for part in parts:
+        right = np.sum([played(part, term) for term in terms], axis=0)
+        counts.append(always_held(played(part, "left"), right))
+    return held_check(name, counts, delta)
 
 
 def best_rounds(bound: np.ndarray) -> np.ndarray:
@@ -260,13 +259,5 @@ def draw_bounds(panel: Axes, left: np.ndarray, lines: Mapping[str, tuple[np.ndar
         curves.bound(panel, at, line, label="")
         written.append((label, line, above))
     for label, line, above in written:
-        panel.annotate(
-            label,
-            (at[-1], line[-1]),
-            (0, above),
-            textcoords="offset points",
-            ha="right",
-            color=style.INK,
-            fontsize=7.0,
-        )
+        remark(panel, label, (at[-1], line[-1]), (0, above), style.INK)
     panel.set(xlabel="round", ylabel="gap + η KL(π* ‖ π¹)")

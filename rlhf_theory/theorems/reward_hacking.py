@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlhf_theory import worlds
 from rlhf_theory.arrays import Array, inner, to_numpy
 from rlhf_theory.data import PreferenceData
 from rlhf_theory.estimators.ellipsoid import ellipsoid
@@ -29,14 +28,20 @@ from rlhf_theory.features import centred
 from rlhf_theory.planners.best_of_n import best_of_n_path
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.plots.style import SeriesStyle
 from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import above, estimate
+from rlhf_theory.theorems.frames import select
+from rlhf_theory.theorems.panels import dotted, interval_curve
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import linear_world, nested_data, replica_blocks
 from rlhf_theory.worlds.bandit import Bandit
 
 _PLAIN = "plain proxy"
-_PATHS = ("Gibbs", "best-of-n")
+_LAWS: dict[str, Law] = {"Gibbs": "rl", "best-of-n": "best-of-n"}
+_PATHS = tuple(_LAWS)
 _KEYS = ["replica", "labels", "method", "multiplier", "path", "step"]
 
 
@@ -45,36 +50,21 @@ _KEYS = ["replica", "labels", "method", "multiplier", "path", "step"]
 
 def _world(sweep: Sweep, replicas: int) -> Bandit:
     # A negative peak leans pi0 towards good actions, as fine-tuning on demonstrations does.
-    return worlds.linear(
-        contexts=sweep["contexts"],
-        actions=sweep["actions"],
-        dim=sweep["dim"],
-        reference="peaked",
-        peak=-sweep["lean"],
-        replicas=replicas,
-        seed=sweep["instance"],
-        name="leaning",
-    )
+    return linear_world(sweep, replicas, reference="peaked", peak=-sweep["lean"], name="leaning")
 
 
 def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     """Return the paths of every method: one row per replica, label count, multiplier and step."""
     world = _world(sweep, sweep["replicas"])
     frames = []
-    for first in range(0, sweep["replicas"], sweep["block"]):
-        stop = min(first + sweep["block"], sweep["replicas"])
-        part, own = world.block(first, stop), key.block(first)
-        data: PreferenceData = part.problem.empty_data()
-        drawn = 0
-        for labels in sweep["labels"]:
-            data = part.offline_data(own.child("pairs", labels), labels - drawn, onto=data)
-            drawn = labels
+    for first, part, own in replica_blocks(sweep, world, key):
+        for labels, data in nested_data(part, sweep["labels"], own):
             refits = own.child("bootstrap", labels)
             for method, multiplier, rewards in _proxies(sweep, part, data, refits):
                 frame = _paths(sweep, part, rewards)
                 frame["replica"] += first
                 frames.append(frame.assign(labels=labels, method=method, multiplier=multiplier))
-        progress.advance(f"replicas {first}-{stop - 1}")
+        progress.advance(f"replicas {first}-{first + part.n_replicas - 1}")
     table = pd.concat(frames, ignore_index=True)
     return table.astype({"method": "category", "path": "category"})
 
@@ -146,7 +136,7 @@ class _Curves:
 
 
 def _curves(frame: pd.DataFrame, method: str, path: str) -> _Curves:
-    part = frame[(frame["method"] == method) & (frame["path"] == path)].sort_values(_KEYS)
+    part = select(frame, method=method, path=path).sort_values(_KEYS)
     labels, multipliers = np.unique(part["labels"]), np.unique(part["multiplier"])
     shape = (-1, labels.size, multipliers.size, int(part["step"].max()) + 1)
     kl, gold, proxy = (
@@ -163,15 +153,13 @@ def _judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     for path in _PATHS:
         plain = _curves(frame, _PLAIN, path)
         drop = resample_means([plain.gold[:, 0, 0]], lambda g: drop_from_peak(g)[:, None])
-        low, high = float(drop.lower[0]), float(drop.upper[0])
         checks.append(
-            Check(
-                name=f"{path}: gold reward the plain proxy loses from its peak, "
+            above(
+                f"{path}: gold reward the plain proxy loses from its peak, "
                 f"{plain.labels[0]:g} labels",
-                measured=float(drop.value[0]),
-                interval=(low, high),
-                required="above 0 (else nothing was over-optimised)",
-                passed=low > 0.0,
+                drop.at(0),
+                0.0,
+                "above 0 (else nothing was over-optimised)",
             )
         )
         checks += [_pessimism(frame, method, path, plain) for method in ("LCB", "UWO")]
@@ -189,14 +177,12 @@ def _pessimism(frame: pd.DataFrame, method: str, path: str, plain: _Curves) -> C
 
     found = resample_means([other.gold, plain.gold], excess, level=level)
     best = int(np.argmin(found.value))
-    ends = float(found.lower[best]), float(found.upper[best])
-    return Check(
-        name=f"{path}: drop of {method} × {other.multipliers[best]:g} (the best of the grid) minus "
+    return estimate(
+        f"{path}: drop of {method} × {other.multipliers[best]:g} (the best of the grid) minus "
         "that of the plain proxy, mean over label counts",
-        measured=float(found.value[best]),
-        interval=ends,
-        required=f"at most 0, upper end of the {level:.2%} interval",
-        passed=ends[1] <= 0.0,
+        found.at(best),
+        f"at most 0, upper end of the {level:.2%} interval",
+        passed=found.upper[best] <= 0.0,
     )
 
 
@@ -223,22 +209,15 @@ def _draw_plain(panels: list[Axes], frame: pd.DataFrame) -> None:
             color, d = style.series(count).color, plain.distance(count)
             gold = mean_interval(plain.gold[:, count, 0])
             name = f"{labels:g} labels"
-            curves.curve(ax, d, gold.value, gold.lower, gold.upper, name, color)
+            interval_curve(ax, d, gold, name, SeriesStyle(color, "-", "o"))
             peak = int(np.argmax(gold.value))
             curves.points(ax, d[peak], gold.value[peak], color=color)
             proxy = mean_interval(plain.proxy[:, count, 0]).value
             curves.curve(panels[0], d, proxy, label=f"{name}, {path}", color=color, style=line)
-            law: Law = "rl" if path == "Gibbs" else "best-of-n"
-            fit = _fit(plain, count, law).value
+            alpha, beta = _fit(plain, count, path).value
             dense = np.linspace(0.0, d[-1], 50)
-            curves.curve(
-                ax,
-                dense,
-                over_optimisation_law(dense, fit[0], fit[1], law),
-                color=color,
-                style=(0, (1, 1.5)),
-                width=0.9,
-            )
+            fitted = over_optimisation_law(dense, alpha, beta, _LAWS[path])
+            dotted(ax, dense, fitted, color, width=0.9)
         ax.set(title=f"Gold, {path}", ylabel="gold reward over π0")
     panels[0].set(title="Proxy", ylabel="proxy reward over π0")
 
@@ -246,14 +225,11 @@ def _draw_plain(panels: list[Axes], frame: pd.DataFrame) -> None:
 def _draw_grid(fig: Figure, ax: Axes, frame: pd.DataFrame, method: str) -> None:
     """Draw gold reward along the Gibbs path at the fewest labels for every multiplier."""
     plain, other = _curves(frame, _PLAIN, "Gibbs"), _curves(frame, method, "Gibbs")
-    gold = mean_interval(plain.gold[:, 0, 0])
-    curves.curve(ax, plain.distance(0), gold.value, gold.lower, gold.upper, "plain", "ink")
+    ink = SeriesStyle("ink", "-", "o")
+    curves.mean_curve(ax, plain.distance(0), plain.gold[:, 0, 0], "plain", ink)
     for option, multiplier in enumerate(other.multipliers):
         look, d = style.series(option), other.distance(0, option)
-        gold = mean_interval(other.gold[:, 0, option])
-        curves.curve(
-            ax, d, gold.value, gold.lower, gold.upper, f"× {multiplier:g}", look.color, look.line
-        )
+        curves.mean_curve(ax, d, other.gold[:, 0, option], f"× {multiplier:g}", look)
     ax.set(title=f"{method}, {plain.labels[0]:g} labels", ylabel="gold reward over π0")
     axes.legend(fig, [ax], inside=ax, loc="lower left")
 
@@ -268,24 +244,17 @@ def _draw_drops(ax: Axes, frame: pd.DataFrame) -> None:
                 [other.gold[:, count], plain.gold[:, count]],
                 lambda g, p: drop_from_peak(g) - drop_from_peak(p),
             )
-            curves.curve(
-                ax,
-                other.multipliers,
-                excess.value,
-                excess.lower,
-                excess.upper,
-                f"{method}, {labels:g} labels",
-                style.series(count).color,
-                line,
-            )
+            look = replace(style.series(count), line=line)
+            interval_curve(ax, other.multipliers, excess, f"{method}, {labels:g} labels", look)
     curves.level(ax, 0.0)
     ax.set(title="Drop against plain", xlabel="multiplier", ylabel="difference of drops")
 
 
-def _fit(plain: _Curves, count: int, law: Law) -> Interval:
+def _fit(plain: _Curves, count: int, path: str) -> Interval:
+    """Return alpha and beta of the law of a path, at one label count."""
     return resample_means(
         [plain.kl[:, count, 0], plain.gold[:, count, 0]],
-        lambda kl, gold: over_optimisation_fit(kl, gold, law),
+        lambda kl, gold: over_optimisation_fit(kl, gold, _LAWS[path]),
     )
 
 
@@ -307,21 +276,19 @@ def _constants(frame: pd.DataFrame, sweep: Sweep) -> dict[str, float | str]:
     numbers: dict[str, float | str] = {}
     for path in _PATHS:
         plain = _curves(frame, _PLAIN, path)
-        law: Law = "rl" if path == "Gibbs" else "best-of-n"
         for count, labels in enumerate(plain.labels):
             peak = resample_means(
                 [plain.kl[:, count, 0], plain.gold[:, count, 0]],
                 lambda kl, gold: peak_distance(kl, gold)[:, None],
             )
-            numbers[f"{path}: √KL at the peak, {labels:g} labels"] = _text(peak, 0)
-            fit = _fit(plain, count, law)
-            numbers[f"{path}: α, β, {labels:g} labels"] = f"{_text(fit, 0)}; {_text(fit, 1)}"
+            numbers[f"{path}: √KL at the peak, {labels:g} labels"] = _text(peak.at(0))
+            fit = _fit(plain, count, path)
+            numbers[f"{path}: α, β, {labels:g} labels"] = f"{_text(fit.at(0))}; {_text(fit.at(1))}"
     return numbers | label_spread(_world(sweep, 1))
 
 
-def _text(interval: Interval, k: int) -> str:
-    value, low, high = (float(v[k]) for v in (interval.value, interval.lower, interval.upper))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def _text(found: Interval) -> str:
+    return f"{found.value:.3f} [{found.lower:.3f}, {found.upper:.3f}]"
 
 
 _FULL = {

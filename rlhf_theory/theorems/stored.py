@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 import traceback
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rlhf_theory.experiments.trace import versions
 from rlhf_theory.plots.figures import save
 from rlhf_theory.plots.style import theme
 from rlhf_theory.randomness import Key
-from rlhf_theory.store import write_atomic, write_json
+from rlhf_theory.store import read_json, write_atomic, write_json
 from rlhf_theory.theorems.card import Mode, Note, Progress, Sweep, Theorem, Verdict, sweep_data
 
 FILES = (
@@ -93,10 +92,10 @@ class Task:
 
 def read_verdict(folder: Path) -> Verdict | None:
     """Return the verdict in a folder, or None where there is none that can be read."""
+    content = read_json(folder / "verdict.json")
     try:
-        content = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-        return Verdict.from_json(content)
-    except (OSError, ValueError):
+        return None if content is None else Verdict.from_json(content)
+    except ValueError:
         return None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.studies import sheets
@@ -207,7 +208,7 @@ def _curves(
     floor = _floor(found)
     for ax, items in zip(flat, found, strict=True):
         if "x" not in logs:  # what is counted has no halves
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         if logs:
             axes.log_axes(ax, logs)  # type: ignore[arg-type]
         for series, x, drawn in items:
