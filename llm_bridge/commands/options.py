@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from llm_bridge.jobs.feature_options import FeatureOptions
     from llm_bridge.jobs.sources import ModelSource
-    from llm_bridge.jobs.texts import FeatureOptions
     from llm_bridge.training.settings import TrainingSettings
 
 Prompts = Annotated[
@@ -102,7 +102,7 @@ class Features:
 
     def options(self, *, encoder: bool = False, log_prob: bool | None = None) -> FeatureOptions:
         """Return which features; ``ValueError`` for layers that are no whole numbers."""
-        from llm_bridge.jobs.texts import FeatureOptions
+        from llm_bridge.jobs.feature_options import FeatureOptions
 
         numbers = None
         if self.layers is not None:

@@ -16,10 +16,11 @@ import torch
 
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.details import frame_bytes
+from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import ModelJob
 from llm_bridge.jobs.sources import read_prompts
-from llm_bridge.jobs.texts import FeatureOptions, as_prompt, as_response
+from llm_bridge.jobs.texts import as_prompt, as_response
 from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler

@@ -14,11 +14,12 @@ import torch
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.evaluation.details import frame_bytes
+from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.heads import is_head, save_head
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import ModelJob
 from llm_bridge.jobs.sources import split_held_out
-from llm_bridge.jobs.texts import FeatureOptions, unscored
+from llm_bridge.jobs.texts import unscored
 from llm_bridge.labels.preference_files import PreferencePair, read_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.pools.data import Comparison, PromptData

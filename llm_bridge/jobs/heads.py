@@ -13,8 +13,8 @@ import torch
 
 from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.errors import ModelError
+from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.sources import ModelSource
-from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.jobs.variants import Variant
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import HeadFit, OnFeatures

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -20,24 +20,18 @@ from llm_bridge.evaluation.report import (
     write_run_page,
 )
 from llm_bridge.jobs.evaluate import draw_results
+from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.job import Say, flat
 from llm_bridge.jobs.learners import LearnerOptions
 from llm_bridge.jobs.model_jobs import PoolJob
-from llm_bridge.jobs.rewards import preference_of, reward_of
-from llm_bridge.jobs.sources import read_prompts, split_held_out
-from llm_bridge.jobs.texts import FeatureOptions
-from llm_bridge.labels.oracles import RewardModelOracle
-from llm_bridge.labels.people import LabelFile
-from llm_bridge.language.models import Text
+from llm_bridge.jobs.prompts import Prompts, check_labels
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
-from llm_bridge.pools.world import PromptWorld
 from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.core import Policy
 from rlhf_theory.errors import check_positive
 from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.experiments.trace import Trace
-from rlhf_theory.oracles import feedback_from
 from rlhf_theory.report.sections import Section
 from rlhf_theory.store import write_atomic
 
@@ -86,19 +80,11 @@ class IterateJob(PoolJob):
 
     def __post_init__(self) -> None:
         check_positive("rounds", self.rounds)
-        if (self.labels is None) == (self.preference is None):
-            message = "Say who labels: --labels people, --labels REWARD, or --preference FUNCTION."
-            raise ValueError(message)
+        check_labels(self.labels, self.preference, self.label_scale)
         if self.preference is not None and not self.learner.of_game:
             message = (
                 "A general preference needs a learner of a game, such as 'nash-game': "
                 f"{self.learner.learner!r} looks for a reward."
-            )
-            raise ValueError(message)
-        check_positive("label_scale", self.label_scale)
-        if self.label_scale != 1.0 and self.labels in (None, "people"):
-            message = (
-                "label_scale is of labels by a reward: people and preferences would ignore it."
             )
             raise ValueError(message)
         drawn = [] if self.samples in (0, IterateJob.samples) else ["samples"]
@@ -116,18 +102,31 @@ class IterateJob(PoolJob):
             "training": self.training.identity(),
         }
 
-    def _prompts(self) -> tuple[list[Text], list[Text]]:
-        prompts = read_prompts(self.file)
-        held = split_held_out(prompts, self.test_share, self.seed)
-        train = [p for p, test in zip(prompts, held, strict=True) if not test]
-        if not train:
-            message = f"All {len(prompts)} prompts are held out. Hold out a smaller share."
-            raise ValueError(message)
-        return train, [p for p, test in zip(prompts, held, strict=True) if test]
+    def _recipe(self, out: Path) -> Prompts:
+        trains, loading = self.learner.trains, self.source.loading()
+        return Prompts(
+            prompts=str(self.file),
+            model=self.source.name,
+            labels=self.labels,
+            preference=self.preference,
+            label_scale=self.label_scale,
+            features=self.features,
+            eta=self.eta,
+            pool_size=self.pool_size,
+            refresh=self.refresh and trains,
+            game=self.learner.of_game,
+            held_out=self.test_share,
+            samples=self.samples if trains else 0,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            folder=out,
+            **loading,
+        )
 
     def plan(self, out: Path) -> list[str]:
         """Return what would be done; see `Job`."""
-        train, test = self._prompts()
+        train, test = self._recipe(out).split()
         n = self.learner.batch_size
         by = self.labels or self.preference
         done = len(list(out.glob("training/*/result.json")))
@@ -142,42 +141,12 @@ class IterateJob(PoolJob):
 
     def run(self, out: Path, say: Say) -> None:
         """Play the rounds, evaluate, write model, card, trace and page; see `Job`."""
-        train, test = self._prompts()
-        policy = self.policy_of(self.source)
-        features = self.features.make(policy.model, cache=out / "cache", batch_size=self.batch_size)
-        problem = self.problem(train, policy, features)
-        say(f"Pools: {problem.report()}")
-        if self.learner.of_game:
-            problem = problem.for_preferences()
-        feedback, gold, preference = self._feedback(out, policy)
-        trains = self.learner.trains
-        # Whoever holds nothing out evaluates on the prompts that were trained on, in other pools.
-        held_out = HeldOut(
-            problem.held_out(test or train),
-            gold,
-            preference=preference,
-            game="probability" if preference is not None else None,
-            n_samples=self.samples if trains else 0,
-            seed=self.seed,
-        )
-        judge = _Spoken(held_out, say)
+        world = self._recipe(out).made(self.seed)
+        say(f"Pools: {world.problem.report()}")
+        judge = _Spoken(cast("HeldOut", world.judge), say)
         learner = self.learner.make(self.training, out / "training", label_scale=self.label_scale)
-        world = PromptWorld(
-            problem=problem, feedback=feedback, judge=judge, refresh=self.refresh and trains
-        )
-        trace = run_online(learner, world, self.rounds, seed=self.seed)
-        self._write(out, say, trace, held_out, problem, judge.judged[-1])
-
-    def _feedback(self, out: Path, policy: LanguageModelPolicy) -> tuple[Any, Any, Any]:
-        """Return who labels, and the reward or preference that policies are judged by."""
-        if self.labels == "people":
-            return LabelFile(out / "labels"), None, None
-        if self.preference is not None:
-            preference = preference_of(self.preference)
-            return feedback_from(preference), None, preference
-        reward = reward_of(str(self.labels), self.source, writer=policy.model)
-        oracle = RewardModelOracle(reward, self.label_scale)
-        return feedback_from(oracle), reward, oracle if self.learner.of_game else None
+        trace = run_online(learner, replace(world, judge=judge), self.rounds, seed=self.seed)
+        self._write(out, say, trace, judge.held_out, world.problem, judge.judged[-1])
 
     def _write(
         self,

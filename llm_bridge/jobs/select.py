@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from llm_bridge.embeddings.features import FittedFeatures
+from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.heads import load_head
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import PoolJob
 from llm_bridge.jobs.sources import read_prompts
-from llm_bridge.jobs.texts import FeatureOptions
 from llm_bridge.jobs.variants import Variant, variant_of
 from llm_bridge.labels.people import LabelFile
 from llm_bridge.labels.preference_files import Preferences, write_preferences

@@ -10,10 +10,10 @@ import torch
 import rlhf_theory as rt
 from llm_bridge import HeldOut, PromptProblem, PromptWorld
 from llm_bridge.embeddings.features import TransformerFeatures
+from llm_bridge.jobs.prompts import Prompts
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.labels.oracles import RewardModelOracle, TextReward
 from llm_bridge.tiny import questions
-from llm_bridge.worlds.prompts import Prompts
 from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.studies.running import longer
@@ -52,7 +52,7 @@ def here(tmp_path, tiny_model, monkeypatch):
 
 def world(**changes):
     settings = {
-        "kind": "llm_bridge.worlds.prompts:Prompts",
+        "kind": "llm_bridge.jobs.prompts:Prompts",
         "prompts": "prompts.txt",
         "model": "model",
         "labels": REWARD,
@@ -227,9 +227,9 @@ def wins(prompt: str, first: str, second: str) -> float:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"labels": None}, "labels must say who labels"),
+        ({"labels": None}, "Say who labels"),
         ({"preference": "m:f", "labels": None}, "set game = true"),
-        ({"labels": "people", "label_scale": 2.0}, "people and preferences ignore it"),
+        ({"labels": "people", "label_scale": 2.0}, "people and preferences would ignore it"),
         ({"samples": 1}, "samples must be 0 or at least 2; got 1"),
         ({"held_out": 1.0}, "held_out must lie in"),
         ({"prompts": "none.txt"}, "There is no file none.txt"),

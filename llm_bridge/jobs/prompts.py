@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_bridge.jobs.feature_options import FeatureOptions
 from rlhf_theory.core import World
 from rlhf_theory.errors import check_positive
 from rlhf_theory.register import register
@@ -18,25 +19,23 @@ if TYPE_CHECKING:
     from llm_bridge.language.models import Text
     from llm_bridge.pools.policy import LanguageModelPolicy
     from llm_bridge.pools.problem import PromptProblem
+    from llm_bridge.pools.world import PromptWorld
 
 PEOPLE = "people"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptFeatures:
-    """Features of responses, of the model itself; as in `TransformerFeatures`.
-
-    Attributes
-    ----------
-    pooling, layers, dim, whiten, scale
-        None for the defaults there.
-    """
-
-    pooling: tuple[str, ...] | None = None
-    layers: tuple[int, ...] | None = None
-    dim: int | None = None
-    whiten: bool = False
-    scale: str = "none"
+def check_labels(labels: str | None, preference: str | None, label_scale: float) -> None:
+    """Raise ``ValueError`` unless one of the two says who labels, and a scale is of a reward's."""
+    if (labels is None) == (preference is None):
+        message = (
+            "Say who labels: labels by people or by a reward, or a preference; got "
+            f"labels={labels!r}, preference={preference!r}."
+        )
+        raise ValueError(message)
+    check_positive("label_scale", label_scale)
+    if label_scale != 1.0 and labels in (None, PEOPLE):
+        message = "label_scale is of labels by a reward: people and preferences would ignore it."
+        raise ValueError(message)
 
 
 @register("world", "prompts")
@@ -100,7 +99,7 @@ class Prompts(WorldRecipe):
     labels: str | None = None
     preference: str | None = None
     label_scale: float = 1.0
-    features: PromptFeatures = field(default_factory=PromptFeatures)
+    features: FeatureOptions = field(default_factory=FeatureOptions)
     eta: float = 0.1
     pool_size: int = 8
     refresh: bool = False
@@ -121,19 +120,11 @@ class Prompts(WorldRecipe):
     folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("label_scale", "eta", "pool_size", "threads", "replicas", "at_once"):
+        for name in ("eta", "pool_size", "threads", "replicas", "at_once"):
             check_positive(name, getattr(self, name))
-        if (self.labels is None) == (self.preference is None):
-            message = (
-                'labels must say who labels ("people" or a reward), or preference a function; got '
-                f"labels={self.labels!r}, preference={self.preference!r}."
-            )
-            raise ValueError(message)
+        check_labels(self.labels, self.preference, self.label_scale)
         if self.preference is not None and not self.game:
-            message = "preference is for learners of a game: set game = true."
-            raise ValueError(message)
-        if self.label_scale != 1.0 and self.labels in (None, PEOPLE):
-            message = "label_scale is of labels by a reward: people and preferences ignore it."
+            message = "A preference is for learners of a game: set game = true."
             raise ValueError(message)
         if self.samples == 1 or self.samples < 0:
             message = f"samples must be 0 or at least 2; got {self.samples}."
@@ -154,8 +145,8 @@ class Prompts(WorldRecipe):
 
         return measured(
             gold=self.labels not in (None, PEOPLE),
-            preference=self.preference is not None or (self.game and self.labels != PEOPLE),
-            game=self.preference is not None,
+            preference=self.game and self.labels != PEOPLE,
+            game=self.game and self.labels != PEOPLE,
             fresh=self.samples > 0,
         )
 
@@ -172,30 +163,20 @@ class Prompts(WorldRecipe):
         """Load the model, draw the pools of one replica; ``ValueError`` for several."""
         import torch
 
-        from llm_bridge.pools.world import PromptWorld
-
         if stop - first != 1:
             message = f"Replicas of prompts are blocks of their own; got {first} .. {stop - 1}."
             raise ValueError(message)
         torch.set_num_threads(self.threads)
-        train, test = self._split()
-        policy = self._source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
-        problem = self._problem(train, policy, self.seed + first)
-        feedback, gold, preference = self._feedback(policy)
-        judge = self._judge(problem, test or train, gold, preference, self.seed + first)
-        return PromptWorld(
-            problem=problem,
-            feedback=feedback,
-            judge=judge,
-            refresh=self.refresh,
-            settings={"prompts": self.prompts, "model": self.model, "replica": first},
-        )
+        return self.made(self.seed + first)
 
-    @property
-    def _source(self) -> ModelSource:
+    def made(self, seed: int) -> PromptWorld:
+        """Load the model, draw pools and held-out pools of a seed."""
         from llm_bridge.jobs.sources import ModelSource
+        from llm_bridge.pools.problem import PromptProblem
+        from llm_bridge.pools.world import PromptWorld
 
-        return ModelSource(
+        train, test = self.split()
+        source = ModelSource(
             name=self.model,
             revision=self.revision,
             device=self.device,
@@ -203,11 +184,30 @@ class Prompts(WorldRecipe):
             offline=self.offline,
             pad_token=self.pad_token,
         )
+        policy = source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        problem = PromptProblem(
+            train,
+            policy,
+            features=self.features.make(
+                policy.model, cache=self._kept("cache"), batch_size=self.batch_size
+            ),
+            pool_size=self.pool_size,
+            eta=self.eta,
+            seed=seed,
+        )
+        problem = problem.for_preferences() if self.game else problem
+        feedback, gold, preference = self._feedback(policy, source)
+        return PromptWorld(
+            problem=problem,
+            feedback=feedback,
+            # Where nothing is held out, on the prompts that were trained on, in other pools.
+            judge=self._judge(problem.held_out(test or train), gold, preference, seed),
+            refresh=self.refresh,
+            settings={"prompts": self.prompts, "model": self.model, "seed": seed},
+        )
 
-    def _kept(self, name: str) -> Path | None:
-        return None if self.folder is None else Path(self.folder) / name
-
-    def _split(self) -> tuple[list[Text], list[Text]]:
+    def split(self) -> tuple[list[Text], list[Text]]:
+        """Return the prompts to learn from and those held out; ``ValueError`` for none of these."""
         from llm_bridge.jobs.sources import read_prompts, split_held_out
 
         prompts = read_prompts(Path(self.prompts))
@@ -218,29 +218,10 @@ class Prompts(WorldRecipe):
             raise ValueError(message)
         return train, [p for p, test in zip(prompts, held, strict=True) if test]
 
-    def _problem(self, train: list[Text], policy: LanguageModelPolicy, seed: int) -> PromptProblem:
-        from dataclasses import asdict
+    def _kept(self, name: str) -> Path | None:
+        return None if self.folder is None else Path(self.folder) / name
 
-        from llm_bridge.embeddings.features import TransformerFeatures
-        from llm_bridge.pools.problem import PromptProblem
-
-        features = TransformerFeatures(
-            policy.model,
-            batch_size=self.batch_size,
-            cache=self._kept("features"),
-            **asdict(self.features),
-        )
-        problem = PromptProblem(
-            train,
-            policy,
-            features=features,
-            pool_size=self.pool_size,
-            eta=self.eta,
-            seed=seed,
-        )
-        return problem.for_preferences() if self.game else problem
-
-    def _feedback(self, policy: LanguageModelPolicy) -> tuple[Any, Any, Any]:
+    def _feedback(self, policy: LanguageModelPolicy, source: ModelSource) -> tuple[Any, Any, Any]:
         """Return who labels, and the reward or preference that policies are judged by."""
         from llm_bridge.jobs.rewards import preference_of, reward_of
         from llm_bridge.labels.oracles import RewardModelOracle
@@ -256,25 +237,18 @@ class Prompts(WorldRecipe):
         if self.preference is not None:
             preference = preference_of(self.preference)
             return feedback_from(preference), None, preference
-        reward = reward_of(str(self.labels), self._source, writer=policy.model)
+        reward = reward_of(str(self.labels), source, writer=policy.model)
         oracle = RewardModelOracle(reward, self.label_scale)
         return feedback_from(oracle), reward, oracle if self.game else None
 
-    def _judge(
-        self,
-        problem: PromptProblem,
-        prompts: list[Text],
-        gold: Any,
-        preference: Any,
-        seed: int,
-    ) -> HeldOut:
+    def _judge(self, problem: PromptProblem, gold: Any, preference: Any, seed: int) -> HeldOut:
         from llm_bridge.evaluation.held_out import HeldOut
 
         return HeldOut(
-            problem.held_out(prompts),
+            problem,
             gold,
             preference=preference,
-            game="probability" if self.preference is not None else None,
+            game="probability" if preference is not None else None,
             n_samples=self.samples,
             seed=seed,
         )

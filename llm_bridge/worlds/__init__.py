@@ -1,1 +1,0 @@
-"""Worlds of language models that study files can name."""
