@@ -206,6 +206,7 @@ class FitJob(RewardJob):
             if quality is not None
         }
         about = {
+            "model": self.source.name,
             **self.source.identity(),
             **self.features.identity(),
             "pad_token": self.source.pad_token,

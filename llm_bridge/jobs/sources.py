@@ -17,6 +17,7 @@ from llm_bridge.language.loading import Loading
 from llm_bridge.language.models import LanguageModel, Text
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
+from llm_bridge.storage.content import model_content
 from llm_bridge.storage.rows import each_made, numbered_rows
 
 
@@ -64,7 +65,8 @@ class ModelSource:
 
     def identity(self) -> dict[str, object]:
         """Return what results depend on; the device only decides the last bits."""
-        return {"model": self.name, "revision": self.revision, "dtype": self.dtype}
+        content = model_content(self.name, self.revision)
+        return {"weights": content, "revision": self.revision, "dtype": self.dtype}
 
 
 def read_prompts(path: Path) -> list[Text]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,24 @@ def test_embed_writes_features_and_reads_every_text_once(lm, home):
     np.testing.assert_allclose(again["phi"], arrays["phi"], atol=1e-6)
     code, said = lm("embed", "pairs.jsonl", "--model", "model", "--out", "e")
     assert (code, "are complete" in said) == (0, True)
+
+
+def test_results_belong_to_the_weights_and_not_to_the_place_of_a_model(lm, home):
+    shutil.copytree(home / "model", home / "copy")
+    embed = ("embed", "pairs.jsonl", "--out", "em", "--model")
+    assert lm(*embed, "copy")[0] == 0
+    shutil.move(home / "copy", home / "moved")
+    code, said = lm(*embed, "moved")
+    assert (code, "are complete" in said) == (0, True)
+    weights = home / "moved" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    before = files(home / "em")
+    code, said = lm(*embed, "moved")
+    assert code == 2
+    assert "weights" in said
+    assert files(home / "em") == before
 
 
 def test_embed_lets_the_model_answer_prompts_and_projects(lm, home):
