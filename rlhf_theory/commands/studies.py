@@ -36,6 +36,9 @@ _MaxTime = Annotated[
 ]
 _FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
 _Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute failed blocks again.")]
+_Verify = Annotated[
+    bool, typer.Option("--verify", help="Read all that is there; make anew what is damaged.")
+]
 _Only = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Only these worlds, learners or WORLD/LEARNER; repeatable."),
@@ -63,6 +66,7 @@ def run(
     max_time: _MaxTime = None,
     fail_fast: _FailFast = False,
     retry_failed: _Retry = False,
+    verify: _Verify = False,
     quiet: _Quiet = False,
 ) -> None:
     """Run a study, or go on where it was stopped; then draw its figures and its report.
@@ -71,6 +75,7 @@ def run(
     Ctrl-C; the same command goes on from what OUT holds.
     """
     from rlhf_theory.studies.bundled import study_path
+    from rlhf_theory.studies.running import plan_study
     from rlhf_theory.study import Study
 
     limit = None if max_time is None else seconds_of(max_time)
@@ -78,7 +83,8 @@ def run(
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
         options = _backend_options(option)
-        _say_plan(chosen, out, jobs, backend, options, only or (), retry_failed)
+        plan = plan_study(chosen, out, only=only or (), retry_failed=retry_failed, verify=verify)
+        _say_plan(chosen, plan, jobs, backend, options)
         return
     _run(
         chosen,
@@ -90,6 +96,7 @@ def run(
         max_time=limit,
         fail_fast=fail_fast,
         retry_failed=retry_failed,
+        verify=verify,
         toml=path.read_text(encoding="utf-8"),
         quiet=quiet,
     )
@@ -136,12 +143,20 @@ def extend(
 
 def status(
     out: Out,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all that is there; take away what is damaged.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show how many blocks of a study are done, failed and missing, cell by cell."""
+    """Show how many blocks of a study are done, failed and missing, cell by cell.
+
+    Files of the size and the time of change that a run has noted are trusted, without --verify.
+    """
     from rlhf_theory.study import StudyResult
 
     result = StudyResult(out)
+    for line in result.damaged(verify=verify):
+        _say(f"Damaged: {line} The next run makes it anew.")
     table, counts = result.status(), result.counts()
     if as_json:
         typer.echo(json.dumps({**counts, "cells": table.to_dict("records")}, indent=2))
@@ -239,8 +254,8 @@ def _complete(result: StudyResult, only: Sequence[str]) -> bool:
     """Return whether all blocks that were asked for are done."""
     from rlhf_theory.studies.running import chosen_cells
 
-    cells = chosen_cells(result.study, only)
-    return len(result.folder.done(cells)) == len(result.folder.tasks(cells))
+    look = result.folder.look(chosen_cells(result.study, only))
+    return len(look.done) == len(look.tasks)
 
 
 def _say(line: str) -> None:
@@ -254,18 +269,17 @@ def _short(result: StudyResult) -> pd.DataFrame:
 
 def _say_plan(
     study: Study,
-    out: Path | None,
+    plan: Plan,
     jobs: int | None,
     backend: str | None,
     options: Mapping[str, object],
-    only: Sequence[str],
-    retry_failed: bool,
 ) -> None:
     from rlhf_theory.studies.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
-    from rlhf_theory.studies.running import n_workers, plan_study
+    from rlhf_theory.studies.running import n_workers
 
-    plan = plan_study(study, out, only=only, retry_failed=retry_failed)
+    for line in plan.damaged:
+        _say(f"Damaged: {line} A run makes it anew.")
     workers = n_workers(study, jobs)
     kind = backend or study.run_options.backend
     make_backend(kind, options)

@@ -66,24 +66,42 @@ class ResultTables:
 
     def counts(self) -> dict[str, int]:
         """Return numbers of blocks: ``blocks``, ``done``, ``failed`` and ``missing``."""
-        total = sum(len(cell.blocks()) for cell in self.cells)
-        done, failed = len(self.folder.done(self.cells)), len(self.folder.failed(self.cells))
-        return {"blocks": total, "done": done, "failed": failed, "missing": total - done - failed}
+        table = self.status()
+        found = {name: int(table[name].sum()) for name in ("blocks", "done", "failed")}
+        return found | {"missing": found["blocks"] - found["done"] - found["failed"]}
 
     def status(self) -> pd.DataFrame:
         """Return blocks done, failed and in all, and seconds of computing, per cell."""
-        done, failed = self.folder.done(self.cells), self.folder.failed(self.cells)
-        seconds = self.folder.seconds(self.cells)
-        rows = []
-        for cell in self.cells:
-            names = [task.name for task in self.folder.tasks([cell])]
-            rows.append(
-                {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
-                | {"done": sum(n in done for n in names), "failed": sum(n in failed for n in names)}
-                | {"blocks": len(names), "seconds": sum(seconds.get(n, 0.0) for n in names)}
-                | {"cell": cell.key}
-            )
+        look = self.folder.look(self.cells)
+        zero = {"done": 0, "failed": 0, "blocks": 0, "seconds": 0.0}
+        sums = {cell.key: dict(zero) for cell in self.cells}
+        failed = set(look.failed)
+        for task in look.tasks:
+            row, name = sums[task.cell.key], task.name
+            row["blocks"] += 1
+            row["done"] += name in look.done
+            row["failed"] += name in failed
+            held = look.held.get(name)
+            row["seconds"] += (held.seconds if held else None) or 0.0
+        rows = [
+            {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
+            | sums[cell.key]
+            | {"cell": cell.key}
+            for cell in self.cells
+        ]
         return without_empty(pd.DataFrame(rows))
+
+    def damaged(self, *, verify: bool = False) -> list[str]:
+        """Return what is wrong with what is not what was written, a sentence each.
+
+        Parameters
+        ----------
+        verify
+            Read everything; else, what has the size and the time of change that a run has noted is
+            trusted. What is damaged is taken away then, so that the next run makes it anew.
+        """
+        folder = self.folder
+        return folder.verify(self.cells) if verify else folder.look(self.cells).damaged
 
     def failures(self) -> pd.DataFrame:
         """Return the blocks that failed.
