@@ -16,6 +16,7 @@ from rlhf_theory.commands.tables import aligned, frame_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rlhf_theory.studies.looks import Look
     from rlhf_theory.studies.running import Plan
     from rlhf_theory.study import Study, StudyResult
 
@@ -155,9 +156,11 @@ def status(
     from rlhf_theory.study import StudyResult
 
     result = StudyResult(out)
-    for line in result.damaged(verify=verify):
+    damaged = result.folder.verify(result.cells) if verify else []
+    look = result.look()
+    for line in dict.fromkeys([*damaged, *look.damaged]):
         _say(f"Damaged: {line} The next run makes it anew.")
-    table, counts = result.status(), result.counts()
+    table, counts = result.status(look), result.counts(look)
     if as_json:
         typer.echo(json.dumps({**counts, "cells": table.to_dict("records")}, indent=2))
         return
@@ -165,7 +168,7 @@ def status(
     typer.echo(
         "\n" + ", ".join(f"{counts[k]} {k}" for k in ("blocks", "done", "failed", "missing"))
     )
-    for line in _failed(result):
+    for line in _failed(result, look):
         typer.echo(line)
 
 
@@ -186,8 +189,9 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
-    _show(result, quiet=quiet, unchanged=before == study.resolved())
-    raise typer.Exit(0 if _complete(result, options.get("only", ())) else 1)
+    look = result.look()
+    _show(result, look, quiet=quiet, unchanged=before == study.resolved())
+    raise typer.Exit(0 if _complete(result, look, options.get("only", ())) else 1)
 
 
 def _stored(folder: Path) -> dict[str, object] | None:
@@ -213,7 +217,7 @@ def _hidden(before: Mapping[str, object], study: Study) -> list[str]:
     return lines
 
 
-def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
+def _show(result: StudyResult, look: Look, *, quiet: bool, unchanged: bool) -> None:
     """Write figures and page, and say what is in them; what failed goes to the error output."""
     from rlhf_theory.report.study_report import write_study_report
 
@@ -221,19 +225,19 @@ def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
     news = tally is None or tally.done + tally.skipped > 0 or not unchanged or not page.is_file()
     if not news:
         typer.echo(f"Nothing was left to compute. Report: {page}")
-    elif result.counts()["done"]:
+    elif look.done:
         write_study_report(result, _say)
         if not quiet:
             typer.echo("\n" + frame_text(_short(result)) + f"\n\nReport: {page}")
-    for line in _failed(result):
+    for line in _failed(result, look):
         _say(line)
     if tally is not None and tally.stopped:
         typer.echo(tally.stopped, err=True)
 
 
-def _failed(result: StudyResult) -> list[str]:
+def _failed(result: StudyResult, look: Look) -> list[str]:
     """Return a line per cell with its first error, and what to do about them."""
-    table = result.failures()
+    table = result.failures(look)
     lines = []
     for (world, learner), part in table.groupby(["world", "learner"], sort=False):
         error, others = part["error"].iloc[0], part["error"].nunique() - 1
@@ -250,12 +254,12 @@ def _failed(result: StudyResult) -> list[str]:
     return lines
 
 
-def _complete(result: StudyResult, only: Sequence[str]) -> bool:
+def _complete(result: StudyResult, look: Look, only: Sequence[str]) -> bool:
     """Return whether all blocks that were asked for are done."""
     from rlhf_theory.studies.running import chosen_cells
 
-    look = result.folder.look(chosen_cells(result.study, only))
-    return len(look.done) == len(look.tasks)
+    keys = {cell.key for cell in chosen_cells(result.study, only)}
+    return all(task.name in look.done for task in look.tasks if task.cell.key in keys)
 
 
 def _say(line: str) -> None:

@@ -188,11 +188,12 @@ class StudyFolder:
 
         Each has ``error``, ``traceback``, ``attempts``, ``when`` and ``host``.
         """
-        places = {name: self._place(name, ".failed.json") for name in self.look(cells).failed}
-        return {name: read_json(place) or {} for name, place in places.items()}
+        return self.records(self.look(cells))
 
-    def _place(self, name: str, ending: str) -> Path:
-        return self.path / "cells" / f"{name}{ending}"
+    def records(self, look: Look) -> dict[str, dict[str, Any]]:
+        """Return what `failed` does, of the blocks of a look."""
+        places = {name: self.path / "cells" / f"{name}.failed.json" for name in look.failed}
+        return {name: read_json(place) or {} for name, place in places.items()}
 
     def verify(self, cells: Iterable[Cell], *, drop: bool = True) -> list[str]:
         """Read everything; return what is wrong with what is not what was written.

@@ -19,6 +19,7 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ends import last_rows
 from rlhf_theory.studies.findings import comparisons, rates, scores
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.looks import Look
 from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import StudyData
@@ -64,15 +65,19 @@ class ResultTables:
         table = self.summary().to_html(index=False, float_format="{:.4g}".format, border=0)
         return f"{head}{table}"
 
-    def counts(self) -> dict[str, int]:
+    def look(self) -> Look:
+        """Look through the folder; `counts`, `status` and `failures` take it and look no more."""
+        return self.folder.look(self.cells)
+
+    def counts(self, look: Look | None = None) -> dict[str, int]:
         """Return numbers of blocks: ``blocks``, ``done``, ``failed`` and ``missing``."""
-        table = self.status()
+        table = self.status(look)
         found = {name: int(table[name].sum()) for name in ("blocks", "done", "failed")}
         return found | {"missing": found["blocks"] - found["done"] - found["failed"]}
 
-    def status(self) -> pd.DataFrame:
+    def status(self, look: Look | None = None) -> pd.DataFrame:
         """Return blocks done, failed and in all, and seconds of computing, per cell."""
-        look = self.folder.look(self.cells)
+        look = self.look() if look is None else look
         zero = {"done": 0, "failed": 0, "blocks": 0, "seconds": 0.0}
         sums = {cell.key: dict(zero) for cell in self.cells}
         failed = set(look.failed)
@@ -91,19 +96,7 @@ class ResultTables:
         ]
         return without_empty(pd.DataFrame(rows))
 
-    def damaged(self, *, verify: bool = False) -> list[str]:
-        """Return what is wrong with what is not what was written, a sentence each.
-
-        Parameters
-        ----------
-        verify
-            Read everything; else, what has the size and the time of change that a run has noted is
-            trusted. What is damaged is taken away then, so that the next run makes it anew.
-        """
-        folder = self.folder
-        return folder.verify(self.cells) if verify else folder.look(self.cells).damaged
-
-    def failures(self) -> pd.DataFrame:
+    def failures(self, look: Look | None = None) -> pd.DataFrame:
         """Return the blocks that failed.
 
         Columns ``world``, ``learner``, ``block``, ``error``, ``where`` (file and line) and
@@ -111,7 +104,7 @@ class ResultTables:
         """
         by_key = {cell.key: cell for cell in self.cells}
         rows = []
-        for name, record in self.folder.failed(self.cells).items():
+        for name, record in self.folder.records(look or self.look()).items():
             key, _, block = name.partition("/")
             cell = by_key[key]
             said = [str(record.get(part, "")) for part in ("error", "where", "traceback")]
