@@ -23,7 +23,7 @@ from rlhf_theory.studies.places import PLACES
 from rlhf_theory.studies.seals import ColumnDigests, check_names, check_values
 from rlhf_theory.studies.tables import read_block
 
-_NAME = "curves.parquet"
+NAME = "curves.parquet"
 _META = b"rlhf_theory"
 _FORMAT = 3
 _PLACE = ("cell", "replica", *PLACES)
@@ -52,7 +52,7 @@ def read(folder: Path, contents: Sequence[Contents], columns: Sequence[str] | No
     try:
         keys = _kept(folder, contents)
         if keys:
-            parts = [_from_one(folder / _NAME, keys, columns)]
+            parts = [_from_one(folder / NAME, keys, columns)]
     except (OSError, MemoryError):
         keys = set()
     except DamagedError as error:
@@ -124,7 +124,7 @@ def _placed(table: pa.Table, key: str) -> pa.Table:
 
 def _kept(folder: Path, contents: Sequence[Contents]) -> set[str]:
     """Return the keys of the cells whose blocks the file of all blocks has, as they are now."""
-    path = folder / _NAME
+    path = folder / NAME
     if not path.exists():
         return set()
     with _opened(path) as (_, says):
@@ -174,7 +174,7 @@ def verify(folder: Path, *, drop: bool) -> list[str]:
     drop
         Remove a damaged one; it is made of the blocks.
     """
-    path = folder / _NAME
+    path = folder / NAME
     try:
         if path.exists():
             _checked(path, None)
@@ -187,12 +187,12 @@ def verify(folder: Path, *, drop: bool) -> list[str]:
 
 def _drop(folder: Path) -> None:
     with suppress(OSError):
-        (folder / _NAME).unlink()
+        (folder / NAME).unlink()
 
 
 def compact(folder: Path, contents: Sequence[Contents]) -> Path:
     """Write the table of some cells into one file; see `StudyFolder.compact`."""
-    path = folder / _NAME
+    path = folder / NAME
     contents = [c for c in contents if c.blocks]
     with suppress(DamagedError):
         if len(_kept(folder, contents)) == len(contents):

@@ -13,6 +13,7 @@ from typing import TypeVar
 import loky
 
 from rlhf_theory.store import DamageWarning
+from rlhf_theory.studies import curves
 from rlhf_theory.studies.backends import make_backend
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
@@ -233,7 +234,8 @@ def run_study(
     finally:
         folder.close()
         record.end(tally)
-    if not tally.left and not only:
+    wanted = tally.done + tally.skipped or not (plan.folder / curves.NAME).exists()
+    if wanted and not tally.left and not only:
         # One file for readers in a hurry. It can be made again, so no disk may fail because of it.
         with suppress(OSError):
             folder.compact(plan.cells)
