@@ -6,6 +6,7 @@ Heavy imports wait inside the commands, so that help and mistakes are answered a
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlhf_theory.commands.spec_options import PlotCommand
 from rlhf_theory.commands.tables import aligned
 from rlhf_theory.errors import check_choice
 from rlhf_theory.register import found
+from rlhf_theory.store import DamageWarning
 
 if TYPE_CHECKING:
     from rlhf_theory.theorems.card import Verdict
@@ -161,8 +163,23 @@ def application() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; bad input ends with one line on the error output and exit code 2."""
-    try:
-        application()(args=arguments, prog_name="rlhf-theory")
-    except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    with warnings.catch_warnings():
+        warnings.showwarning = _in_one_line(warnings.showwarning)
+        warnings.simplefilter("always", DamageWarning)
+        try:
+            application()(args=arguments, prog_name="rlhf-theory")
+        except (ValueError, OSError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+
+
+def _in_one_line(others: Callable[..., None]) -> Callable[..., None]:
+    """Return how warnings are shown: of damage without a place in the code, as it is nobody's."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, DamageWarning):
+            typer.echo(f"Damaged: {message}", err=True)
+        else:
+            others(message, category, *rest)
+
+    return show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -34,10 +35,14 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file as a whole; see `replaced`."""
+def write_atomic(path: Path, content: bytes) -> os.stat_result:
+    """Write a file as a whole, see `replaced`; return the state of the very file that was written.
+
+    Whoever looks at the path afterwards may meet the file of somebody else.
+    """
     with replaced(path) as temporary:
         temporary.write_bytes(content)
+        return temporary.stat()
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
@@ -53,6 +58,40 @@ def read_json(path: Path) -> Json | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+class DamagedError(ValueError):
+    """What is stored is not what was written."""
+
+
+class DamageWarning(UserWarning):
+    """Something that is stored is not what was written, and is made anew."""
+
+
+def seal(content: Mapping[str, object]) -> Json:
+    """Return plain data with a ``digest`` of all of it, which `unseal` checks.
+
+    Examples
+    --------
+    >>> unseal(seal({"a": [1, 2.5]}))
+    {'a': [1, 2.5]}
+    """
+    return {**content, "digest": _digest(content)}
+
+
+def unseal(content: Mapping[str, object]) -> Json:
+    """Return what was sealed; `DamagedError` where it has changed, or was not sealed."""
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    if content.get("digest") != _digest(rest):
+        message = f"its digest must be {_digest(rest)}; it says {content.get('digest')}"
+        raise DamagedError(message)
+    return rest
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # Damage may leave what no encoding knows.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def folder_study(out: Path) -> Json | None:

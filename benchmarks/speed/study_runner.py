@@ -1,20 +1,26 @@
 """The study runner: what it costs to run blocks through it, to resume, and what workers gain.
 
-    python benchmarks/speed/study_runner.py [--blocks 10000] [--only overhead resume workers pilot]
+    python benchmarks/speed/study_runner.py [--blocks 10000] [--only overhead resume commands ...]
                                             [--out FILE.json]
 
 Goals: computing and writing a block of about one second costs at most 5 % more than calling the
-runner; a finished study of 10 000 blocks is looked through within 3 s; two workers are at least 1.8
-times as fast as one. `read_compacted` is what every plot and table of a finished study waits for.
+runner; a finished study of 10 000 blocks is looked through within 3 s, and one of 200 000 by the
+commands `run` and `status` within 20 s and 1 GB (`--only commands --blocks 200000`; its first `run`
+makes the table of all blocks and the page); two workers are at least 1.8 times as fast as one.
+`read_compacted` is what every plot and table of a finished study waits for.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +37,8 @@ from rlhf_theory.studies.execution import execute
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.pilot import estimate
 from rlhf_theory.studies.registry import build_learner, build_world
-from rlhf_theory.studies.tables import encode, read_block
+from rlhf_theory.studies.tables import about_of, block_table, encode
+from rlhf_theory.study import Study
 
 WORLD = {"kind": "linear", "contexts": 20, "actions": 10, "dim": 8, "eta": 0.1, "seed": 0}
 LEARNER = {"kind": "online-iterative", "batch_size": 32, "enhancer": {"kind": "from-reference"}}
@@ -133,33 +140,39 @@ def overhead(_: int) -> dict[str, float]:
     }
 
 
-def filled(folder: StudyFolder, blocks: int) -> list[Cell]:
+def filled(folder: StudyFolder, cells: list[Cell]) -> None:
     """Fill a folder with blocks that are whole but for their numbers, which are all the same."""
-    cells = [make_cell(rounds=20, seed=k) for k in range(max(1, blocks // 4))]
-    outcome = compute(folder.tasks(cells[:1])[0])
-    table, about = read_block(Path(folder.path) / "cells" / f"{outcome.name}.parquet")
-    (name, content), *_ = table.schema.metadata.items()
-    says = json.loads(content)
-    for task in folder.tasks(cells):
-        own = says | {"key": task.cell.key, "first": task.first, "stop": task.stop}
-        data = encode(table.replace_schema_metadata({name: json.dumps(own).encode()}))
-        task.path.parent.mkdir(exist_ok=True)
-        task.path.write_bytes(data)
-        there = replace(about, key=task.cell.key, first=task.first, stop=task.stop)
-        folder.note(Outcome(name=task.name, state="done", seconds=1.0, size=len(data), about=there))
+    cell = cells[0]
+    world = build_world(cell.world, cell.block)
+    trace = run(build_learner(cell.learner), world, rounds=cell.rounds, block=cell.block)
+    with folder.running():
+        for task in folder.tasks(cells):
+            table = block_table(task.cell, task.first, task.stop, trace)
+            task.path.parent.mkdir(exist_ok=True)
+            task.path.write_bytes(encode(table))
+            file = task.path.stat()
+            outcome = Outcome(
+                name=task.name,
+                state="done",
+                seconds=1.0,
+                size=file.st_size,
+                modified=file.st_mtime_ns,
+                about=about_of(table),
+            )
+            folder.note(outcome)
     folder.close()
-    return cells
 
 
 def resume(blocks: int) -> dict[str, float]:
-    """Look through a finished study, with and without its manifest; read it, compact it."""
+    """Look through a finished study, with and without its journals; read it, compact it."""
     with claimed() as folder:
-        cells = filled(folder, blocks)
+        cells = [make_cell(rounds=20, seed=k) for k in range(max(1, blocks // 4))]
+        filled(folder, cells)
 
         def again() -> None:
             here = StudyFolder(folder.path)
             here.claim(Named())
-            if here.todo(cells) or here.failed(cells):
+            if here.look(cells).todo:
                 message = "A finished study must have nothing left."
                 raise RuntimeError(message)
             here.close()
@@ -167,13 +180,67 @@ def resume(blocks: int) -> dict[str, float]:
         found = {"blocks": float(len(folder.tasks(cells)))}
         found["resume_seconds"] = seconds(again)
         found["resume_goal_at_most"] = 3.0
-        (folder.path / "manifest.json").unlink()
-        found["resume_without_manifest_seconds"] = seconds(again)
+        shutil.rmtree(folder.path / "journal")
+        found["resume_without_journals_seconds"] = seconds(again)
         found["read_blocks_seconds"] = seconds(lambda: StudyFolder(folder.path).read(cells))
         found["compact_seconds"] = seconds(lambda: StudyFolder(folder.path).compact(cells))
         found["read_compacted_seconds"] = seconds(lambda: StudyFolder(folder.path).read(cells))
         found["rows"] = float(len(folder.read(cells, ["gap"])))
     return found
+
+
+def commands(blocks: int) -> dict[str, float]:
+    """Have `run` and `status` look through a finished study: seconds, and the most memory."""
+    study = Study(
+        name="many",
+        worlds=[WORLD],
+        learners=[LEARNER],
+        seed={"grid": list(range(200))},
+        replicas=max(1, blocks // 200),
+        block=1,
+        rounds=1,
+    )
+    found: dict[str, float] = {"blocks": 200.0 * study.replicas}
+    with tempfile.TemporaryDirectory() as place:
+        folder, file = StudyFolder(Path(place) / "study"), Path(place) / "many.toml"
+        folder.claim(study)
+        filled(folder, study.cells())
+        seeds, replicas = list(range(200)), study.replicas
+        file.write_text(
+            f'format = 2\nname = "many"\nseed = {{ grid = {seeds} }}\nreplicas = {replicas}\n'
+            f"block = 1\nrounds = 1\n[[world]]\n{_toml(WORLD)}[[learner]]\n{_toml(LEARNER)}"
+        )
+        for name, words in (
+            ("first_run", ["run", str(file), "--out", str(folder.path), "--quiet"]),
+            ("run", ["run", str(file), "--out", str(folder.path), "--quiet"]),
+            ("status", ["status", str(folder.path)]),
+        ):
+            found |= {f"{name}_{what}": value for what, value in _cost(words).items()}
+    return found | {"goal_seconds_at_most": 20.0, "goal_megabytes_at_most": 1000.0}
+
+
+def _toml(entry: Mapping[str, Any]) -> str:
+    values = {k: v["kind"] if isinstance(v, dict) else v for k, v in entry.items()}
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def _cost(words: list[str]) -> dict[str, float]:
+    """Run the command; return its seconds and the most memory that it had."""
+    program = "import sys; from rlhf_theory.cli import main; main(sys.argv[1:])"
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *words], stdout=subprocess.DEVNULL
+    ) as run:
+        _, status, usage = os.wait4(run.pid, 0)
+        run.returncode = os.waitstatus_to_exitcode(status)
+    if run.returncode:
+        message = f"{words[0]} must find all blocks done; it ended with {run.returncode}."
+        raise RuntimeError(message)
+    return {
+        "seconds": time.perf_counter() - start,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "megabytes": usage.ru_maxrss / 1024,
+    }
 
 
 def workers(_: int) -> dict[str, float]:
@@ -220,7 +287,13 @@ def pilot(_: int) -> dict[str, float]:
     }
 
 
-PARTS = {"overhead": overhead, "resume": resume, "workers": workers, "pilot": pilot}
+PARTS = {
+    "overhead": overhead,
+    "resume": resume,
+    "commands": commands,
+    "workers": workers,
+    "pilot": pilot,
+}
 
 
 def main() -> None:

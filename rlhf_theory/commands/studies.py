@@ -16,6 +16,7 @@ from rlhf_theory.commands.tables import aligned, frame_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rlhf_theory.studies.looks import Look
     from rlhf_theory.studies.running import Plan
     from rlhf_theory.study import Study, StudyResult
 
@@ -36,6 +37,9 @@ _MaxTime = Annotated[
 ]
 _FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
 _Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute failed blocks again.")]
+_Verify = Annotated[
+    bool, typer.Option("--verify", help="Read all that is there; make anew what is damaged.")
+]
 _Only = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Only these worlds, learners or WORLD/LEARNER; repeatable."),
@@ -63,6 +67,7 @@ def run(
     max_time: _MaxTime = None,
     fail_fast: _FailFast = False,
     retry_failed: _Retry = False,
+    verify: _Verify = False,
     quiet: _Quiet = False,
 ) -> None:
     """Run a study, or go on where it was stopped; then draw its figures and its report.
@@ -72,6 +77,7 @@ def run(
     OUT holds.
     """
     from rlhf_theory.studies.bundled import study_path
+    from rlhf_theory.studies.running import plan_study
     from rlhf_theory.study import Study
 
     limit = None if max_time is None else seconds_of(max_time)
@@ -79,7 +85,8 @@ def run(
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
         options = _backend_options(option)
-        _say_plan(chosen, out, jobs, backend, options, only or (), retry_failed)
+        plan = plan_study(chosen, out, only=only or (), retry_failed=retry_failed, verify=verify)
+        _say_plan(chosen, plan, jobs, backend, options)
         return
     _run(
         chosen,
@@ -91,6 +98,7 @@ def run(
         max_time=limit,
         fail_fast=fail_fast,
         retry_failed=retry_failed,
+        verify=verify,
         toml=path.read_text(encoding="utf-8"),
         quiet=quiet,
     )
@@ -137,13 +145,23 @@ def extend(
 
 def status(
     out: Out,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all that is there; take away what is damaged.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show how many blocks of a study are done, failed and missing, cell by cell."""
+    """Show how many blocks of a study are done, failed and missing, cell by cell.
+
+    Files of the size and the time of change that a run has noted are trusted, without --verify.
+    """
     from rlhf_theory.study import StudyResult
 
     result = StudyResult(out)
-    table, counts = result.status(), result.counts()
+    damaged = result.folder.verify(result.cells) if verify else []
+    look = result.look()
+    for line in dict.fromkeys([*damaged, *look.damaged]):
+        _say(f"Damaged: {line} The next run makes it anew.")
+    table, counts = result.status(look), result.counts(look)
     if as_json:
         typer.echo(json.dumps({**counts, "cells": table.to_dict("records")}, indent=2))
         return
@@ -151,7 +169,7 @@ def status(
     typer.echo(
         "\n" + ", ".join(f"{counts[k]} {k}" for k in ("blocks", "done", "failed", "missing"))
     )
-    for line in _failed(result):
+    for line in _failed(result, look):
         typer.echo(line)
 
 
@@ -172,17 +190,19 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
-    _show(result, quiet=quiet, unchanged=before == study.resolved())
-    raise typer.Exit(0 if _complete(result, options.get("only", ())) else _unfinished(result))
+    look = result.look()
+    _show(result, look, quiet=quiet, unchanged=before == study.resolved())
+    complete = _complete(result, look, options.get("only", ()))
+    raise typer.Exit(0 if complete else _unfinished(result, look))
 
 
-def _unfinished(result: StudyResult) -> int:
+def _unfinished(result: StudyResult, look: Look) -> int:
     """Return the exit code of a run that is not complete, and say who has to answer."""
     tally = result.tally
     for request in dict.fromkeys(() if tally is None else tally.waiting):
         typer.echo(request)
     waits = tally is not None and bool(tally.waiting) and tally.left == len(tally.waiting)
-    return 3 if waits and not result.counts()["failed"] else 1
+    return 3 if waits and not result.counts(look)["failed"] else 1
 
 
 def _stored(folder: Path) -> dict[str, object] | None:
@@ -208,7 +228,7 @@ def _hidden(before: Mapping[str, object], study: Study) -> list[str]:
     return lines
 
 
-def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
+def _show(result: StudyResult, look: Look, *, quiet: bool, unchanged: bool) -> None:
     """Write figures and page, and say what is in them; what failed goes to the error output."""
     from rlhf_theory.report.study_report import write_study_report
 
@@ -216,19 +236,19 @@ def _show(result: StudyResult, *, quiet: bool, unchanged: bool) -> None:
     news = tally is None or tally.done + tally.skipped > 0 or not unchanged or not page.is_file()
     if not news:
         typer.echo(f"Nothing was left to compute. Report: {page}")
-    elif result.counts()["done"]:
+    elif look.done:
         write_study_report(result, _say)
         if not quiet:
             typer.echo("\n" + frame_text(_short(result)) + f"\n\nReport: {page}")
-    for line in _failed(result):
+    for line in _failed(result, look):
         _say(line)
     if tally is not None and tally.stopped:
         typer.echo(tally.stopped, err=True)
 
 
-def _failed(result: StudyResult) -> list[str]:
+def _failed(result: StudyResult, look: Look) -> list[str]:
     """Return a line per cell with its first error, and what to do about them."""
-    table = result.failures()
+    table = result.failures(look)
     lines = []
     for (world, learner), part in table.groupby(["world", "learner"], sort=False):
         error, others = part["error"].iloc[0], part["error"].nunique() - 1
@@ -245,12 +265,12 @@ def _failed(result: StudyResult) -> list[str]:
     return lines
 
 
-def _complete(result: StudyResult, only: Sequence[str]) -> bool:
+def _complete(result: StudyResult, look: Look, only: Sequence[str]) -> bool:
     """Return whether all blocks that were asked for are done."""
     from rlhf_theory.studies.running import chosen_cells
 
-    cells = chosen_cells(result.study, only)
-    return len(result.folder.done(cells)) == len(result.folder.tasks(cells))
+    keys = {cell.key for cell in chosen_cells(result.study, only)}
+    return all(task.name in look.done for task in look.tasks if task.cell.key in keys)
 
 
 def _say(line: str) -> None:
@@ -264,18 +284,17 @@ def _short(result: StudyResult) -> pd.DataFrame:
 
 def _say_plan(
     study: Study,
-    out: Path | None,
+    plan: Plan,
     jobs: int | None,
     backend: str | None,
     options: Mapping[str, object],
-    only: Sequence[str],
-    retry_failed: bool,
 ) -> None:
     from rlhf_theory.studies.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
-    from rlhf_theory.studies.running import n_workers, plan_study
+    from rlhf_theory.studies.running import n_workers
 
-    plan = plan_study(study, out, only=only, retry_failed=retry_failed)
+    for line in plan.damaged:
+        _say(f"Damaged: {line} A run makes it anew.")
     workers = n_workers(study, jobs)
     kind = backend or study.run_options.backend
     make_backend(kind, options)

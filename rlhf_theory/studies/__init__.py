@@ -13,8 +13,9 @@
       pilot progress provenance   how long, how far, from where
       execution loop              the loop; `attempts`, `interrupts`, `exceptions` keep it whole
       backends/                   where blocks run
-      blocks recording tables     one block: run, thinned, as a file
-    folder manifest curves        what is done; everything as one table
+      blocks recording tables     one block: run, thinned, as a file; `seals` tell damage
+    folder looks ledger           what is done: by `journals`, whose rewriting `locks` guard
+    curves                        everything as one table
     result                        what people ask of it; `ends`, `findings` compute it
 
 `rlhf_theory.study` has the two classes that people use, `Study` and `StudyResult`: they also run

@@ -36,12 +36,15 @@ class Task:
         The cell.
     first, stop
         Replicas ``first .. stop - 1``; ``first`` is a multiple of ``cell.block``.
+    replaces
+        Names of shorter blocks with the same first replica, which go when this one is there.
     """
 
     folder: str
     cell: Cell
     first: int
     stop: int
+    replaces: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Not by `Path`, which takes a while if there are thousands of tasks.
@@ -50,7 +53,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Name in manifests and messages: the key of the cell, and the replicas."""
+        """Name in journals and messages: the key of the cell, and the replicas."""
         return f"{self.cell.key}/r{self.first:06d}-{self.stop:06d}"
 
     @property
@@ -64,9 +67,9 @@ class Task:
         """The file that the block is written to."""
         return self.beside(".parquet")
 
-    def beside(self, ending: str) -> Path:
-        """Return the path of a file of this block with another ending."""
-        return Path(self.folder) / "cells" / f"{self.name}{ending}"
+    def beside(self, ending: str, name: str = "") -> Path:
+        """Return the path of a file of this block, or of the one of a name, with an ending."""
+        return Path(self.folder) / "cells" / f"{name or self.name}{ending}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +85,8 @@ class Outcome:
         ``"waiting"`` for somebody to answer, who is told by ``error``.
     seconds
         Wall time in the worker.
-    size
-        Bytes of the finished file, 0 where there is none.
+    size, modified
+        Bytes of the finished file and its time of change in nanoseconds, 0 where there is none.
     error, traceback
         What went wrong, in one line and in full; empty where nothing did.
     disk
@@ -96,6 +99,7 @@ class Outcome:
     state: Literal["done", "failed", "skipped", "waiting"]
     seconds: float
     size: int = 0
+    modified: int = 0
     error: str = ""
     traceback: str = ""
     disk: bool = False
@@ -117,30 +121,17 @@ def compute(task: Task) -> Outcome:
     try:
         held = _held(task)
         if held is not None and held[1].serves(task.cell):
-            return Outcome(
-                name=task.name,
-                state="skipped",
-                seconds=time.perf_counter() - clock,
-                size=task.path.stat().st_size,
-                about=held[1],
-            )
+            return _finished(task, "skipped", clock, held[2], held[1])
         if held is not None:
             task = _not_shorter(task, held[1])
         with undisturbed():
             table = _table(task)
         if held is not None:
-            _check_repeats(task, *held, table)
-        content = encode(table)
+            _check_repeats(task, held[0], held[1], table)
         task.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(task.path, content)
+        state = write_atomic(task.path, encode(table))
         _clear_superseded(task)
-        return Outcome(
-            name=task.name,
-            state="done",
-            seconds=time.perf_counter() - clock,
-            size=len(content),
-            about=about_of(table),
-        )
+        return _finished(task, "done", clock, state, about_of(table))
     except KeyboardInterrupt:
         raise
     except Waiting as request:
@@ -159,16 +150,31 @@ def compute(task: Task) -> Outcome:
             return _failure(task, text, trace, seconds, disk=full)
 
 
+def _finished(
+    task: Task, state: Literal["done", "skipped"], clock: float, file: os.stat_result, about: About
+) -> Outcome:
+    return Outcome(
+        name=task.name,
+        state=state,
+        seconds=time.perf_counter() - clock,
+        size=file.st_size,
+        modified=file.st_mtime_ns,
+        about=about,
+    )
+
+
 def _failure(task: Task, text: str, trace: str, seconds: float, *, disk: bool = False) -> Outcome:
     return Outcome(
         name=task.name, state="failed", seconds=seconds, error=text, traceback=trace, disk=disk
     )
 
 
-def _held(task: Task) -> tuple[pa.Table, About] | None:
+def _held(task: Task) -> tuple[pa.Table, About, os.stat_result] | None:
     """Return what the block's file holds, or None where there is none that can be read."""
     try:
-        return read_block(task.path)
+        # First: if somebody replaces the file meanwhile, this is no state of the new one.
+        state = task.path.stat()
+        return (*read_block(task.path, task.cell), state)
     except (OSError, ValueError):
         return None
 
@@ -219,11 +225,11 @@ def _check_repeats(task: Task, old: pa.Table, about: About, new: pa.Table) -> No
 
 def _clear_superseded(task: Task) -> None:
     """Remove what the finished file replaces: failures, and a last block that was shorter."""
-    task.beside(".failed.json").unlink(missing_ok=True)
-    for path in task.path.parent.glob(f"r{task.first:06d}-*"):
-        stop = path.name.partition("-")[2].partition(".")[0]
-        if stop.isdigit() and int(stop) < task.stop:
-            path.unlink(missing_ok=True)
+    for name in (task.name, *task.replaces):
+        task.beside(".failed.json", name).unlink(missing_ok=True)
+        task.beside(".damaged", name).unlink(missing_ok=True)
+    for name in task.replaces:
+        task.beside(".parquet", name).unlink(missing_ok=True)
 
 
 def record_failure(

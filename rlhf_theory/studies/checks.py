@@ -16,6 +16,9 @@ from rlhf_theory.studies.resolve import Say
 MOST_CELLS = 100_000
 """Cells that a study may have."""
 
+MOST_BLOCKS = 1_000_000
+"""Blocks that a study may have: each is a file, and two hundred thousand are much."""
+
 _REPORTS = ("residual", "converged")
 """What learners of this package report; labels are counted by the runner."""
 
@@ -76,6 +79,7 @@ def check_study(
     for role, items in (("world", worlds), ("learner", learners)):
         if not items:
             say((names[role],), f"is missing: a study needs at least one {role}.")
+    _check_blocks(study, len(chosen), say)
     _check_length(study, learners, say)
     _check_twice(learners, chosen, say)
     if study.record.grid == "all" and study.record.points is not None:
@@ -87,6 +91,20 @@ def check_study(
         if metric not in known and _closed(learners):
             say(("record", "metrics", index), not_here(metric, known))
     check_plots(study.plots, chosen, known if _closed(learners) else None, names["plot"], say)
+
+
+def _check_blocks(study: StudyFields, pairs: int, say: Say) -> None:
+    """Report a study of more than `MOST_BLOCKS` blocks, without making them."""
+    seeds = len(study.seed) if isinstance(study.seed, tuple) else 1
+    sizes = study.block if isinstance(study.block, tuple) else (study.block,)
+    count = pairs * seeds * sum(-(-study.replicas // size) for size in sizes)
+    if count > MOST_BLOCKS:
+        text = (
+            f"makes {count} blocks, at most {MOST_BLOCKS} are allowed: {pairs * seeds} times "
+            f"{study.replicas} replicas, cut into blocks of {' and of '.join(map(str, sizes))}. "
+            "Make block larger, or replicas or the grids smaller."
+        )
+        say(("replicas",), text)
 
 
 def _check_length(study: StudyFields, learners: Sequence[LearnerItem], say: Say) -> None:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhf_theory.store import replaced
+from rlhf_theory.store import DamagedError, DamageWarning, replaced, seal, unseal
 from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.ledger import in_threads
 from rlhf_theory.studies.places import PLACES
+from rlhf_theory.studies.seals import ColumnDigests, check_names, check_values
 from rlhf_theory.studies.tables import read_block
 
-_NAME = "curves.parquet"
+NAME = "curves.parquet"
 _META = b"rlhf_theory"
-_FORMAT = 2
+_FORMAT = 3
 _PLACE = ("cell", "replica", *PLACES)
 _FIRST = ("labels", "regret")
-_THREADS, _AHEAD = 4, 256
 _ROWS = 1_000_000
 """About how many rows are in memory at once while the file of all blocks is written."""
 
@@ -45,13 +48,18 @@ class Contents:
 
 def read(folder: Path, contents: Sequence[Contents], columns: Sequence[str] | None) -> pd.DataFrame:
     """Return the table of some cells; see `StudyFolder.read`."""
-    together = _digests(folder / _NAME)
-    kept = [c for c in contents if c.blocks and together.get(c.cell.key) == c.digest]
-    keys = {c.cell.key for c in kept}
+    parts: list[pa.Table] = []
     try:
-        parts = [] if not kept else [_from_one(folder / _NAME, keys, len(together), columns)]
-    except (OSError, MemoryError, pa.ArrowException, ValueError):
-        parts, keys = [], set()  # damaged; the files of the blocks are the truth
+        keys = _kept(folder, contents)
+        if keys:
+            parts = [_from_one(folder / NAME, keys, columns)]
+    except (OSError, MemoryError):
+        keys = set()
+    except DamagedError as error:
+        keys = set()
+        _drop(folder)
+        message = f"{error} The blocks are read instead; the next run makes it anew."
+        warnings.warn(message, DamageWarning, stacklevel=5)
     rest = [c for c in contents if c.blocks and c.cell.key not in keys]
     parts += list(_from_blocks(folder, rest, columns))
     table = pa.concat_tables(parts, promote_options="default") if parts else _empty()
@@ -97,16 +105,12 @@ def _from_blocks(
 
     def load(job: tuple[Cell, str]) -> pa.Table:
         cell, name = job
-        table, about = read_block(folder / "cells" / f"{name}.parquet", wanted)
+        table, about = read_block(folder / "cells" / f"{name}.parquet", cell, wanted)
         if cell.rounds is not None and about.rounds is not None and about.rounds > cell.rounds:
             table = table.filter(pa.compute.field("round") <= cell.rounds)
         return _placed(table, cell.key)
 
-    # Reading and unpacking leave Python alone, so threads help; not too far ahead of the caller,
-    # who may have less memory than there are blocks.
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(jobs), _AHEAD):
-            yield from pool.map(load, jobs[start : start + _AHEAD])
+    yield from in_threads(load, jobs)
 
 
 def _placed(table: pa.Table, key: str) -> pa.Table:
@@ -118,32 +122,83 @@ def _placed(table: pa.Table, key: str) -> pa.Table:
 # ----------------------------------------------------------------------------- from one file
 
 
-def _digests(path: Path) -> dict[str, str]:
-    """Return the digests of the cells that the file of all blocks holds; empty without one."""
+def _kept(folder: Path, contents: Sequence[Contents]) -> set[str]:
+    """Return the keys of the cells whose blocks the file of all blocks has, as they are now."""
+    path = folder / NAME
+    if not path.exists():
+        return set()
+    with _opened(path) as (_, says):
+        together = says["cells"]
+    return {c.cell.key for c in contents if c.blocks and together.get(c.cell.key) == c.digest}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+    """Open the file of all blocks; give what it says of itself. `DamagedError` if that is wrong."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        says = json.loads(metadata[_META])
-        return dict(says["cells"]) if says["format"] == _FORMAT else {}
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-        return {}
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            says = unseal(json.loads((file.metadata.metadata or {})[_META]))
+            check_names(file.schema_arrow.names, says["columns"])
+            yield file, says
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        message = f"{path} must hold the blocks of a study; it cannot be read ({error})."
+        raise DamagedError(message) from error
 
 
-def _from_one(path: Path, keys: set[str], held: int, columns: Sequence[str] | None) -> pa.Table:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        names = file.schema_arrow.names
-        wanted = names if columns is None else [n for n in names if n in (*_PLACE, *columns)]
-        table = file.read(columns=wanted).replace_schema_metadata(None)
+def _from_one(path: Path, keys: set[str], columns: Sequence[str] | None) -> pa.Table:
+    table, held = _checked(path, columns)
     if len(keys) < held:
         table = table.filter(pa.compute.field("cell").isin(sorted(keys)))
-    return table
+    return table.replace_schema_metadata(None)
+
+
+def _checked(path: Path, columns: Sequence[str] | None) -> tuple[pa.Table, int]:
+    """Return the columns of the file of all blocks, checked, and the number of its cells."""
+    with _opened(path) as (file, says):
+        names = file.schema_arrow.names
+        wanted = names if columns is None else [n for n in names if n in (*_PLACE, *columns)]
+        table = file.read(columns=wanted)
+        check_values(table, says["columns"], sorted(says["cells"]))
+        return table, len(says["cells"])
+
+
+def verify(folder: Path, *, drop: bool) -> list[str]:
+    """Read the file of all blocks, where there is one; return what is wrong with it, if anything.
+
+    Parameters
+    ----------
+    folder
+        Folder of the study.
+    drop
+        Remove a damaged one; it is made of the blocks.
+    """
+    path = folder / NAME
+    try:
+        if path.exists():
+            _checked(path, None)
+    except DamagedError as error:
+        if drop:
+            _drop(folder)
+        return [str(error)]
+    return []
+
+
+def _drop(folder: Path) -> None:
+    with suppress(OSError):
+        (folder / NAME).unlink()
 
 
 def compact(folder: Path, contents: Sequence[Contents]) -> Path:
     """Write the table of some cells into one file; see `StudyFolder.compact`."""
-    path = folder / _NAME
+    path = folder / NAME
     contents = [c for c in contents if c.blocks]
-    about = {"format": _FORMAT, "cells": {c.cell.key: c.digest for c in contents}}
-    schema = _schema(folder, contents).with_metadata({_META: json.dumps(about).encode()})
+    with suppress(DamagedError):
+        if len(_kept(folder, contents)) == len(contents):
+            return path
+    schema = _schema(folder, contents)
+    sums = ColumnDigests(schema, sorted(c.cell.key for c in contents))
     with (
         # Too large to be made in memory first.
         replaced(path) as temporary,
@@ -157,6 +212,10 @@ def compact(folder: Path, contents: Sequence[Contents]) -> Path:
     ):
         for part in _chunks(folder, contents, schema):
             writer.write_table(part)
+            sums.add(part)
+        about = {"format": _FORMAT, "cells": {c.cell.key: c.digest for c in contents}}
+        says = json.dumps(seal({**about, "columns": sums.digests()}))
+        writer.add_key_value_metadata({_META.decode(): says})
     return path
 
 
@@ -174,7 +233,7 @@ def _schema(folder: Path, contents: Sequence[Contents]) -> pa.Schema:
 
 
 def _kinds(blocks: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Return one block of each kind of content; a size, which comes first, makes no kind."""
+    """Return one block of each kind of content; a digest, which comes first, makes no kind."""
     return tuple({mark.partition(" ")[2]: (name, mark) for name, mark in blocks}.values())
 
 

@@ -5,44 +5,54 @@
     study.json               whose folder it is
     study.toml               the study as it was written, where it came from a file
     resolved.json            the study with every setting
-    manifest.json            size and seconds of every finished block
+    journal/                 what is known of finished blocks
     cells/KEY/r000000-000064.parquet         a block
     cells/KEY/r000000-000064.failed.json     why there is none
+    cells/KEY/r000000-000064.damaged         what was one, and is not what was written any more
     curves.parquet           all blocks in one table, once the study is finished
     provenance/              one file per run
 
-The files of the blocks are the truth. The manifest only saves opening them, so it may be lost.
+The files of the blocks are the truth. Journals only save opening them, so they may be lost.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
 from rlhf_theory.store import (
     MARKER,
+    DamagedError,
+    DamageWarning,
     claim_folder,
     folder_study,
     read_json,
+    seal,
+    unseal,
     write_atomic,
     write_json,
 )
 from rlhf_theory.studies import curves
 from rlhf_theory.studies.blocks import Outcome, Task, record_failure
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.former import results_of_format_1
-from rlhf_theory.studies.manifest import Held, Manifest
-from rlhf_theory.studies.tables import read_block
+from rlhf_theory.studies.former import former_results
+from rlhf_theory.studies.journals import Held, Stamp
+from rlhf_theory.studies.ledger import Ledger
+from rlhf_theory.studies.looks import Files, Look
 
-FORMAT = 2
+FORMAT = 3
 """Of the folder; another one is refused."""
 
 MADE_BY = "rlhf-theory run"
+
+_Result = TypeVar("_Result")
 
 _HOUR = 3600.0
 _TRIES, _PAUSE = 20, 0.05
@@ -80,7 +90,7 @@ class StudyFolder:
         self.path = Path(path)
         if self.path.exists() and not _unclaimed(self.path):
             _check_ours(self.path)
-        self._manifest = Manifest(self.path)
+        self._ledger = Ledger(self.path)
 
     def claim(self, study: Study, toml: str | None = None) -> None:
         """Make it the folder of a study, or find that it is already; store the study in it.
@@ -103,7 +113,7 @@ class StudyFolder:
         try:
             _claim(self.path, identity)
             (self.path / "cells").mkdir(exist_ok=True)
-            write_json(self.path / "resolved.json", study.resolved())
+            write_json(self.path / "resolved.json", seal(study.resolved()))
             if toml is not None:
                 write_atomic(self.path / "study.toml", toml.encode())
         except OSError as error:
@@ -118,15 +128,28 @@ class StudyFolder:
         return f"StudyFolder({str(self.path)!r})"
 
     def resolved(self) -> dict[str, object]:
-        """Return the resolved study as it is stored; ``ValueError`` where there is none."""
-        content = read_json(self.path / "resolved.json")
-        if not content:
+        """Return the resolved study as it is stored.
+
+        Raises
+        ------
+        ValueError
+            Where there is none; a `DamagedError` where it is not what was written.
+        """
+        path = self.path / "resolved.json"
+        if not path.is_file():
             message = (
                 f"{self.path} must be the folder of a study, with the resolved.json that "
                 "`rlhf-theory run` writes; it has none."
             )
             raise ValueError(message)
-        return content
+        try:
+            return unseal(read_json(path) or {})
+        except DamagedError as error:
+            message = (
+                f"{path} must be what `rlhf-theory run` has written; {error}. Run the study again "
+                f"with --out {self.path}: that writes the file anew and computes nothing twice."
+            )
+            raise DamagedError(message) from error
 
     # ----------------------------------------------------------------------------- what is done
 
@@ -140,85 +163,83 @@ class StudyFolder:
             for first, stop in cell.blocks()
         ]
 
-    def done(self, cells: Iterable[Cell]) -> set[str]:
-        """Return the names of the blocks that need no computing.
+    def look(self, cells: Iterable[Cell]) -> Look:
+        """Look through the blocks of some cells.
 
-        A file of the size that the manifest says is not opened. Another one is read in full, once:
-        it counts if it is whole.
+        A file of the size and the time of change that a journal says is not opened. Another one is
+        read in full, once: it counts if it is what was written.
         """
-        return {task.name for task, held in self._blocks(cells) if held.serves(task.cell)}
+        return self._ledger.look(*self._there(cells))
+
+    def _there(self, cells: Iterable[Cell]) -> tuple[list[Task], Files]:
+        tasks = self.tasks(cells)
+        return tasks, Files.of(self.path, {task.cell.key for task in tasks})
+
+    def done(self, cells: Iterable[Cell]) -> frozenset[str]:
+        """Return the names of the blocks that need no computing."""
+        return self.look(cells).done
 
     def todo(self, cells: Iterable[Cell]) -> list[Task]:
         """Return the tasks that are not done, failed ones included."""
-        cells = list(cells)
-        done = self.done(cells)
-        return [task for task in self.tasks(cells) if task.name not in done]
+        return self.look(cells).todo
 
     def failed(self, cells: Iterable[Cell]) -> dict[str, dict[str, Any]]:
         """Return the records of blocks that failed and are not done, by name.
 
         Each has ``error``, ``traceback``, ``attempts``, ``when`` and ``host``.
         """
-        cells = list(cells)
-        done = self.done(cells)
-        sizes = self._scan(cells, ".failed.json")
-        names = [t.name for t in self.tasks(cells) if t.name in sizes and t.name not in done]
-        places = {name: self.path / "cells" / f"{name}.failed.json" for name in names}
+        return self.records(self.look(cells))
+
+    def records(self, look: Look) -> dict[str, dict[str, Any]]:
+        """Return what `failed` does, of the blocks of a look."""
+        places = {name: self.path / "cells" / f"{name}.failed.json" for name in look.failed}
         return {name: read_json(place) or {} for name, place in places.items()}
 
-    def seconds(self, cells: Iterable[Cell]) -> dict[str, float]:
-        """Return how long finished blocks took in their worker, by name, where it is known."""
-        found = self._blocks(cells)
-        return {task.name: held.seconds for task, held in found if held.seconds is not None}
+    def verify(self, cells: Iterable[Cell], *, drop: bool = True) -> list[str]:
+        """Read everything; return what is wrong with what is not what was written.
 
-    def _blocks(self, cells: Iterable[Cell]) -> Iterator[tuple[Task, Held]]:
-        """Yield the blocks that have a whole file, whatever it lacks, with what it holds."""
-        cells = list(cells)
-        sizes = self._scan(cells, ".parquet")
-        self._manifest.keep({cell.key for cell in cells}, sizes)
-        for task in self.tasks(cells):
-            size = sizes.get(task.name)
-            if size is None:
-                continue
-            held = self._manifest.get(task.name, size) or self._verify(task, size)
-            if held is not None:
-                yield task, held
-
-    def _scan(self, cells: Iterable[Cell], ending: str) -> dict[str, int]:
-        """Return the sizes of the blocks' files with an ending, by name of the block."""
-        sizes = {}
-        for key in {cell.key for cell in cells}:
-            try:
-                with os.scandir(self.path / "cells" / key) as entries:
-                    for entry in entries:
-                        if entry.name.endswith(ending) and not entry.name.startswith("."):
-                            name = f"{key}/{entry.name.removesuffix(ending)}"
-                            sizes[name] = entry.stat().st_size
-            except FileNotFoundError:
-                continue
-        return sizes
-
-    def _verify(self, task: Task, size: int) -> Held | None:
+        Parameters
+        ----------
+        cells
+            Whose blocks are read, beside ``resolved.json`` and ``curves.parquet``.
+        drop
+            Take away what is damaged, so that the next run makes it anew: a block is called
+            ``r....damaged`` until then. In any case this object does not count it any more.
+        """
+        found = []
         try:
-            _, about = read_block(task.path)
-        except (OSError, ValueError):
-            return None
-        held = Held.of(about, size)
-        self._manifest.put(task.name, held)
-        return held
+            self.resolved()
+        except DamagedError as error:
+            found.append(str(error))
+        except ValueError:
+            pass  # there is none
+        found += curves.verify(self.path, drop=drop)
+        return found + self._ledger.verify(*self._there(cells), drop=drop)
 
     # ----------------------------------------------------------------------------- during a run
 
+    def running(self) -> AbstractContextManager[None]:
+        """Let nobody tidy up in the folder meanwhile."""
+        return self._ledger.journals.running()
+
     def note(self, outcome: Outcome) -> None:
-        """Take up what a worker reported: a block that is there joins the manifest."""
-        if outcome.about is not None:
-            seconds = outcome.seconds if outcome.state == "done" else None
-            self._manifest.put(outcome.name, Held.of(outcome.about, outcome.size, seconds))
-            self._manifest.flush(at_once=False)
+        """Take up what a worker reported: a block that is there goes into the journal."""
+        about = outcome.about
+        if about is not None:
+            held = Held(
+                seconds=outcome.seconds if outcome.state == "done" else None,
+                rounds=about.rounds,
+                metric=about.metric,
+                digest=about.digest,
+            )
+            stamp = Stamp(outcome.size, outcome.modified)
+            self._ledger.journals.put(outcome.name, stamp, held)
+            self._ledger.journals.write()
 
     def close(self) -> None:
-        """Write what is not written yet."""
-        self._manifest.flush()
+        """Write what is not written yet; make one journal of several, if nobody runs."""
+        self._ledger.journals.write()
+        self._ledger.journals.tidy(lambda: Files.of(self.path).stamps)
 
     def record_failure(self, task: Task, error: str, traceback: str = "") -> Outcome:
         """Write the record of a failure that no worker could write; return its outcome."""
@@ -227,13 +248,14 @@ class StudyFolder:
     def _remove_stale(self) -> None:
         """Remove temporary files of killed processes; a living one needs seconds for a file."""
         before = time.time() - _HOUR
-        for place in (self.path, self.path / "provenance", *(self.path / "cells").iterdir()):
-            for temporary in place.glob(".*.tmp"):
-                try:
-                    if temporary.stat().st_mtime < before:
-                        temporary.unlink()
-                except OSError:
-                    continue  # somebody else has removed it
+        own = (self.path / name for name in ("provenance", "journal"))
+        for place in (self.path, *own, *(self.path / "cells").iterdir()):
+            with suppress(OSError), os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                        with suppress(OSError):  # somebody else has removed it
+                            if entry.stat().st_mtime < before:
+                                Path(entry.path).unlink()
 
     # ----------------------------------------------------------------------------- the results
 
@@ -259,21 +281,34 @@ class StudyFolder:
         ValueError
             If a file that was whole can no longer be read.
         """
-        return curves.read(self.path, self._contents(cells), columns)
+        cells = list(cells)
+        return self._from_whole(cells, lambda found: curves.read(self.path, found, columns))
 
     def compact(self, cells: Iterable[Cell]) -> Path:
-        """Write all blocks of some cells into ``curves.parquet``; return its path.
+        """Write all blocks of some cells into ``curves.parquet``, unless it has them; return it.
 
         `read` uses it for the cells whose blocks have not changed since.
         """
-        return curves.compact(self.path, self._contents(cells))
+        return self._from_whole(list(cells), lambda found: curves.compact(self.path, found))
 
-    def _contents(self, cells: Iterable[Cell]) -> list[curves.Contents]:
+    def _from_whole(
+        self, cells: list[Cell], use: Callable[[list[curves.Contents]], _Result]
+    ) -> _Result:
+        """Return what blocks give; those that turn out to be damaged are named and left out."""
+        try:
+            return use(self._contents(cells))
+        except DamagedError:
+            for said in self.verify(cells):
+                message = f"{said} It is left out; the next run makes it anew."
+                warnings.warn(message, DamageWarning, stacklevel=4)
+            return use(self._contents(cells))
+
+    def _contents(self, cells: list[Cell]) -> list[curves.Contents]:
         cells = list({cell.key: cell for cell in cells}.values())
         blocks: dict[str, list[tuple[str, str]]] = {cell.key: [] for cell in cells}
-        for task, held in self._blocks(cells):
-            mark = f"{held.size} {held.rounds} {held.metric}"  # `curves` knows this form
-            blocks[task.cell.key].append((task.name, mark))
+        for name, held in self.look(cells).held.items():
+            mark = f"{held.digest} {held.rounds} {held.metric}"  # `curves` knows this form
+            blocks[name.partition("/")[0]].append((name, mark))
         return [curves.Contents(cell, tuple(blocks[cell.key])) for cell in cells]
 
 
@@ -301,10 +336,13 @@ def _claim(path: Path, identity: Mapping[str, object]) -> None:
 def _check_ours(path: Path) -> None:
     """Raise ``ValueError`` unless there is the marker of a study of this format."""
     marker = folder_study(path) if path.is_dir() else None
-    if marker is not None and marker.get("made_by") == MADE_BY and marker.get("format") == FORMAT:
+    ours = marker is not None and marker.get("made_by") == MADE_BY
+    written_in = (marker or {}).get("format")
+    if ours and written_in == FORMAT:
         return
-    if marker is not None and (marker.get("made_by"), marker.get("format")) == (MADE_BY, 1):
-        message = f"{results_of_format_1(f'The study in {path}')} Choose one with --out."
+    former = former_results(f"The study in {path}", written_in)
+    if ours and former:
+        message = f"{former} Choose one with --out."
         raise ValueError(message)
     says = "it is none" if marker is None else f"its {MARKER} says {marker}"
     message = (

@@ -21,6 +21,9 @@ SETTINGS = {
 """By role and former name of a key or setting: its name. An entry may have a setting of that name;
 then it is no former one."""
 
+_RESULTS = (1, 2)
+"""Former formats of results; study files have numbers of their own."""
+
 WORDS = {"t": "round or pairs", "n": "labels"}
 """By former name of what the rows of results count: what bounds and axes call it."""
 
@@ -36,9 +39,19 @@ def file_of_format_1() -> str:
     )
 
 
-def results_of_format_1(what: str) -> str:
-    """Return what to do about results of format 1; ``what`` they are, at the start."""
+def former_results(what: str, written_in: object) -> str:
+    """Return what to do about results of a former format, or nothing where it is none.
+
+    Parameters
+    ----------
+    what
+        What they are, at the start of the sentence.
+    written_in
+        The format that they say.
+    """
+    if written_in not in _RESULTS:
+        return ""
     return (
-        f"{what} is of format 1, which is not read any more: the results have to be computed anew, "
-        "in another folder."
+        f"{what} is of format {written_in}, which is not read any more: the results have to be "
+        "computed anew, in another folder."
     )

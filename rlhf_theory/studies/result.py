@@ -19,6 +19,7 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ends import last_rows
 from rlhf_theory.studies.findings import comparisons, rates, scores
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.looks import Look
 from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import StudyData
@@ -65,28 +66,38 @@ class ResultTables:
         table = self.summary().to_html(index=False, float_format="{:.4g}".format, border=0)
         return f"{head}{table}"
 
-    def counts(self) -> dict[str, int]:
-        """Return numbers of blocks: ``blocks``, ``done``, ``failed`` and ``missing``."""
-        total = sum(len(cell.blocks()) for cell in self.cells)
-        done, failed = len(self.folder.done(self.cells)), len(self.folder.failed(self.cells))
-        return {"blocks": total, "done": done, "failed": failed, "missing": total - done - failed}
+    def look(self) -> Look:
+        """Look through the folder; `counts`, `status` and `failures` take it and look no more."""
+        return self.folder.look(self.cells)
 
-    def status(self) -> pd.DataFrame:
+    def counts(self, look: Look | None = None) -> dict[str, int]:
+        """Return numbers of blocks: ``blocks``, ``done``, ``failed`` and ``missing``."""
+        table = self.status(look)
+        found = {name: int(table[name].sum()) for name in ("blocks", "done", "failed")}
+        return found | {"missing": found["blocks"] - found["done"] - found["failed"]}
+
+    def status(self, look: Look | None = None) -> pd.DataFrame:
         """Return blocks done, failed and in all, and seconds of computing, per cell."""
-        done, failed = self.folder.done(self.cells), self.folder.failed(self.cells)
-        seconds = self.folder.seconds(self.cells)
-        rows = []
-        for cell in self.cells:
-            names = [task.name for task in self.folder.tasks([cell])]
-            rows.append(
-                {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
-                | {"done": sum(n in done for n in names), "failed": sum(n in failed for n in names)}
-                | {"blocks": len(names), "seconds": sum(seconds.get(n, 0.0) for n in names)}
-                | {"cell": cell.key}
-            )
+        look = self.look() if look is None else look
+        zero = {"done": 0, "failed": 0, "blocks": 0, "seconds": 0.0}
+        sums = {cell.key: dict(zero) for cell in self.cells}
+        failed = set(look.failed)
+        for task in look.tasks:
+            row, name = sums[task.cell.key], task.name
+            row["blocks"] += 1
+            row["done"] += name in look.done
+            row["failed"] += name in failed
+            held = look.held.get(name)
+            row["seconds"] += (held.seconds if held else None) or 0.0
+        rows = [
+            {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
+            | sums[cell.key]
+            | {"cell": cell.key}
+            for cell in self.cells
+        ]
         return without_empty(pd.DataFrame(rows))
 
-    def failures(self) -> pd.DataFrame:
+    def failures(self, look: Look | None = None) -> pd.DataFrame:
         """Return the blocks that failed.
 
         Columns ``world``, ``learner``, ``block``, ``error``, ``where`` (file and line) and
@@ -94,7 +105,7 @@ class ResultTables:
         """
         by_key = {cell.key: cell for cell in self.cells}
         rows = []
-        for name, record in self.folder.failed(self.cells).items():
+        for name, record in self.folder.records(look or self.look()).items():
             key, _, block = name.partition("/")
             cell = by_key[key]
             said = [str(record.get(part, "")) for part in ("error", "where", "traceback")]

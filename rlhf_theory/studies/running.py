@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import TypeVar
 
 import loky
 
+from rlhf_theory.store import DamageWarning
+from rlhf_theory.studies import curves
 from rlhf_theory.studies.backends import make_backend
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
@@ -37,6 +40,8 @@ class Plan:
         Blocks to compute.
     done, failed
         Numbers of blocks that are done, and that failed and are left alone.
+    damaged
+        What is wrong with what is not what was written, a sentence each.
     """
 
     folder: Path
@@ -44,6 +49,7 @@ class Plan:
     todo: tuple[Task, ...]
     done: int
     failed: int
+    damaged: tuple[str, ...]
 
 
 def default_folder(study: StudyData) -> Path:
@@ -95,33 +101,36 @@ def plan_study(
     *,
     only: Sequence[str] = (),
     retry_failed: bool = False,
+    verify: bool = False,
 ) -> Plan:
     """Return what `run_study` would do; writes nothing.
 
     Parameters
     ----------
-    study, out, only, retry_failed
+    study, out, only, retry_failed, verify
         As in `run_study`.
     """
-    return _plan(_folder(study, out), study, only, retry_failed)
+    folder, cells = _folder(study, out), chosen_cells(study, only)
+    damaged = folder.verify(cells, drop=False) if verify else []
+    return _plan(folder, cells, retry_failed, damaged)
 
 
 def _folder(study: StudyData, out: Path | str | None) -> StudyFolder:
     return StudyFolder(default_folder(study) if out is None else out)
 
 
-def _plan(folder: StudyFolder, study: StudyData, only: Sequence[str], retry_failed: bool) -> Plan:
-    cells = chosen_cells(study, only)
-    todo, failed = folder.todo(cells), set()
-    if not retry_failed:
-        failed = set(folder.failed(cells))
-    total = len(folder.tasks(cells))
+def _plan(
+    folder: StudyFolder, cells: list[Cell], retry_failed: bool, damaged: Sequence[str]
+) -> Plan:
+    look = folder.look(cells)
+    left_alone = set() if retry_failed else set(look.failed)
     return Plan(
         folder=folder.path,
         cells=tuple(cells),
-        todo=tuple(task for task in todo if task.name not in failed),
-        done=total - len(todo),
-        failed=len(failed),
+        todo=tuple(task for task in look.todo if task.name not in left_alone),
+        done=len(look.done),
+        failed=len(left_alone),
+        damaged=tuple(dict.fromkeys([*damaged, *look.damaged])),
     )
 
 
@@ -136,6 +145,7 @@ def run_study(
     retry_failed: bool = False,
     fail_fast: bool = False,
     max_time: float | None = None,
+    verify: bool = False,
     toml: str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
@@ -166,6 +176,9 @@ def run_study(
         Stop at the first failure.
     max_time
         Seconds after which no block is started.
+    verify
+        Read all that is there, instead of trusting size and time of change, and compute anew what
+        is not what was written.
     toml
         The study as it was written, to be kept with the results.
     quiet, say
@@ -189,9 +202,12 @@ def run_study(
     settings = {**({} if backend else study.run_options.options), **(options or {})}
     place = make_backend(name, settings)
     # One object for plan and run: it remembers the files that it had to open.
-    folder = _folder(study, out)
-    plan = _plan(folder, study, only, retry_failed)
+    folder, cells = _folder(study, out), chosen_cells(study, only)
+    damaged = folder.verify(cells) if verify else []
+    plan = _plan(folder, cells, retry_failed, damaged)
     folder.claim(study, toml)
+    for said in plan.damaged:
+        warnings.warn(f"{said} It is made anew.", DamageWarning, stacklevel=3)
     record = Provenance(
         plan.folder,
         list(command),
@@ -202,7 +218,10 @@ def run_study(
     )
     tally = Tally(left=len(plan.todo), stopped="Interrupted.")
     try:
-        with Progress(len(plan.todo), ready=plan.done, say=say, quiet=quiet) as progress:
+        with (
+            folder.running(),
+            Progress(len(plan.todo), ready=plan.done, say=say, quiet=quiet) as progress,
+        ):
             tally = execute(
                 plan.todo,
                 place,
@@ -215,7 +234,8 @@ def run_study(
     finally:
         folder.close()
         record.end(tally)
-    if tally.done + tally.skipped and not tally.left and not only:
+    wanted = tally.done + tally.skipped or not (plan.folder / curves.NAME).exists()
+    if wanted and not tally.left and not only:
         # One file for readers in a hurry. It can be made again, so no disk may fail because of it.
         with suppress(OSError):
             folder.compact(plan.cells)

@@ -1,13 +1,14 @@
 """The Parquet file of one block: what a run recorded, as a tidy table that describes itself.
 
-The bytes depend on the cell, the replicas, the rounds and the installed versions, never on the time
-or the machine, so that an interrupted run and an undisturbed one leave identical files.
+It carries digests of what was written, so that a flipped bit is no other number, and no NaN. The
+bytes depend on the cell, the replicas, the rounds and the installed versions, never on the time or
+the machine, so that an interrupted run and an undisturbed one leave identical files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,15 @@ import pyarrow.parquet as pq
 
 from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.experiments.trace import Trace
-from rlhf_theory.studies.former import results_of_format_1
+from rlhf_theory.store import DamagedError, seal, unseal
+from rlhf_theory.studies.former import former_results
 from rlhf_theory.studies.recording import recorded_rounds
+from rlhf_theory.studies.seals import check_names, check_values, digests_of
 
 if TYPE_CHECKING:
     from rlhf_theory.studies.cells import Cell
 
-FORMAT = 2
+FORMAT = 3
 """Of the block files; raised when their columns change meaning."""
 
 _META = b"rlhf_theory"
@@ -51,6 +54,8 @@ class About:
     metric
         The primary metric, whose sum over rounds is ``regret``; None for an offline cell that
         keeps everything.
+    digest
+        Of all that it says about itself, with the digests of its columns.
     """
 
     key: str
@@ -58,14 +63,20 @@ class About:
     stop: int
     rounds: int | None
     metric: str | None
+    digest: str
 
     def serves(self, cell: Cell) -> bool:
-        """Return whether the block needs no further computing for the cell as it is now.
+        """Return whether the block needs no further computing for the cell as it is now."""
+        return serves(cell, self.rounds, self.metric)
 
-        Rounds and metric are not in the key of a cell: they may have changed since.
-        """
-        rounds = self.rounds is None or cell.rounds is None or self.rounds >= cell.rounds
-        return rounds and (self.metric is None or cell.metric in (None, self.metric))
+
+def serves(cell: Cell, rounds: int | None, metric: str | None) -> bool:
+    """Return whether a block with such rounds and metric needs no further computing for a cell.
+
+    They are not in the key of a cell: they may have changed since.
+    """
+    enough = rounds is None or cell.rounds is None or rounds >= cell.rounds
+    return enough and (metric is None or cell.metric in (None, metric))
 
 
 def block_table(cell: Cell, first: int, stop: int, trace: Trace) -> pa.Table:
@@ -132,7 +143,13 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace) -> pa.Table:
         "versions": trace.settings.get("versions", {}),
     }
     table = pa.table(place | {name: v[:, kept].ravel() for name, v in columns.items()})
-    return table.replace_schema_metadata({_META: json.dumps(about, sort_keys=True).encode()})
+    return describe(table, about)
+
+
+def describe(table: pa.Table, about: Mapping[str, object]) -> pa.Table:
+    """Return a table that says what it is, and what its columns were when they were written."""
+    says = seal({**about, "columns": digests_of(table)})
+    return table.replace_schema_metadata({_META: json.dumps(says, sort_keys=True).encode()})
 
 
 def _check_names(found: dict[str, np.ndarray]) -> None:
@@ -181,20 +198,36 @@ def encode(table: pa.Table) -> bytes:
     # Dictionaries pay for what repeats, and cost time for what does not.
     repeated = [name for name in ("replica", "round", "pairs") if name in table.column_names]
     pq.write_table(
-        table, sink, compression="zstd", use_dictionary=repeated, write_page_checksum=True
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=repeated,
+        write_page_checksum=True,  # keeps damage away from the decoders
+        write_statistics=False,  # nobody asks for them
     )
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def read_block(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, About]:
-    """Read a block file and check it.
+def read_block(
+    path: Path, cell: Cell, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, About]:
+    """Read a block file and check that it is what was written, and a block of the cell.
+
+    Parameters
+    ----------
+    path
+        The file.
+    cell
+        The cell that it must belong to.
+    columns
+        Which columns, of those that it has; None for all. The others are not read.
 
     Raises
     ------
-    ValueError
-        If the file is none of ours, is cut off, or fails a checksum.
+    DamagedError
+        If the file is none of ours, is cut off, or is not what was written.
     OSError
-        If it cannot be opened.
+        If it cannot be opened or read.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -202,27 +235,67 @@ def read_block(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, 
             wanted = names if columns is None else [c for c in names if c in columns]
             # One thread: callers read many files at a time.
             table = file.read(columns=wanted, use_threads=False)
-            about = about_of(table)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
+        says = _header(table)
+        check_names(names, says["columns"])
+        check_values(table, says["columns"])
+        about = _about(says)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk or its rights; what libraries say of contents has no number
         message = f"{path} must be a block of a study; it cannot be read ({error})."
-        raise ValueError(message) from error
+        raise DamagedError(message) from error
     if (about.key, f"r{about.first:06d}-{about.stop:06d}") != (path.parent.name, path.stem):
         message = f"{path} must hold the block that its name says; it holds {about}."
-        raise ValueError(message)
+        raise DamagedError(message)
+    wrong = _not_of_cell(cell, about, names, table)
+    if wrong:
+        message = f"{path} must be a block of {cell.learner_label} in {cell.world_label}; {wrong}."
+        raise DamagedError(message)
     return table, about
 
 
+def _not_of_cell(cell: Cell, about: About, names: Sequence[str], table: pa.Table) -> str:
+    """Say why columns or rows are not those of a cell; empty where they are."""
+    index = "round" if cell.online else "pairs"
+    needed = ["replica", index, "labels", *(["regret"] if cell.online else [])]
+    needed += [about.metric] if about.metric else []
+    absent = [name for name in needed if name not in names]
+    if absent:
+        return f"it lacks {', '.join(absent)}"
+    if cell.metrics is not None:
+        more = set(names) - {*needed, *cell.metrics}
+        if more:
+            return f"it has {', '.join(sorted(more))}, which the cell does not record"
+    kept = np.asarray(cell.pairs)
+    if cell.online:
+        kept = recorded_rounds(about.rounds or 0, cell.grid, cell.points)
+    replicas = range(about.first, about.stop)
+    rows = {"replica": np.repeat(replicas, len(kept)), index: np.tile(kept, len(replicas))}
+    for name in (n for n in rows if n in table.column_names):
+        if not np.array_equal(table[name].to_numpy(), rows[name]):
+            return f"its rows are other values of {name}"
+    return ""
+
+
 def about_of(table: pa.Table) -> About:
-    """Return what the table of a block says about itself; ``ValueError`` if it says nothing."""
+    """Return what the table of a block says about itself; `DamagedError` if it says nothing."""
+    return _about(_header(table))
+
+
+def _header(table: pa.Table) -> dict[str, Any]:
     says: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
     if says.get("format") != FORMAT:
-        message = f"its format must be {FORMAT}; got {says.get('format')}"
-        if says.get("format") == 1:
-            message = results_of_format_1("it")
-        raise ValueError(message)
-    return About(**{name: says[name] for name in ("key", "first", "stop", "rounds", "metric")})
+        message = former_results("it", says.get("format")) or (
+            f"its format must be {FORMAT}; got {says.get('format')}"
+        )
+        raise DamagedError(message)
+    unseal(says)
+    return says
+
+
+def _about(says: Mapping[str, Any]) -> About:
+    known = ("key", "first", "stop", "rounds", "metric", "digest")
+    return About(**{name: says[name] for name in known})
 
 
 def difference(old: pa.Table, new: pa.Table) -> str | None:

@@ -211,7 +211,7 @@ def study(toml: str) -> dict[str, np.ndarray]:
         found = {}
         for cell in given.cells():
             for block in sorted((Path(folder) / "out" / "cells" / cell.key).glob("r*.parquet")):
-                table, _ = read_block(block)
+                table, _ = read_block(block, cell)
                 for name, values in columns(table.to_pandas()).items():
                     found[f"{cell.world_label}/{cell.learner_label}/{block.stem}/{name}"] = values
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_theory.store import DamageWarning
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.study import Study, StudyResult
 from tests.helpers import unruly
@@ -27,8 +28,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file of results."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.glob("cells/*/r*.parquet")}
+    """Return the content of every file of results: the blocks, and the table of all of them."""
+    paths = [*folder.glob("cells/*/r*.parquet"), *folder.glob("curves.parquet")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
 
 
 def run(folder: Path, backend: str = "serial", **options: object) -> StudyResult:
@@ -65,7 +67,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("calm")
     assert run(folder / "study").tally.done == BLOCKS
     found = blocks(folder / "study")
-    assert len(found) == BLOCKS
+    assert len(found) == BLOCKS + 1
     return found
 
 
@@ -297,7 +299,7 @@ def _fill(path: Path, leave: int) -> None:
     path.write_bytes(bytes(free - leave))
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "cut, manifest lost"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "cut, journals lost"])
 def test_a_damaged_file_is_computed_again(
     damage: str, tmp_path: Path, calm: dict[str, bytes]
 ) -> None:
@@ -305,12 +307,12 @@ def test_a_damaged_file_is_computed_again(
     run(folder)
     victim = sorted(folder.glob("cells/*/r*.parquet"))[2]
     victim.write_bytes(b"" if damage == "empty" else victim.read_bytes()[:-100])
-    if "manifest" in damage:
-        (folder / "manifest.json").unlink()
-    assert run(folder).tally.done == 1
+    if "journals" in damage:
+        shutil.rmtree(folder / "journal")
+    with pytest.warns(DamageWarning, match=victim.name):
+        assert run(folder).tally.done == 1
     assert blocks(folder) == calm
-    stored = json.loads((folder / "manifest.json").read_text())["blocks"]
-    assert len(stored) == BLOCKS
+    assert run(folder).tally.done == 0
 
 
 @pytest.mark.parametrize("backend", ["serial", "local"])

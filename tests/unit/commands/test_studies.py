@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 from rlhf_theory import cli
 from rlhf_theory.commands.studies import seconds_of
 from rlhf_theory.studies import running
+from rlhf_theory.studies.cells import Cell
 from tests.helpers.studied import TOML, small_file
 
 SERIAL = ("--backend", "serial")
@@ -172,6 +174,54 @@ def test_status_of_a_finished_study(command, out):
     assert said.rstrip().endswith("18 blocks, 18 done, 0 failed, 0 missing")
     counts = json.loads(command("status", out, "--json")[1])
     assert (counts["done"], len(counts["cells"])) == (18, 6)
+
+
+def rot(path):
+    """Turn a bit, and leave size and time of change as they are: what a disk does."""
+    content, state = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-200] + bytes([content[-200] ^ 4]) + content[-199:])
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_damage_is_named_taken_away_and_mended(command, out, tmp_path):
+    block, path = sorted(out.glob("cells/*/r*.parquet"))[0], small_file(tmp_path)
+    good = block.read_bytes()
+    shutil.rmtree(out / "journal")  # times of change are others in a copy
+    command("run", path, "--out", out, *SERIAL, "--quiet")
+    rot(block)
+    code, said, log = command("status", out)
+    assert (code, log, said.rstrip()[-9:]) == (0, "", "0 missing")
+    # A dry run reads all, and writes nothing.
+    _, said, log = command("run", path, "--out", out, "--dry-run", "--verify")
+    assert log.startswith(f"Damaged: {block} must be a block of a study")
+    assert "17 done, 0 failed" in said
+    assert block.exists()
+    # A command that reads names it, and goes on without it.
+    (out / "curves.parquet").unlink()
+    code, _, log = command("export", out, "--to", tmp_path / "all.csv")
+    (line,) = log.splitlines()
+    assert (code, line.startswith(f"Damaged: {block} must be a block of a study")) == (0, True)
+    assert line.endswith("It is left out; the next run makes it anew.")
+    assert command("run", path, "--out", out, *SERIAL, "--quiet")[0] == 0
+    assert block.read_bytes() == good
+    rot(block)
+    code, said, log = command("status", out, "--verify")
+    assert (code, said.rstrip()[-9:]) == (0, "1 missing")
+    assert log.startswith(f"Damaged: {block} must be a block of a study")
+    assert log.endswith("The next run makes it anew.\n")
+
+
+@pytest.mark.parametrize("sets", [("replicas=1000000000", "block=1"), ("replicas=1000000000",)])
+def test_a_slip_that_makes_too_many_blocks_is_told_at_once(command, tmp_path, monkeypatch, sets):
+    # Before any block is made, however long that would take.
+    monkeypatch.setattr(Cell, "blocks", None)
+    changes = [word for change in sets for word in ("--set", change)]
+    code, _, said = command("run", small_file(tmp_path), "--out", tmp_path / "out", *changes)
+    assert code == 2
+    assert "replicas: makes " in said
+    assert "at most 1000000 are allowed: 6 times 1000000000 replicas, cut into blocks of" in said
+    assert "Make block larger, or replicas or the grids smaller." in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_extend_adds_replicas_and_says_where_they_come_from(command, out):

@@ -17,14 +17,17 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.store import read_json
+from rlhf_theory.store import DamagedError, read_json, write_json
 from rlhf_theory.studies import blocks
 from rlhf_theory.studies.blocks import Task, compute, record_failure
+from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.recording import recorded_rounds
 from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import about_of, block_table, read_block
 from tests.helpers import unruly
 from tests.helpers.study_cells import HERE, offline_cell, online_cell
+
+MARKER = {"made_by": "rlhf-theory run", "name": "blocks", "format": 3}
 
 
 def tasks(folder, cell):
@@ -151,7 +154,7 @@ def test_without_a_metric_regret_is_of_the_gap_and_of_exploitability_where_there
 
 def read_block_of(folder, cell):
     computed(folder, cell)
-    return read_block(tasks(folder, cell)[0].path)[0]
+    return read_block(tasks(folder, cell)[0].path, cell)[0]
 
 
 def test_kept_rows_are_the_rows_of_the_grid(tmp_path):
@@ -171,10 +174,11 @@ def test_the_file_says_what_it_is_and_its_bytes_do_not_depend_on_when(tmp_path):
     outcome = compute(first)
     compute(again)
     assert first.path.read_bytes() == again.path.read_bytes()
-    table, about = read_block(first.path)
+    table, about = read_block(first.path, cell)
     assert (about.key, about.first, about.stop, about.rounds) == (cell.key, 4, 8, 5)
     assert outcome.about == about
-    assert outcome.size == first.path.stat().st_size
+    state = first.path.stat()
+    assert (outcome.size, outcome.modified) == (state.st_size, state.st_mtime_ns)
     assert outcome.name == first.name == f"{cell.key}/r000004-000008"
     assert first.path == tmp_path / "a" / "cells" / cell.key / "r000004-000008.parquet"
     stored = json.loads(pq.read_schema(first.path).metadata[b"rlhf_theory"])
@@ -238,8 +242,8 @@ def test_a_damaged_file_is_computed_again(tmp_path, damage):
     if damage == "moved":
         compute(second)
         first.path.write_bytes(second.path.read_bytes())
-    with pytest.raises(ValueError, match="must "):
-        read_block(first.path)
+    with pytest.raises(DamagedError, match="must "):
+        read_block(first.path, first.cell)
     assert compute(first).state == "done"
     assert first.path.read_bytes() == good
 
@@ -531,24 +535,28 @@ def test_another_primary_metric_is_added_to_chosen_ones_also_offline(tmp_path):
 def test_the_longer_last_block_replaces_the_shorter_one(tmp_path):
     few, more = online_cell(replicas=6), online_cell(replicas=8)
     computed(tmp_path, few)
+    write_json(tmp_path / "study.json", MARKER)
     old = tasks(tmp_path, few)[-1]
     record_failure(old, "of long ago")
     assert old.path.exists()
-    outcomes = [compute(task) for task in tasks(tmp_path, more)]
-    assert [o.state for o in outcomes] == ["skipped", "done"]
+    outcomes = [compute(task) for task in StudyFolder(tmp_path).todo([more])]
+    assert [o.state for o in outcomes] == ["done"]
     names = sorted(p.name for p in old.path.parent.iterdir())
     assert names == ["r000000-000004.parquet", "r000004-000008.parquet"]
 
 
 def test_a_shorter_last_block_goes_only_when_the_longer_one_is_there(tmp_path, monkeypatch):
     computed(tmp_path, online_cell(replicas=6))
+    write_json(tmp_path / "study.json", MARKER)
     old = tasks(tmp_path, online_cell(replicas=6))[-1]
 
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(blocks, "write_atomic", broken)
-    assert compute(tasks(tmp_path, online_cell())[-1]).state == "failed"
+    (task,) = StudyFolder(tmp_path).todo([online_cell()])
+    assert task.replaces == (old.name,)
+    assert compute(task).state == "failed"
     assert old.path.exists()
 
 

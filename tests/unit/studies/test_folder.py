@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rlhf_theory.store import write_json
-from rlhf_theory.studies import curves, manifest
+from rlhf_theory.store import DamageWarning, write_json
+from rlhf_theory.studies import curves, journals, ledger, looks
 from rlhf_theory.studies import folder as module
-from rlhf_theory.studies.blocks import compute
+from rlhf_theory.studies.blocks import Outcome, compute
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.tables import About
 from tests.helpers.study_cells import offline_cell, online_cell
 
 
@@ -33,7 +35,7 @@ def claimed(path):
 
 
 def ran(path, *cells, keep=True):
-    """A folder in which the cells are done; with ``keep`` its manifest says so."""
+    """A folder in which the cells are done; with ``keep`` its journal says so."""
     folder = claimed(path)
     for task in folder.todo(cells):
         outcome = compute(task)
@@ -48,14 +50,20 @@ def ran(path, *cells, keep=True):
 def opened(monkeypatch):
     """Names of the block files that are opened to look whether they are whole."""
     names = []
-    real = module.read_block
+    real = ledger.read_block
 
     def spy(path, *rest):
         names.append(path.stem)
         return real(path, *rest)
 
-    monkeypatch.setattr(module, "read_block", spy)
+    monkeypatch.setattr(ledger, "read_block", spy)
     return names
+
+
+def journal(path):
+    """What the journals of a folder hold: names of blocks, once each."""
+    lines = [x for p in (path / "journal").glob("*.jsonl") for x in p.read_text().split("\n") if x]
+    return sorted({json.loads(line.partition(" ")[2])[0] for line in lines})
 
 
 # ----------------------------------------------------------------------------- claiming
@@ -85,7 +93,7 @@ def test_claiming_stores_the_study_and_can_be_repeated(tmp_path):
     assert json.loads((out / "study.json").read_text()) == {
         "made_by": "rlhf-theory run",
         "name": "small",
-        "format": 2,
+        "format": 3,
     }
 
 
@@ -109,11 +117,15 @@ def test_another_format_and_another_maker_are_refused(tmp_path):
             StudyFolder(tmp_path)
 
 
-def test_a_folder_of_format_1_is_to_be_computed_anew(tmp_path):
-    write_json(tmp_path / "study.json", {"made_by": "rlhf-theory run", "name": "a", "format": 1})
+@pytest.mark.parametrize("former", [1, 2])
+def test_a_folder_of_a_former_format_is_to_be_computed_anew(tmp_path, former):
+    marker = {"made_by": "rlhf-theory run", "name": "a", "format": former}
+    write_json(tmp_path / "study.json", marker)
     with pytest.raises(ValueError, match="have to be computed anew, in another folder") as caught:
         StudyFolder(tmp_path)
-    assert str(caught.value).startswith(f"The study in {tmp_path} is of format 1, which is not")
+    assert str(caught.value).startswith(
+        f"The study in {tmp_path} is of format {former}, which is not"
+    )
     assert str(caught.value).endswith("Choose one with --out.")
 
 
@@ -146,7 +158,7 @@ def test_a_folder_that_somebody_is_just_claiming_is_waited_for(tmp_path, monkeyp
             half.unlink()
             write_json(
                 tmp_path / "study.json",
-                {"made_by": "rlhf-theory run", "name": "small", "format": 2},
+                {"made_by": "rlhf-theory run", "name": "small", "format": 3},
             )
 
     monkeypatch.setattr(module.time, "sleep", other)
@@ -161,10 +173,14 @@ def test_reading_needs_no_right_to_write(tmp_path, monkeypatch):
     cell = online_cell()
     ran(tmp_path, cell, keep=False)
 
-    def read_only(path, _):
+    real = type(tmp_path).open
+
+    def read_only(path, mode="r", *rest, **options):
+        if mode in ("r", "rb"):
+            return real(path, mode, *rest, **options)
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(manifest, "write_json", read_only)
+    monkeypatch.setattr(type(tmp_path), "open", read_only)
     folder = StudyFolder(tmp_path)
     assert len(folder.done([cell])) == 2
     assert len(folder.read([cell])) == 8 * 6
@@ -174,16 +190,16 @@ def test_reading_needs_no_right_to_write(tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------- what is done
 
 
-def test_what_the_manifest_knows_is_not_opened(tmp_path, opened):
+def test_what_a_journal_knows_is_not_opened(tmp_path, opened):
     cells = [online_cell(), offline_cell()]
     ran(tmp_path, *cells)
     folder = StudyFolder(tmp_path)
     assert len(folder.done(cells)) == 4
     assert folder.todo(cells) == []
     assert opened == []
-    seconds = folder.seconds(cells)
-    assert set(seconds) == folder.done(cells)
-    assert min(seconds.values()) > 0
+    held = folder.look(cells).held
+    assert set(held) == folder.done(cells)
+    assert min(h.seconds for h in held.values()) > 0
 
 
 def test_a_whole_file_that_nobody_listed_is_read_once(tmp_path, opened):
@@ -196,7 +212,7 @@ def test_a_whole_file_that_nobody_listed_is_read_once(tmp_path, opened):
     assert len(opened) == 2
     StudyFolder(tmp_path).done([cell])
     assert len(opened) == 2
-    assert folder.seconds([cell]) == {}
+    assert {held.seconds for held in folder.look([cell]).held.values()} == {None}
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -206,7 +222,10 @@ def test_a_truncated_file_is_computed_again(tmp_path, listed):
     good = first.path.read_bytes()
     first.path.write_bytes(good[:-7])
     folder = StudyFolder(tmp_path)
-    assert [t.name for t in folder.todo([cell])] == [first.name]
+    look = folder.look([cell])
+    assert [t.name for t in look.todo] == [first.name]
+    (said,) = look.damaged
+    assert said.startswith(f"{first.path} must be a block of a study")
     folder.note(compute(first))
     assert first.path.read_bytes() == good
     assert folder.todo([cell]) == []
@@ -217,7 +236,7 @@ def test_a_file_of_another_size_is_read_and_counts_if_it_is_whole(tmp_path, open
     ran(tmp_path, cell)
     longer = replace(cell, rounds=7)
     for task in StudyFolder(tmp_path).todo([longer]):
-        compute(task)  # and killed before the manifest was written
+        compute(task)  # and killed before the journal was written
     opened.clear()
     assert len(StudyFolder(tmp_path).done([longer])) == 2
     assert len(opened) == 2
@@ -231,19 +250,25 @@ def test_a_file_that_is_gone_is_computed_again(tmp_path):
     assert [t.name for t in StudyFolder(tmp_path).todo([cell])] == [first.name]
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "blocks": {"a": {"x": 1}}}'],
-)
-def test_without_a_manifest_that_can_be_read_the_files_are(tmp_path, content, opened):
+@pytest.mark.parametrize("content", ["", "{", "00000000 []", None])
+def test_without_a_journal_that_can_be_read_the_files_are(tmp_path, content, opened):
     cell = online_cell()
     ran(tmp_path, cell)
-    (tmp_path / "manifest.json").write_text(content)
+    (path,) = (tmp_path / "journal").glob("*.jsonl")
+    path.unlink() if content is None else path.write_text(content)
     folder = StudyFolder(tmp_path)
     assert len(folder.done([cell])) == 2
     assert len(opened) == 2
     folder.close()
-    assert len(json.loads((tmp_path / "manifest.json").read_text())["blocks"]) == 2
+    assert len(journal(tmp_path)) == 2
+
+
+def test_a_file_of_another_time_is_read(tmp_path, opened):
+    cell = online_cell()
+    first, _ = ran(tmp_path, cell).tasks([cell])
+    first.path.touch()
+    assert len(StudyFolder(tmp_path).done([cell])) == 2
+    assert opened == [first.path.stem]
 
 
 def test_fewer_rounds_than_asked_are_not_done(tmp_path):
@@ -264,7 +289,7 @@ def test_more_replicas_need_only_their_own_blocks(tmp_path):
         folder.note(compute(task))
     assert len(folder.done([more])) == 3
     folder.close()
-    assert sorted(json.loads((tmp_path / "manifest.json").read_text())["blocks"]) == [
+    assert journal(tmp_path) == [
         f"{few.key}/r{a}" for a in ("000000-000004", "000004-000008", "000008-000010")
     ]
     # What was replaced cannot be had any more.
@@ -274,12 +299,12 @@ def test_more_replicas_need_only_their_own_blocks(tmp_path):
 def test_what_a_block_took_is_not_forgotten(tmp_path):
     cell = online_cell()
     folder = ran(tmp_path, cell)
-    before = folder.seconds([cell])
+    before = folder.look([cell]).held
     other = StudyFolder(tmp_path)
     for task in folder.tasks([cell]):
         other.note(compute(task))  # skipped
     other.close()
-    assert StudyFolder(tmp_path).seconds([cell]) == before
+    assert StudyFolder(tmp_path).look([cell]).held == before
 
 
 def test_a_task_knows_its_folder_from_anywhere(tmp_path, monkeypatch):
@@ -308,45 +333,53 @@ def test_failures_are_those_of_blocks_that_are_not_done(tmp_path):
     assert second.name in {t.name for t in folder.todo([cell])}
 
 
-def test_two_writers_of_the_manifest_lose_nothing(tmp_path):
+def test_two_runs_lose_nothing_of_what_they_know(tmp_path):
     cell = online_cell()
     one, other = claimed(tmp_path), StudyFolder(tmp_path)
     assert one.done([cell]) == other.done([cell]) == set()
     first, second = one.tasks([cell])
-    one.note(compute(first))
-    other.note(compute(second))
+    with one.running(), other.running():
+        one.note(compute(first))
+        other.note(compute(second))
+    assert len(list((tmp_path / "journal").glob("*.jsonl"))) == 2
     one.close()
     other.close()
-    names = set(json.loads((tmp_path / "manifest.json").read_text())["blocks"])
-    assert names == {first.name, second.name}
+    names = {first.name, second.name}
+    assert set(journal(tmp_path)) == names
+    assert len(list((tmp_path / "journal").glob("*.jsonl"))) == 1
     # And each sees what the other has done.
     assert one.done([cell]) == other.done([cell]) == names
 
 
-def test_the_manifest_is_written_now_and_then(tmp_path, monkeypatch):
-    cell = online_cell()
+def test_looking_through_many_blocks_takes_a_glance_at_each(tmp_path, monkeypatch):
+    # No file is opened, and none is asked for its state twice.
+    cell = online_cell(replicas=400, block=1)
     folder = claimed(tmp_path)
-    first, second = folder.tasks([cell])
-    folder.note(compute(first))
-    assert not (tmp_path / "manifest.json").exists()
-    monkeypatch.setattr(manifest, "_BETWEEN_WRITES", -1.0)
-    folder.note(compute(second))
-    assert len(json.loads((tmp_path / "manifest.json").read_text())["blocks"]) == 2
+    tasks = folder.tasks([cell])
+    tasks[0].path.parent.mkdir()
+    about = About(key=cell.key, first=0, stop=1, rounds=5, metric="gap", digest="")
+    written = []
+    real = journals.zlib.crc32
+    monkeypatch.setattr(journals.zlib, "crc32", lambda text: written.append(text) or real(text))
+    for task in tasks:
+        task.path.write_bytes(b"x")
+        state = task.path.stat()
+        stamp = {"size": state.st_size, "modified": state.st_mtime_ns}
+        folder.note(Outcome(name=task.name, state="done", seconds=1.0, about=about, **stamp))
+    assert len(written) == len(tasks)  # a line for each, written once
+    counts = Counter()
+    for module_, name in ((ledger, "read_block"), (looks, "Stamp"), (journals, "_take_up")):
+        call = getattr(module_, name)
 
+        def counted(*given, call=call, name=name):
+            counts[name] += 1
+            return call(*given)
 
-def test_a_manifest_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
-    cell = online_cell()
-    folder = claimed(tmp_path)
-    folder.note(compute(folder.tasks([cell])[0]))
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(manifest, "write_json", full)
-        folder.close()
-    folder.close()
-    assert (tmp_path / "manifest.json").exists()
+        monkeypatch.setattr(module_, name, counted)
+    assert len(StudyFolder(tmp_path).look([cell]).done) == len(tasks)
+    assert counts["read_block"] == 0
+    assert counts["Stamp"] == len(tasks)
+    assert counts["_take_up"] <= 2 * len(tasks)  # with an empty line before each
 
 
 def test_old_temporary_files_go_and_young_ones_stay(tmp_path):
@@ -354,7 +387,7 @@ def test_old_temporary_files_go_and_young_ones_stay(tmp_path):
     folder = ran(tmp_path, cell)
     place = folder.tasks([cell])[0].path.parent
     old, young = place / ".r000000-000004.parquet.1.aa.tmp", place / ".r.parquet.2.bb.tmp"
-    top, mine = tmp_path / ".manifest.json.3.cc.tmp", place / ".notes"
+    top, mine = tmp_path / ".resolved.json.3.cc.tmp", place / ".notes"
     for path in (old, young, top, mine):
         path.write_text("half")
     long_ago = time.time() - 4000
@@ -445,7 +478,9 @@ def test_a_damaged_file_of_all_blocks_is_not_needed(tmp_path):
     folder = ran(tmp_path, cell)
     folder.compact([cell])
     (tmp_path / "curves.parquet").write_bytes(b"PAR1")
-    same(folder.read([cell]), expected(folder, cell))
+    with pytest.warns(DamageWarning, match=r"curves.parquet must .* The blocks are read instead"):
+        same(folder.read([cell]), expected(folder, cell))
+    assert not (tmp_path / "curves.parquet").exists()
 
 
 @pytest.mark.parametrize("columns", [None, ["gap", "labels"]])
@@ -461,8 +496,10 @@ def test_a_file_of_all_blocks_with_damaged_pages_is_not_needed(tmp_path, columns
             damaged[i] ^= 0x5A
         path.write_bytes(damaged)
         # The end of the file, which says what it holds, is still good.
-        assert set(curves._digests(path)) == {cell.key for cell in cells}
-        pd.testing.assert_frame_equal(folder.read(cells, columns), before, check_exact=True)
+        assert curves._kept(tmp_path, folder._contents(cells)) == {cell.key for cell in cells}
+        with pytest.warns(DamageWarning):
+            found = folder.read(cells, columns)
+        pd.testing.assert_frame_equal(found, before, check_exact=True)
 
 
 def test_blocks_of_a_cell_that_hold_different_columns_lose_none(tmp_path):
@@ -487,7 +524,8 @@ def test_the_file_of_all_blocks_is_made_in_parts(tmp_path, monkeypatch):
     at_once = (tmp_path / "curves.parquet").read_bytes()
     before = folder.read(cells)
     monkeypatch.setattr(curves, "_ROWS", 10)
-    monkeypatch.setattr(curves, "_AHEAD", 2)
+    monkeypatch.setattr(ledger, "_AHEAD", 2)
+    (tmp_path / "curves.parquet").unlink()
     folder.compact(cells)
     assert (tmp_path / "curves.parquet").read_bytes() != at_once
     pd.testing.assert_frame_equal(folder.read(cells), before, check_exact=True)
@@ -513,17 +551,6 @@ def test_blocks_that_are_missing_are_left_out(tmp_path):
     folder.note(compute(second))
     found = folder.read([cell])
     assert sorted(set(found["replica"])) == [4, 5, 6, 7]
-
-
-def test_a_file_that_decays_says_so(tmp_path):
-    cell = online_cell()
-    folder = ran(tmp_path, cell)
-    path = folder.tasks([cell])[0].path
-    good = path.read_bytes()
-    path.write_bytes(good[:60] + bytes([good[60] ^ 1]) + good[61:])  # same size
-    assert len(folder.done([cell])) == 2
-    with pytest.raises(ValueError, match="must be a block of a study; it cannot be read"):
-        folder.read([cell])
 
 
 def test_regret_of_an_offline_study_is_not_a_number(tmp_path):

@@ -109,8 +109,11 @@ def test_axes_in_former_words(word):
     assert str(caught.value) == f"x: {text}"
 
 
-def test_a_block_of_format_1_is_to_be_computed_anew():
-    says = {"format": 1, "key": "k", "first": 0, "stop": 1, "rounds": 1, "metric": None}
+@pytest.mark.parametrize("former", [1, 2])
+def test_a_block_of_a_former_format_is_to_be_computed_anew(former):
+    says = {"format": former, "key": "k", "first": 0, "stop": 1, "rounds": 1, "metric": None}
     table = pa.table({"t": [0]}).replace_schema_metadata({"rlhf_theory": json.dumps(says)})
-    with pytest.raises(ValueError, match=r"is of format 1.*computed anew, in another folder"):
+    with pytest.raises(
+        ValueError, match=rf"is of format {former}.*computed anew, in another folder"
+    ):
         about_of(table)

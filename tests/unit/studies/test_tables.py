@@ -73,5 +73,5 @@ def test_fits_on_numbers_of_pairs_are_compared_to_the_last():
 
 
 def test_a_table_without_our_metadata_is_none_of_ours():
-    with pytest.raises(ValueError, match="format must be 2; got None"):
+    with pytest.raises(ValueError, match="format must be 3; got None"):
         about_of(table((0, 1)))
