@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
 from rlhf_theory.register import found
-from rlhf_theory.report.filters import Facet, facets
-from rlhf_theory.report.parts import Download, downloads, figure_svg, render
-from rlhf_theory.report.words import duration, pretty
+from rlhf_theory.report.filters import facets
+from rlhf_theory.report.parts import render
+from rlhf_theory.report.sections import Drawing, Sheet, draw
+from rlhf_theory.report.words import duration, interval, pretty
 from rlhf_theory.store import folder_study
 from rlhf_theory.theorems.card import Verdict
 from rlhf_theory.theorems.stored import read_verdict
@@ -20,8 +19,7 @@ from rlhf_theory.theorems.stored import read_verdict
 @dataclass(frozen=True)
 class _Card:
     verdict: Verdict
-    svg: Markup | None
-    downloads: tuple[Download, ...]
+    drawing: Drawing
 
     @property
     def state(self) -> str:
@@ -29,16 +27,6 @@ class _Card:
         if self.verdict.error:
             return "raised"
         return "holds" if self.verdict.passed else "fails"
-
-    @property
-    def title(self) -> str:
-        """What the figure shows."""
-        return self.verdict.title
-
-    @property
-    def caption(self) -> str:
-        """What the bands of the figure are."""
-        return self.verdict.caption
 
     @property
     def tags(self) -> dict[str, str]:
@@ -64,38 +52,26 @@ def read_verdicts(out: Path) -> list[Verdict]:
 
 
 def _card(verdict: Verdict, folder: Path, key: str) -> _Card:
-    figure = figure_svg(folder, key, verdict.title)
-    return _Card(verdict, figure, downloads(folder, verdict.name) if figure is not None else ())
-
-
-def _choices(cards: Sequence[_Card]) -> list[Facet]:
-    return facets(
-        {"verdict": "Verdict", "mode": "Run"},
-        [card.tags for card in cards],
-        {"raised": "did not run"},
-    )
+    sheet = Sheet(folder=folder, title=verdict.title, caption=verdict.caption)
+    return _Card(verdict, draw(sheet, key, verdict.name))
 
 
 def _facts(verdicts: Sequence[Verdict], study: dict[str, object]) -> list[tuple[str, str]]:
     """Return what is the same for the whole run, for the head of the page."""
     modes = " and ".join(sorted({v.mode for v in verdicts}))
     replicas = sorted({v.replicas for v in verdicts})
-    span = (
-        pretty(replicas[0])
-        if len(replicas) == 1
-        else f"{pretty(replicas[0])} to {pretty(replicas[-1])}"
-    )
+    few, many = replicas[0], replicas[-1]
     seeds = ", ".join(str(s) for s in sorted({v.seed for v in verdicts}))
     versions: dict[str, str] = {}
     for verdict in verdicts:
         versions.update(verdict.versions)
     return [
         ("Mode", modes),
-        ("Replicas", span),
+        ("Replicas", pretty(few) if few == many else interval((few, many))),
         ("Seed", seeds),
         ("Device", str(study.get("device", "cpu"))),
         ("Computing time", duration(sum(v.seconds for v in verdicts))),
-        *((name, number) for name, number in versions.items()),
+        *versions.items(),
     ]
 
 
@@ -116,7 +92,11 @@ def write_report(out: Path) -> Path:
         "page.html",
         title="Theorems of RLHF, reproduced",
         cards=cards,
-        choices=_choices(cards),
+        choices=facets(
+            {"verdict": "Verdict", "mode": "Run"},
+            [card.tags for card in cards],
+            {"raised": "did not run"},
+        ),
         facts=_facts(verdicts, folder_study(out) or {}),
         n_held=sum(v.passed for v in verdicts),
         quick=any(v.mode == "quick" for v in verdicts),

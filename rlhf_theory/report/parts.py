@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +82,7 @@ def download(kind: str, content: bytes, name: str, label: str = "") -> Download:
     return Download(f"{name}.{kind}", label, address)
 
 
-def downloads(
-    folder: Path,
-    name: str,
-    stem: str = "figure",
-    kinds: Sequence[str] = ("pdf", "svg", "csv"),
-) -> tuple[Download, ...]:
+def downloads(folder: Path, name: str, stem: str, kinds: Sequence[str]) -> tuple[Download, ...]:
     """Return the files of a figure in a folder, to be saved as ``name`` with their endings.
 
     PDF and numbers are the files as they are; the SVG is written shorter and draws the same.
@@ -104,7 +98,7 @@ def downloads(
     return tuple(found)
 
 
-def figure_svg(folder: Path, name: str, title: str, stem: str = "figure") -> Markup | None:
+def figure_svg(folder: Path, name: str, title: str, stem: str) -> Markup | None:
     """Return the figure in a folder as an element of a page, or None where there is none.
 
     ``name`` is unique on the page; ``title`` says what is shown to those who cannot see it.
@@ -114,12 +108,6 @@ def figure_svg(folder: Path, name: str, title: str, stem: str = "figure") -> Mar
         return Markup(inline_svg(svg, name, f"Figure: {title}"))
     except (OSError, ValueError):
         return None
-
-
-def is_wide(figure: Markup) -> bool:
-    """Return whether a figure is wider than one column of a paper."""
-    natural = re.search(r"--natural: (\d+)px", figure)
-    return natural is not None and int(natural.group(1)) > 400
 
 
 def render(

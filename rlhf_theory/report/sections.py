@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from markupsafe import Markup
 
-from rlhf_theory.report.parts import Download, downloads, figure_svg, is_wide, render
+from rlhf_theory.report.parts import Download, downloads, figure_svg, render
 from rlhf_theory.report.tables import Table, Tags
 from rlhf_theory.report.words import pretty
 
@@ -50,26 +51,19 @@ class Drawing:
         Where it comes from.
     svg
         The drawing; None where its file is missing.
-    wide
-        Whether it takes the full width.
     downloads
         Its files.
     """
 
     sheet: Sheet
     svg: Markup | None
-    wide: bool
     downloads: tuple[Download, ...]
 
     @property
-    def title(self) -> str:
-        """What is shown."""
-        return self.sheet.title
-
-    @property
-    def caption(self) -> str:
-        """What its bands are."""
-        return self.sheet.caption
+    def wide(self) -> bool:
+        """Whether it takes the full width: it is wider than one column of a paper."""
+        natural = re.search(r"--natural: (\d+)px", self.svg or "")
+        return natural is not None and int(natural.group(1)) > 400
 
 
 def draw(
@@ -92,7 +86,6 @@ def draw(
     return Drawing(
         sheet=sheet,
         svg=svg,
-        wide=svg is not None and is_wide(svg),
         downloads=downloads(sheet.folder, name, sheet.stem, kinds) if svg is not None else (),
     )
 

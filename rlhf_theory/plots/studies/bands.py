@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_theory.evaluation.bands import simultaneous_band
+from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.statistics import mean_interval, quantiles
 from rlhf_theory.plots.studies.frames import Series
-from rlhf_theory.plots.studies.words import percent, replica_words, where
+from rlhf_theory.plots.studies.words import infinite_words, percent, replica_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,32 +36,21 @@ class Drawn:
 class _Band:
     """A kind of band: how it is computed at a level, and how a caption names it."""
 
-    make: Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    make: Callable[[np.ndarray, float], Interval]
     words: str
 
 
-def _interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    found = mean_interval(values, level=level)
-    return found.value, found.lower, found.upper
-
-
-def _quantiles(values: np.ndarray, _level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    lower, upper = quantiles(values, (0.05, 0.95))
-    return values.mean(axis=0), lower, upper
-
-
-def _simultaneous(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    found = simultaneous_band(values, level=level)
-    return found.value, found.lower, found.upper
+def _quantiles(values: np.ndarray, _level: float) -> Interval:
+    return Interval(values.mean(axis=0), *quantiles(values, (0.05, 0.95)))
 
 
 _BANDS = {
     "interval": _Band(
-        _interval, "{share} bootstrap intervals of the mean over replicas, at each point"
+        mean_interval, "{share} bootstrap intervals of the mean over replicas, at each point"
     ),
     "quantiles": _Band(_quantiles, "5 % to 95 % quantiles of the replicas"),
     "simultaneous": _Band(
-        _simultaneous, "{share} simultaneous bootstrap bands, which hold a whole mean curve"
+        simultaneous_band, "{share} simultaneous bootstrap bands, which hold a whole mean curve"
     ),
 }
 
@@ -90,10 +80,10 @@ def line_and_band(values: np.ndarray, band: str = "interval", level: float = 0.9
         return Drawn(np.where(np.isfinite(middle), middle, np.nan), None, None, infinite)
     if len(values) == 1:
         return Drawn(values[0], None, None)
-    middle, lower, upper = _BANDS[band].make(values, level)
-    if not (np.all(np.isfinite(lower)) and np.all(np.isfinite(upper))):
-        return Drawn(middle, None, None)
-    return Drawn(middle, lower, upper)
+    found = _BANDS[band].make(values, level)
+    if not (np.all(np.isfinite(found.lower)) and np.all(np.isfinite(found.upper))):
+        return Drawn(found.value, None, None)
+    return Drawn(found.value, found.lower, found.upper)
 
 
 def sentences(drawn: list[tuple[Series, Drawn]], band: str, level: float) -> list[str]:
@@ -103,15 +93,10 @@ def sentences(drawn: list[tuple[Series, Drawn]], band: str, level: float) -> lis
         return ["Lines: the only replica; there is no band."]
     words = _BANDS[band].words.format(share=percent(level))
     said = [f"Lines: means over {count}. Bands: {words}."]
-    everything = [s for s, _ in drawn]
-    infinite = [
-        f"{s.label}{where(s, everything)} ({d.infinite} of {s.n_replicas} replicas)"
-        for s, d in drawn
-        if d.infinite
-    ]
+    infinite = infinite_words([(s, d.infinite) for s, d in drawn])
     if infinite:
         said.append(
-            f"Infinite values: {', '.join(infinite)}; means are infinite there, so these lines are "
+            f"Infinite values: {infinite}; means are infinite there, so these lines are "
             "medians of all replicas, without a band."
         )
     bare = [s.label for s, d in drawn if d.lower is None and not d.infinite]

@@ -24,8 +24,8 @@ _MOST_PANELS = 24
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Series:
-    """The results of one cell.
+class Series(Recorded):
+    """What one cell has recorded, and how it is shown.
 
     Attributes
     ----------
@@ -33,18 +33,10 @@ class Series:
         Its name in the figure.
     look
         Number of its style, the same in all panels.
-    cell, world, learner
-        Key and labels of the cell.
+    cell, world
+        Key of the cell, and label of its world.
     counted
         What ``place`` counts: ``"round"`` or ``"pairs"``.
-    place
-        Shape ``(T,)``, increasing.
-    replicas
-        Their numbers, shape ``(R,)``, increasing.
-    tables
-        Recorded columns, each of shape ``(R, T)``.
-    labels
-        Labels used, mean over replicas, shape ``(T,)``; NaN where they were not recorded.
     settings
         Flat settings of the cell, as far as they are known.
     """
@@ -53,12 +45,7 @@ class Series:
     look: int
     cell: str
     world: str
-    learner: str
     counted: str
-    place: np.ndarray
-    replicas: np.ndarray
-    tables: Mapping[str, np.ndarray]
-    labels: np.ndarray
     settings: Mapping[str, object]
 
     @property
@@ -298,13 +285,9 @@ def _series(
         look=labels.index(label),
         cell=cell,
         world=str(cells["world"][cell]),
-        learner=str(cells["learner"][cell]),
         counted=str(cells["counted"][cell]),
-        place=found.place,
-        replicas=found.replicas,
-        tables=found.tables,
-        labels=found.labels,
         settings=settings,
+        **vars(found),
     )
 
 

@@ -16,16 +16,18 @@ from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arr
 from rlhf_theory.plots.studies.sheets import Options
 from rlhf_theory.plots.studies.words import (
     caption,
+    infinite_words,
     metric_words,
     panel_words,
     percent,
     replica_words,
     sentence,
-    where,
 )
 
 # A policy this close to pi0 in every replica is pi0.
 _SAME = 1e-12
+
+Item = tuple[Series, Drawn, Drawn]
 
 
 @sheets.kind("frontier", title="Gap against KL to the reference policy", options=("relative",))
@@ -39,7 +41,9 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         frame, [PRIMARY, "kl"], metric=metric, facet=options.spec.facet, hue=options.spec.hue
     )
     start = _pi0_gaps(layout) if options.spec.relative else {}
-    found, notes = _found(layout, start, options)
+    found, notes = sheets.drawable(
+        layout, lambda panel, series: _item(panel, series, start, options), "frontier"
+    )
     drawn = [item for panel in found for item in panel]
     positive = sheets.positive_range([y.middle for _, _, y in drawn])
     logs = not options.spec.relative and positive >= 4.0
@@ -50,54 +54,48 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     for ax, items in zip(flat, found, strict=True):
         if logs:
             axes.log_axes(ax, "y")
+        else:
+            sheets.few_ticks(ax, "y")
         for series, x, y in items:
             _path(ax, series, x, y)
         sheets.few_ticks(ax)
-        if not logs:
-            sheets.few_ticks(ax, "y")
     y_words = [
         "J(π) − J(π0)" if options.spec.relative else metric_words(panel.metric)
         for panel in layout.panels
     ]
     sheets.labels(fig, flat, metric_words("kl"), y_words)
     sheets.legend(fig, flat)
+    infinite = infinite_words([(s, max(x.infinite, y.infinite)) for s, x, y in drawn])
     said = caption(
         f"{sentence(y_words)} against KL(π‖π0){panel_words(layout)}: one path per "
         "learner, from its first recorded policy (small ring) to its last (large marker).",
-        f"Both are means over {replica_words(s for s, _, _ in drawn)}; crosses are "
-        f"{percent(options.spec.level)} bootstrap intervals of the last means."
-        if any(s.n_replicas > 1 for s, _, _ in drawn)
-        else "There is one replica, so there are no intervals.",
+        _crosses([s for s, _, _ in drawn], options.spec.level),
         "Every panel has its own scales." if len(flat) > 1 else "",
-        *_infinite(drawn),
+        f"Infinite values: {infinite}; what is infinite there has the median of all replicas for "
+        "its mean, without an interval."
+        if infinite
+        else "",
         *notes,
         *layout.notes,
     )
     return fig, said
 
 
-Item = tuple[Series, Drawn, Drawn]
+def _crosses(series: list[Series], level: float) -> str:
+    if all(s.n_replicas == 1 for s in series):
+        return "There is one replica, so there are no intervals."
+    return (
+        f"Both are means over {replica_words(series)}; crosses are {percent(level)} bootstrap "
+        "intervals of the last means."
+    )
 
 
-def _found(
-    layout: Layout, start: Mapping[str, Mapping[int, float]], options: Options
-) -> tuple[list[list[Item]], list[str]]:
-    found, notes = [], []
-    for panel in layout.panels:
-        items = []
-        for series in panel.series:
-            try:
-                table = _heights(panel, series, start, options)
-            except ValueError as error:
-                notes.append(f"{series.label}{where(series, layout.series)}: {error}")
-                continue
-            x = line_and_band(series.tables["kl"], level=options.spec.level)
-            items.append((series, x, line_and_band(table, level=options.spec.level)))
-        found.append(items)
-    if not any(found):
-        message = "No frontier can be drawn. " + " ".join(notes)
-        raise ValueError(message)
-    return found, notes
+def _item(
+    panel: Panel, series: Series, start: Mapping[str, Mapping[int, float]], options: Options
+) -> Item:
+    tables = series.tables["kl"], _heights(panel, series, start, options)
+    x, y = (line_and_band(table, level=options.spec.level) for table in tables)
+    return series, x, y
 
 
 def _heights(
@@ -154,18 +152,3 @@ def _path(ax: Axes, series: Series, x: Drawn, y: Drawn) -> None:
         )
         # In the numbers, not in the legend.
         ax.get_lines()[-1].set_label("_interval")
-
-
-def _infinite(drawn: list[Item]) -> list[str]:
-    names = [
-        f"{s.label}{where(s, [i[0] for i in drawn])} ({max(x.infinite, y.infinite)} of "
-        f"{s.n_replicas} replicas)"
-        for s, x, y in drawn
-        if x.infinite or y.infinite
-    ]
-    if not names:
-        return []
-    return [
-        f"Infinite values: {', '.join(names)}; what is infinite there has the median of all "
-        "replicas for its mean, without an interval."
-    ]

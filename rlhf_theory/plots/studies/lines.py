@@ -15,7 +15,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.studies import sheets
 from rlhf_theory.plots.studies.bands import Drawn, line_and_band, sentences
 from rlhf_theory.plots.studies.bounds import bound_values, draw_bounds
-from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arrange
+from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series
 from rlhf_theory.plots.studies.sheets import Options
 from rlhf_theory.plots.studies.words import (
     caption,
@@ -64,7 +64,7 @@ def along(series: Series, kind: str) -> np.ndarray:
 @sheets.kind("suboptimality", title="The metric of each world", options=("band", "bound", "x"))
 def suboptimality(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw the metric against rounds, numbers of pairs, or labels used."""
-    layout = _arranged(frame, [PRIMARY], options)
+    layout = sheets.arranged(frame, [PRIMARY], options)
 
     def values(series: Series, panel: Panel) -> np.ndarray:
         return series.tables[panel.metric]
@@ -132,7 +132,7 @@ def regret(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
             "leave metric out, or take notion='simple' or 'best'."
         )
         raise ValueError(message)
-    layout = _arranged(frame, ["regret" if notion.summed else PRIMARY], options)
+    layout = sheets.arranged(frame, ["regret" if notion.summed else PRIMARY], options)
 
     def values(series: Series, panel: Panel) -> np.ndarray:
         table = series.tables["regret" if notion.summed else panel.metric]
@@ -154,7 +154,7 @@ def ratio(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     if bound is None:
         message = "kind='ratio' needs a bound, such as bound='d / sqrt(labels)'."
         raise ValueError(message)
-    layout = _arranged(frame, [PRIMARY], options)
+    layout = sheets.arranged(frame, [PRIMARY], options)
 
     def values(series: Series, panel: Panel) -> np.ndarray:
         right = bound_values(bound, series)
@@ -165,21 +165,10 @@ def ratio(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
 
     y = _metric_labels(layout, lambda name: f"{short(name)} / bound")
     remark = f"Bound: {bound}. A flat line has the rate of the bound; below 1 the bound holds."
-    return _curves(layout, values, y, options, remark, bound=None, level=1.0)
+    return _curves(layout, values, y, options, remark, level=1.0)
 
 
 # --------------------------------------------------------------------------- parts
-
-
-def _arranged(frame: pd.DataFrame, columns: list[str], options: Options) -> Layout:
-    return arrange(
-        frame,
-        columns,
-        metric=options.spec.metric,
-        facet=options.spec.facet,
-        hue=options.spec.hue,
-        settings=options.settings,
-    )
 
 
 def _metric_labels(layout: Layout, words: Callable[[str], str]) -> list[str]:
@@ -193,11 +182,11 @@ def _curves(
     options: Options,
     remark: str = "",
     *,
-    bound: str | None = None,
     level: float | None = None,
 ) -> tuple[Figure, str]:
     kind = x_kind(layout, options.spec.x)
-    chosen = bound if level is not None else options.spec.bound
+    # What is compared with a level is a ratio to the bound already.
+    bound = options.spec.bound if level is None else None
     found, dropped = _found(layout, values, kind, options)
     logs = _scales(found)
     one = len({panel.metric for panel in layout.panels}) == 1
@@ -213,8 +202,8 @@ def _curves(
             axes.log_axes(ax, logs)  # type: ignore[arg-type]
         for series, x, drawn in items:
             _draw(ax, series, x, drawn, floor if "y" in logs else None)
-        if chosen is not None:
-            _bounds(ax, chosen, [s for s, _, _ in items], kind, logs)
+        if bound is not None:
+            _bounds(ax, bound, [s for s, _, _ in items], kind, logs)
         if level is not None and _near(items, level):
             curves.level(ax, level, "", color="ink")
     sheets.labels(fig, flat, x_words(kind), y)
@@ -225,7 +214,7 @@ def _curves(
             [(s, d) for items in found for s, _, d in items], options.spec.band, options.spec.level
         ),
         remark,
-        f"Dashed: bound {chosen}." if chosen is not None else "",
+        f"Dashed: bound {bound}." if bound is not None else "",
         "Labels used are means over replicas." if kind == "labels" else "",
         dropped,
         *layout.notes,
@@ -277,9 +266,14 @@ def _scales(found: list[Items]) -> str:
 
 def _floor(found: list[Items]) -> float:
     """Return a height below all curves, where bands end that reach 0 on a logarithmic axis."""
-    heights = np.concatenate([d.middle for panel in found for _, _, d in panel])
-    seen = heights[np.isfinite(heights) & (heights > 0)]
+    seen = _heights([item for panel in found for item in panel])
     return float(seen.min()) / 10.0 if seen.size else 0.0
+
+
+def _heights(items: Items) -> np.ndarray:
+    """Return all heights of curves that a logarithmic axis can show."""
+    heights = np.concatenate([d.middle for _, _, d in items])
+    return np.asarray(heights[np.isfinite(heights) & (heights > 0)])
 
 
 def _draw(ax: Axes, series: Series, x: np.ndarray, drawn: Drawn, floor: float | None) -> None:
@@ -313,8 +307,7 @@ def _bounds(ax: Axes, bound: str, series: list[Series], kind: str, logs: str) ->
 
 def _near(items: Items, level: float) -> bool:
     """Return whether a line at ``level`` leaves the curves their room."""
-    heights = np.concatenate([d.middle for _, _, d in items])
-    seen = heights[np.isfinite(heights) & (heights > 0)]
+    seen = _heights(items)
     return bool(seen.size and seen.min() < 10 * level and seen.max() > level / 10)
 
 

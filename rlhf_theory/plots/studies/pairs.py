@@ -14,7 +14,7 @@ from rlhf_theory.errors import check_choice
 from rlhf_theory.evaluation.statistics import paired_difference
 from rlhf_theory.plots.studies import sheets
 from rlhf_theory.plots.studies.forest import forest, forest_inches, names_inches
-from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arrange
+from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series
 from rlhf_theory.plots.studies.sheets import Options
 from rlhf_theory.plots.studies.words import caption, panel_words, percent, short
 
@@ -37,9 +37,7 @@ class _Row:
 @sheets.kind("pairs", title="Paired differences", options=("baseline",))
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw mean differences over shared replicas with intervals, one row per pair."""
-    layout = arrange(
-        frame, [PRIMARY], metric=options.spec.metric, facet=options.spec.facet, hue=options.spec.hue
-    )
+    layout = sheets.arranged(frame, [PRIMARY], options)
     looks = {s.label: s.look for s in layout.series}
     names = sorted(looks, key=lambda name: looks[name])
     if len(names) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from rlhf_theory.plots import axes
+from rlhf_theory.plots.studies.frames import Layout, Panel, Series, arrange
+from rlhf_theory.plots.studies.words import where
 from rlhf_theory.register import register
 from rlhf_theory.studies.plot_specs import PlotFacts, PlotSpec
 from rlhf_theory.venues import Venue
@@ -60,6 +63,7 @@ class Options:
     settings: Mapping[str, Mapping[str, Any]] | None = None
 
 
+T = TypeVar("T")
 D = TypeVar("D", bound=Callable[[pd.DataFrame, Options], tuple[Figure, str]])
 
 
@@ -80,6 +84,59 @@ def kind(
         See `PlotFacts`.
     """
     return register("plot", name, more=PlotFacts(title=title, options=options, needs=needs or {}))
+
+
+def arranged(frame: pd.DataFrame, columns: Sequence[str], options: Options) -> Layout:
+    """Return the panels and series of results, `frames.arrange`, as the options divide them."""
+    spec = options.spec
+    return arrange(
+        frame,
+        columns,
+        metric=spec.metric,
+        facet=spec.facet,
+        hue=spec.hue,
+        settings=options.settings,
+    )
+
+
+def drawable(
+    layout: Layout, make: Callable[[Panel, Series], T], what: str, *, lacks: str = ""
+) -> tuple[list[list[T]], list[str]]:
+    """Return what is drawn of the series of each panel, and notes on series left out.
+
+    Parameters
+    ----------
+    layout
+        Panels and series.
+    make
+        Returns what is drawn of a series; ``ValueError`` says why it is nothing.
+    what, lacks
+        Words for what is drawn, and those between the name of a series and its error.
+
+    Raises
+    ------
+    ValueError
+        If nothing can be drawn.
+    """
+    found, notes = [], []
+    for panel in layout.panels:
+        items = []
+        for series in panel.series:
+            try:
+                items.append(make(panel, series))
+            except ValueError as error:
+                name = f"{series.label}{where(series, layout.series)}{lacks}"
+                notes.append(f"{name}: {_rounded(str(error))}")
+        found.append(items)
+    if not any(found):
+        message = f"No {what} can be drawn. " + " ".join(notes)
+        raise ValueError(message)
+    return found, notes
+
+
+def _rounded(words: str) -> str:
+    """Return words with four digits of every number that has a point."""
+    return re.sub(r"\d+\.\d+(?:e[-+]?\d+)?", lambda m: f"{float(m[0]):.4g}", words)
 
 
 def inches_wide(n_panels: int, options: Options) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from rlhf_theory.evaluation.statistics import Slope, local_slopes, slope_bootstr
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.studies import sheets
 from rlhf_theory.plots.studies.forest import forest, forest_inches, limits_of, names_inches
-from rlhf_theory.plots.studies.frames import PRIMARY, Layout, Panel, Series, arrange
+from rlhf_theory.plots.studies.frames import PRIMARY, Panel, Series
 from rlhf_theory.plots.studies.lines import along, x_kind
 from rlhf_theory.plots.studies.sheets import Options
 from rlhf_theory.plots.studies.words import (
@@ -24,7 +23,6 @@ from rlhf_theory.plots.studies.words import (
     percent,
     replica_words,
     short,
-    where,
     x_words,
 )
 
@@ -57,18 +55,16 @@ def default_window(x: np.ndarray) -> tuple[float, float]:
 @sheets.kind("slopes", title="Slopes", options=("window", "x"))
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw local slopes with intervals above, slopes on the window with intervals below."""
-    layout = arrange(
-        frame,
-        [PRIMARY],
-        metric=options.spec.metric,
-        facet=options.spec.facet,
-        hue=options.spec.hue,
-        settings=options.settings,
-    )
+    layout = sheets.arranged(frame, [PRIMARY], options)
     kind = x_kind(layout, options.spec.x)
     every = np.concatenate([along(s, kind) for s in layout.series])
     window = default_window(every) if options.spec.window is None else _checked(options.spec.window)
-    found, notes = _found(layout, kind, window, options)
+    found, notes = sheets.drawable(
+        layout,
+        lambda panel, series: _rates(panel, series, kind, window, options.spec.level),
+        "slope",
+        lacks=" has no slope",
+    )
     # A series without a slope anywhere has no row; the caption names it.
     shown = sorted((r.series for rates in found for r in rates), key=lambda s: s.look)
     names = list(dict.fromkeys(s.label for s in shown))
@@ -111,30 +107,6 @@ def _checked(window: tuple[float, float]) -> tuple[float, float]:
         message = f"window must be two numbers 0 < first < last; got {list(window)}."
         raise ValueError(message)
     return low, high
-
-
-def _found(
-    layout: Layout, kind: str, window: tuple[float, float], options: Options
-) -> tuple[list[list[_Rates]], list[str]]:
-    found, notes = [], []
-    for panel in layout.panels:
-        rates = []
-        for series in panel.series:
-            try:
-                rates.append(_rates(panel, series, kind, window, options.spec.level))
-            except ValueError as error:
-                name = f"{series.label}{where(series, layout.series)}"
-                notes.append(f"{name} has no slope: {_rounded(str(error))}")
-        found.append(rates)
-    if not any(found):
-        message = "No slope can be drawn. " + " ".join(notes)
-        raise ValueError(message)
-    return found, notes
-
-
-def _rounded(words: str) -> str:
-    """Return words with four digits of every number that has a point."""
-    return re.sub(r"\d+\.\d+(?:e[-+]?\d+)?", lambda m: f"{float(m[0]):.4g}", words)
 
 
 def _rates(

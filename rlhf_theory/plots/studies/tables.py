@@ -18,7 +18,7 @@ class Recorded:
     place
         Rounds or numbers of pairs, shape ``(T,)``, increasing.
     replicas
-        Shape ``(R,)``, increasing.
+        Their numbers, shape ``(R,)``, increasing.
     tables
         Columns by name, each ``(R, T)``, without NaN.
     labels

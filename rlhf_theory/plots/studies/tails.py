@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.studies import sheets
-from rlhf_theory.plots.studies.frames import PRIMARY, Series, arrange
+from rlhf_theory.plots.studies.frames import PRIMARY, Series
 from rlhf_theory.plots.studies.sheets import Options
 from rlhf_theory.plots.studies.words import (
     caption,
+    infinite_words,
     metric_words,
     panel_words,
     replica_words,
     short,
-    where,
 )
 
 _MARKS = (0.05, 0.5, 0.95)
@@ -26,9 +26,7 @@ _MARKS = (0.05, 0.5, 0.95)
 @sheets.kind("tails", title="Tails over replicas")
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     """Draw the share of replicas whose final value is at least x."""
-    layout = arrange(
-        frame, [PRIMARY], metric=options.spec.metric, facet=options.spec.facet, hue=options.spec.hue
-    )
+    layout = sheets.arranged(frame, [PRIMARY], options)
     found = [[(s, s.tables[panel.metric][:, -1]) for s in panel.series] for panel in layout.panels]
     everything = [item for part in found for item in part]
     finite = [values[np.isfinite(values)] for _, values in everything]
@@ -51,11 +49,7 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
     sheets.labels(fig, flat, final, "share of replicas ≥ x")
     sheets.legend(fig, flat)
     every = [s for s, _ in everything]
-    infinite = [
-        f"{s.label}{where(s, every)} ({int(np.isinf(v).sum())} of {s.n_replicas})"
-        for s, v in everything
-        if np.isinf(v).any()
-    ]
+    infinite = infinite_words([(s, int(np.isinf(v).sum())) for s, v in everything], unit="")
     ends = sorted({(s.counted, float(s.place[-1])) for s in every})
     at = ", ".join(
         f"after {at:g} rounds" if counted == "round" else f"from {at:g} pairs"
@@ -65,7 +59,7 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         f"Share of {replica_words(every)} whose final {metrics} ({at}) is at least x"
         f"{panel_words(layout)}.",
         "Markers: the 5 %, 50 % and 95 % quantiles of the replicas, from left to right.",
-        f"Infinite values: {', '.join(infinite)}; these curves end at the share of such replicas, "
+        f"Infinite values: {infinite}; these curves end at the share of such replicas, "
         "and markers among them are not drawn."
         if infinite
         else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rlhf_theory.plots.studies.frames import Layout, Series
 
@@ -66,6 +66,14 @@ def percent(level: float) -> str:
 def where(series: Series, everything: Iterable[Series]) -> str:
     """Return ``" in WORLD"`` if the series of a figure are from several worlds."""
     return f" in {series.world}" if len({s.world for s in everything}) > 1 else ""
+
+
+def infinite_words(counts: Sequence[tuple[Series, int]], unit: str = " replicas") -> str:
+    """Return which series are infinite in how many of their replicas; empty where none is."""
+    every = [s for s, _ in counts]
+    return ", ".join(
+        f"{s.label}{where(s, every)} ({n} of {s.n_replicas}{unit})" for s, n in counts if n
+    )
 
 
 def sentence(words: Iterable[str]) -> str:
