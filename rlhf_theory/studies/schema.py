@@ -169,7 +169,8 @@ class StudyData(StudyFields):
             for seed, block in itertools.product(_values(self.seed), blocks):
                 label = world.label
                 label += f" seed={seed}" if isinstance(self.seed, tuple) else ""
-                label += f" block={block}" if len(blocks) > 1 else ""
+                swept = isinstance(self.block, tuple) and world.replicas is None
+                label += f" block={block}" if swept else ""
                 found.append(self._cell(world, learner, label, seed, block))
         return found
 

@@ -393,3 +393,9 @@ def test_a_study_is_shown_in_one_line():
     many = Study(name="x", worlds=[{"kind": "linear", "dim": {"grid": list(range(1, 15))}}],
                  learners="offline-greedy", pairs=[1])  # fmt: skip
     assert "linear dim=12 and 2 more" in many._repr_html_()
+
+
+def test_a_grid_of_one_block_is_a_grid_and_in_the_label():
+    data = {"name": "x", "worlds": "linear", "learners": "offline-greedy", "pairs": [1]}
+    assert Study(**data, block={"grid": [64]}).cells()[0].world_label == "linear block=64"
+    assert Study(**data, block=64).cells()[0].world_label == "linear"
