@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from embedded_world import embedded_problem, embedded_world
 from matplotlib.figure import Figure
-from studies import carried_out, checked, t_interval
+from studies import carried_out, t_interval
 
 from llm_bridge.planning.planners import DPOPlanner
 from llm_bridge.pools.problem import PromptProblem
@@ -42,6 +42,7 @@ from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.worlds.bandit import Bandit
@@ -168,7 +169,7 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
             gap = table(frame, world, planner, "gap")
             left = t_interval(gap[:, -1] / gap[:, 0])  # the gap of π0 is no random number
             checks.append(
-                checked(
+                estimate(
                     f"{world}, {planner}: gap after {sweep['rounds']} rounds over the gap of π0, "
                     f"{gap.shape[0]} replicas",
                     left,

@@ -33,7 +33,7 @@ import pandas as pd
 from cells import Cells, Rows
 from matplotlib.figure import Figure
 from online_pieces import ARMS, OFFLINE, ONLINE, RULES, Different, plug_in, predicted
-from studies import carried_out, checked, stacked, t_interval, text, whiskers
+from studies import carried_out, stacked, t_interval, text, whiskers
 from tiny_runs import gold, judge_on, problem_of_seed, tiny_policy
 
 from llm_bridge.embeddings.featureless import NoFeatures
@@ -48,6 +48,7 @@ from rlhf_theory.oracles import feedback_from
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import estimate
 
 J = "fresh_objective"
 KEPT = (
@@ -259,7 +260,7 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     for arm in ONLINE:
         found = t_interval(final(frame, sweep, arm) - offline, level)
         checks.append(
-            checked(
+            estimate(
                 f"J({arm}) − J(offline), language model, {labels} labels, steps tuned",
                 found,
                 f"the {level:.2%} t interval over seeds lies above 0",
@@ -273,7 +274,7 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
         for arm in ONLINE:
             want, found = predicted_ratio(frame, dim, arm), linear_ratio(frame, times, arm)
             checks.append(
-                checked(
+                estimate(
                     f"linear learners, {times * labels} labels: gap offline / {arm}, "
                     f"predicted {want:.2f}",
                     found,

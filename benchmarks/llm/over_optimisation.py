@@ -32,7 +32,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from online_pieces import Different, FromPi0
-from studies import carried_out, checked, stacked, t_interval, text, whiskers
+from studies import carried_out, stacked, t_interval, text, whiskers
 from tiny_runs import gold, judge_on, problem_of_seed, tiny_policy
 
 from llm_bridge.embeddings.features import TransformerFeatures
@@ -58,6 +58,7 @@ from rlhf_theory.policies import ReferencePolicy, expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward, TableReward
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.worlds.bandit import Bandit
 
 PLAIN = "plain"
@@ -274,7 +275,7 @@ def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
         for value in dict.fromkeys(("gold", VALUE[way])):
             found = t_interval(drops(plain, value))
             checks.append(
-                checked(
+                estimate(
                     f"{way}, {fewest(sweep, way)} labels: {words[value]} that plain loses from its "
                     "peak",
                     found,
@@ -300,7 +301,7 @@ def less(way: str, words: str, plain: Path, options: list[Path]) -> Check:
     level = 1.0 - 0.05 / len(options)
     found = [t_interval(drops(p, VALUE[way]) - drops(plain, VALUE[way]), level) for p in options]
     best = int(np.argmin([f.value for f in found]))
-    return checked(
+    return estimate(
         f"{way}: drop of {words} with {options[best].name} (best of {len(options)}) minus that of "
         "plain",
         found[best],

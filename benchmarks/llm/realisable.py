@@ -27,7 +27,7 @@ import pandas as pd
 from embedded_world import embedded_problem, embedded_world
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from studies import carried_out, checked
+from studies import carried_out
 
 from rlhf_theory.algorithms.online_iterative import OnlineState
 from rlhf_theory.arrays import Array
@@ -42,6 +42,7 @@ from rlhf_theory.evaluation.statistics import (
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.theorems.coverage_runs import used_shares
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS
 from rlhf_theory.theorems.offline_pessimism_study import Cell, limit_of, measure_cell
@@ -179,7 +180,7 @@ def judge_coverage(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
             # The lowest of several coverages: all intervals hold at once with probability 95 %.
             found = shares(cases, 1.0 - 0.05 / len(cases))
             worst = one_of(found, int(np.argmin(found.value)))
-            yield checked(
+            yield estimate(
                 f"{rule} keeps its coverage, {words}: lowest of {len(cases)}",
                 worst,
                 f"exact interval (95 % for all {len(cases)}) reaches {nominal:g}",
@@ -193,7 +194,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
         hits = excess.agg(lambda e: int((e <= ROUNDING).sum()))
         share = clopper_pearson(hits.to_numpy(), excess.size().to_numpy())
         worst = one_of(share, int(np.argmin(share.lower)))
-        yield checked(
+        yield estimate(
             f"{learner}: how often the bound held, worst of {hits.size} sample sizes",
             worst,
             f"at least 1 − δ = {1 - sweep['delta']:g} (all of the interval)",
@@ -211,7 +212,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
     )
     n, gap = by_pairs(offline(frame, "greedy"))
     ratio = mean_interval(gap[:, -1] * n[-1] / limit(frame))
-    yield checked(
+    yield estimate(
         f"greedy: n × gap over its limit tr(F⁻¹C*)/(2η), n = {n[-1]:,.0f}",
         ratio,
         "1 within 5 % and the 95 % interval",
@@ -220,7 +221,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
     for learner in BOTH:
         n, gap = by_pairs(offline(frame, learner))
         slope = slope_bootstrap(n, gap, window=(sweep["slope_from"], np.inf))
-        yield checked(
+        yield estimate(
             f"{learner}: slope of the gap, n ≥ {sweep['slope_from']:,}",
             slope,
             "below −1/2: at least as fast as the bound",
@@ -228,7 +229,7 @@ def judge_pessimism(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
         )
         _, small = by_pairs(offline(frame, f"{learner}, β/10"))
         less = ratio_interval(small[:, -1], gap[:, -1])
-        yield checked(
+        yield estimate(
             f"{learner}: gap with a tenth of the radius over gap with all, largest n",
             less,
             "below 1: the guarantee is paid for",
@@ -252,7 +253,7 @@ def judge_exploration(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
             sweep["delta"],
         )
         worst = max(found, key=lambda f: f.upper)
-        yield checked(
+        yield estimate(
             f"gap at t0 chosen by {rule} over the gap before any label, worst learner",
             worst,
             "below 1, by the upper end of the 95 % interval",
@@ -263,7 +264,7 @@ def judge_exploration(frame: pd.DataFrame, sweep: Sweep) -> Iterator[Check]:
 def judge(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     peeked = shares(situations(frame, sweep, "R5")["after every round"])
     worst = one_of(peeked, int(np.argmin(peeked.upper)))
-    loses = checked(
+    loses = estimate(
         f"R5 loses its coverage when looked at after every round: lowest of {peeked.value.size}",
         worst,
         f"exact 95 % interval ends below {1.0 - sweep['delta']:g}",

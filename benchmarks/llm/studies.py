@@ -23,7 +23,7 @@ from rlhf_theory.evaluation.statistics import Interval
 from rlhf_theory.plots import curves
 from rlhf_theory.plots.style import SeriesStyle
 from rlhf_theory.store import write_json
-from rlhf_theory.theorems.card import Bar, Check, Theorem, Verdict, sweep_data
+from rlhf_theory.theorems.card import Bar, Theorem, Verdict, sweep_data
 from rlhf_theory.theorems.stored import Task, carry_out
 
 # --------------------------------------------------------------------------- intervals
@@ -55,17 +55,6 @@ def stacked(intervals: Sequence[Interval]) -> Interval:
 def text(found: Interval) -> str:
     """Return the interval of a number in words."""
     return f"{found.value:.3f} [{found.lower:.3f}, {found.upper:.3f}]"
-
-
-def checked(name: str, found: Interval, required: str, *, passed: Any) -> Check:
-    """Return the check of a number that has an interval."""
-    return Check(
-        name=name,
-        measured=float(found.value),
-        interval=found.ends,
-        required=required,
-        passed=bool(passed),
-    )
 
 
 def whiskers(ax: Axes, x: Any, found: Interval, label: str, look: SeriesStyle) -> None:
