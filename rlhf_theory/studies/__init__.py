@@ -7,6 +7,8 @@
       checks plot_checks          what holds between its parts
       complaints messages         mistakes, one line each; `origins`: where each value comes from
       entries signatures roles    what can be named, which settings it has, what can be a learner
+      sources imports             the code of what users name: its hash, read from files
+      modules notebooks           where that code lies
       resolve registry written    from what was written to specs, from specs to objects, and back
     cells                         a learner in a world, with its key
     running                       from a study to blocks that are computed

@@ -9,8 +9,12 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-KEY_FORMAT = 2
+KEY_FORMAT = 3
 """Version of what is hashed into a key; a new one makes all stored results strangers."""
+
+MARKS = ("version", "code")
+"""What a spec says of a thing beside kind and settings: its ``VERSION``, and its code where it is
+not of this package."""
 
 
 def canonical(value: object) -> str:
@@ -27,7 +31,7 @@ class Cell:
     Attributes
     ----------
     world, learner
-        Resolved specs: plain data with ``kind``, ``version`` and every setting.
+        Resolved specs: plain data with ``kind``, `MARKS` and every setting.
     world_label, learner_label, family
         Names for people; the family groups worlds in scores.
     metric
@@ -85,7 +89,12 @@ class Cell:
         They depend on all that the numbers depend on; not on replicas and rounds, which can be
         added later, nor on labels.
         """
-        content = {
+        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()[:20]
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the key is a hash of."""
+        content: dict[str, object] = {
             "format": KEY_FORMAT,
             "world": self.world,
             "learner": self.learner,
@@ -100,7 +109,7 @@ class Cell:
         }
         if self.pairs is not None:
             content["pairs"] = list(self.pairs)
-        return hashlib.sha256(canonical(content).encode()).hexdigest()[:20]
+        return content
 
     @property
     def online(self) -> bool:
@@ -161,7 +170,7 @@ class Cell:
 def _flatten(prefix: str, value: object, flat: dict[str, object]) -> None:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if name != "version":
+            if name not in MARKS:
                 _flatten(f"{prefix}.{name}", inner, flat)
     elif isinstance(value, list | tuple):
         if any(isinstance(v, Mapping) for v in value):
