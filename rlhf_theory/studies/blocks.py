@@ -19,7 +19,8 @@ from rlhf_theory.store import read_json, write_atomic, write_json
 from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
-from rlhf_theory.studies.registry import build_learner, cell_world
+from rlhf_theory.studies.registry import build_learner, cell_world, check_codes
+from rlhf_theory.studies.sources import OtherCodeError
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
 
@@ -104,6 +105,11 @@ def compute(task: Task) -> Outcome:
     A file of the same block with fewer rounds is replaced if the longer run repeats what it holds,
     exactly; else it is kept, and the block has failed. A file with more rounds keeps them where
     another primary metric needs it computed anew.
+
+    Raises
+    ------
+    OtherCodeError
+        If the code here is not the cell's; nothing is written then.
     """
     clock = time.perf_counter()
     try:
@@ -133,8 +139,8 @@ def compute(task: Task) -> Outcome:
             size=len(content),
             about=about_of(table),
         )
-    except KeyboardInterrupt:
-        raise
+    except (KeyboardInterrupt, OtherCodeError):
+        raise  # no failure of the cell
     except BaseException as error:
         seconds = time.perf_counter() - clock
         text = in_one_line(error)
@@ -185,6 +191,9 @@ def _table(task: Task) -> pa.Table:
             block=cell.block,
             first_replica=first,
         )
+    # What was imported only now may have been edited since the look before.
+    for spec in (cell.world, cell.learner):
+        check_codes(spec)
     return block_table(cell, first, stop, trace)
 
 

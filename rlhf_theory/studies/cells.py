@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 KEY_FORMAT = 3
 """Version of what is hashed into a key; a new one makes all stored results strangers."""
@@ -22,6 +22,11 @@ def canonical(value: object) -> str:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
+
+
+def is_spec(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether plain data are a resolved spec, and no table among the settings of one."""
+    return isinstance(value, Mapping) and {"kind", "version"} <= value.keys()
 
 
 @dataclass(frozen=True, kw_only=True)

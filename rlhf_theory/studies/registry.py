@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_theory.core import World
 from rlhf_theory.register import Entry
-from rlhf_theory.studies.cells import MARKS, Cell
+from rlhf_theory.studies.cells import MARKS, Cell, is_spec
 from rlhf_theory.studies.entries import find, kind_of, role_of
 from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
 from rlhf_theory.studies.sources import OtherCodeError, check_code, entry_code
@@ -92,6 +92,16 @@ def _entry(role: str, spec: Spec) -> Entry:
         )
         raise OtherCodeError(message)
     return entry
+
+
+def check_codes(spec: Spec) -> None:
+    """Raise `OtherCodeError` unless the code of a spec and of its parts is what it says."""
+    if "code" in spec:
+        check_code(spec["code"])
+    for value in spec.values():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if is_spec(part):
+                check_codes(part)
 
 
 def head_of(entry: Entry) -> dict[str, object]:

@@ -211,6 +211,7 @@ def run_study(
                 progress=progress,
                 fail_fast=fail_fast,
                 max_time=max_time,
+                hired=record.hire,
             )
     finally:
         folder.close()
