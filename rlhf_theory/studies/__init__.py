@@ -11,9 +11,11 @@
       modules notebooks           where that code lies
       resolve registry written    from what was written to specs, from specs to objects, and back
     cells                         a learner in a world, with its key
+    identities                    which results are of older code
     running                       from a study to blocks that are computed
       pilot progress provenance   how long, how far, from where
       execution loop              the loop; `attempts`, `interrupts`, `exceptions` keep it whole
+      workers                     who computes, with which versions
       backends/                   where blocks run
       blocks recording tables     one block: run, thinned, as a file
     folder manifest curves        what is done; everything as one table

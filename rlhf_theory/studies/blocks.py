@@ -19,6 +19,7 @@ from rlhf_theory.store import read_json, write_atomic, write_json
 from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
+from rlhf_theory.studies.identities import keep_identity
 from rlhf_theory.studies.registry import build_learner, cell_world, check_codes
 from rlhf_theory.studies.sources import OtherCodeError
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
@@ -129,7 +130,7 @@ def compute(task: Task) -> Outcome:
         if held is not None:
             _check_repeats(task, *held, table)
         content = encode(table)
-        task.path.parent.mkdir(parents=True, exist_ok=True)
+        keep_identity(task.path.parent, task.cell)
         write_atomic(task.path, content)
         _clear_superseded(task)
         return Outcome(
@@ -248,6 +249,6 @@ def record_failure(
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": writable(platform.node()),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    keep_identity(path.parent, task.cell)
     write_json(path, record)
     return _failure(task, error, trace, seconds)

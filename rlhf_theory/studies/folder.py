@@ -6,6 +6,7 @@
     study.toml               the study as it was written, where it came from a file
     resolved.json            the study with every setting
     manifest.json            size and seconds of every finished block
+    cells/KEY/cell.json                      what the key is a hash of; see `identities`
     cells/KEY/r000000-000064.parquet         a block
     cells/KEY/r000000-000064.failed.json     why there is none
     curves.parquet           all blocks in one table, once the study is finished

@@ -49,6 +49,8 @@ class Provenance:
         Where each setting came from: dotted place to ``"file"``, ``"--set"``, ``"default"`` ...
     backend, jobs
         How it is run.
+    older
+        What was done with which results of older code; None where nobody asked.
 
     Examples
     --------
@@ -69,6 +71,7 @@ class Provenance:
         origins: Mapping[str, str] | None = None,
         backend: str,
         jobs: int,
+        older: Mapping[str, object] | None = None,
     ) -> None:
         now = datetime.now(UTC)
         self._clock = time.monotonic()
@@ -82,6 +85,7 @@ class Provenance:
             "backend": backend,
             "jobs": jobs,
             "workers": [],
+            "older": older,
             **surroundings(),
             "study": study,
             "origins": origins or {},

@@ -199,7 +199,8 @@ class Resolver:
             if mark in table and table[mark] != spec.get(mark):
                 text = (
                     f"must be {shown(spec.get(mark))}, the {mark} of {entry.name!r} here; got "
-                    f"{shown(table[mark])}. Results of the two do not belong together."
+                    f"{shown(table[mark])}. Results of the two do not belong together: --keep-old "
+                    "adopts the old ones, --drop-old removes them."
                 )
                 self.say((*path, mark), text)
                 fine = False

@@ -19,6 +19,7 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ends import last_rows
 from rlhf_theory.studies.findings import comparisons, rates, scores
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.identities import Older, as_on_disk, older
 from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import StudyData
@@ -71,19 +72,31 @@ class ResultTables:
         return {"blocks": total, "done": done, "failed": failed, "missing": total - done - failed}
 
     def status(self) -> pd.DataFrame:
-        """Return blocks done, failed and in all, and seconds of computing, per cell."""
+        """Return blocks done, failed and in all, and seconds of computing, per cell.
+
+        ``older`` counts blocks of older code than that of today's files. The blocks that are done
+        are among them where the code was changed after they were computed.
+        """
+        older = [sum(len(one.blocks) for one in results) for _, results in self.older()]
         done, failed = self.folder.done(self.cells), self.folder.failed(self.cells)
         seconds = self.folder.seconds(self.cells)
         rows = []
-        for cell in self.cells:
+        for cell, n_older in zip(self.cells, older, strict=True):
             names = [task.name for task in self.folder.tasks([cell])]
             rows.append(
                 {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
                 | {"done": sum(n in done for n in names), "failed": sum(n in failed for n in names)}
-                | {"blocks": len(names), "seconds": sum(seconds.get(n, 0.0) for n in names)}
+                | {"blocks": len(names), "older": n_older}
+                | {"seconds": sum(seconds.get(n, 0.0) for n in names)}
                 | {"cell": cell.key}
             )
         return without_empty(pd.DataFrame(rows))
+
+    def older(self) -> list[tuple[Cell, list[Older]]]:
+        """Return all cells, each with the results of older code than that of today's files."""
+        now = [as_on_disk(cell) for cell in self.cells]
+        found = older(self.folder.path, now)
+        return [(cell, found.get(new.key, [])) for cell, new in zip(self.cells, now, strict=True)]
 
     def failures(self) -> pd.DataFrame:
         """Return the blocks that failed.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import loky
 
@@ -16,6 +16,7 @@ from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.execution import Tally, execute
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.identities import Older, adopt, drop, older
 from rlhf_theory.studies.progress import Progress
 from rlhf_theory.studies.provenance import Provenance
 from rlhf_theory.studies.schema import StudyData
@@ -37,6 +38,8 @@ class Plan:
         Blocks to compute.
     done, failed
         Numbers of blocks that are done, and that failed and are left alone.
+    older
+        Results of older code that the folder holds, by key of their cell now.
     """
 
     folder: Path
@@ -44,6 +47,11 @@ class Plan:
     todo: tuple[Task, ...]
     done: int
     failed: int
+    older: Mapping[str, list[Older]]
+
+
+OldResults = Literal["keep", "drop"]
+"""What to do with results of older code: adopt or remove them."""
 
 
 def default_folder(study: StudyData) -> Path:
@@ -122,6 +130,7 @@ def _plan(folder: StudyFolder, study: StudyData, only: Sequence[str], retry_fail
         todo=tuple(task for task in todo if task.name not in failed),
         done=total - len(todo),
         failed=len(failed),
+        older=older(folder.path, cells),
     )
 
 
@@ -136,6 +145,7 @@ def run_study(
     retry_failed: bool = False,
     fail_fast: bool = False,
     max_time: float | None = None,
+    old: OldResults | None = None,
     toml: str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
@@ -166,6 +176,9 @@ def run_study(
         Stop at the first failure.
     max_time
         Seconds after which no block is started.
+    old
+        What to do with results of older code in the folder: ``"keep"`` adopts them as results of
+        the code that is here, ``"drop"`` removes them. None leaves them where they are, unread.
     toml
         The study as it was written, to be kept with the results.
     quiet, say
@@ -192,6 +205,12 @@ def run_study(
     folder = _folder(study, out)
     plan = _plan(folder, study, only, retry_failed)
     folder.claim(study, toml)
+    found = plan.older
+    if found and old == "keep":
+        adopt(folder.path, plan.cells, found)
+        plan = _plan(folder, study, only, retry_failed)
+    elif found and old == "drop":
+        drop(folder.path, found)
     record = Provenance(
         plan.folder,
         list(command),
@@ -199,6 +218,7 @@ def run_study(
         origins=study.resolved_origins(),
         backend=name,
         jobs=workers,
+        older=None if old is None else {"done": old, "results": found},
     )
     tally = Tally(left=len(plan.todo), stopped="Interrupted.")
     try:
@@ -223,8 +243,23 @@ def run_study(
     return tally
 
 
-def longer(study: _Study, *, replicas: int | None = None, rounds: int | None = None) -> _Study:
+def longer(
+    study: _Study,
+    *,
+    replicas: int | None = None,
+    rounds: int | None = None,
+    old: OldResults | None = None,
+) -> _Study:
     """Return a study with more replicas or more rounds.
+
+    Parameters
+    ----------
+    study
+        The study, as it is stored.
+    replicas, rounds
+        Numbers to reach; None leaves them.
+    old
+        As in `run_study`; with it, the study has the code that is here, which is demanded without.
 
     Raises
     ------
@@ -232,17 +267,17 @@ def longer(study: _Study, *, replicas: int | None = None, rounds: int | None = N
         If something would become smaller: results are never thrown away.
     """
     changes: dict[str, int] = {}
-    for label, new, old in (
+    for label, new, there in (
         ("replicas", replicas, study.replicas),
         ("rounds", rounds, study.rounds),
     ):
         if new is None:
             continue
-        if old is None:
+        if there is None:
             message = f"The study has no online learner, so no {label} to extend."
             raise ValueError(message)
-        if new < old:
-            message = f"{label} can only grow, from {old}; got {new}."
+        if new < there:
+            message = f"{label} can only grow, from {there}; got {new}."
             raise ValueError(message)
         changes[label] = new
-    return study.changed(changes, origin="extend")
+    return study.changed(changes, origin="extend", renew=old is not None)

@@ -225,6 +225,13 @@ def about_of(table: pa.Table) -> About:
     return About(**{name: says[name] for name in ("key", "first", "stop", "rounds", "metric")})
 
 
+def rekeyed(table: pa.Table, key: str) -> pa.Table:
+    """Return the table of a block as that of another cell."""
+    says = json.loads(table.schema.metadata[_META])
+    about = json.dumps({**says, "key": key}, sort_keys=True)
+    return table.replace_schema_metadata({_META: about.encode()})
+
+
 def difference(old: pa.Table, new: pa.Table) -> str | None:
     """Say where a longer run does not repeat a shorter one, or return None.
 
