@@ -161,7 +161,7 @@ class Entry:
         Returns the class, function or object; single things of other packages are imported only
         when asked for.
     home
-        The module in which it was found; "" for single things.
+        The module that it comes from.
     """
 
     name: str
@@ -264,7 +264,7 @@ def found(role: str) -> Mapping[str, Entry]:
     entries = _searched(role)
     for point in points(role):
         source = point.dist.name if point.dist is not None else point.value
-        entries.setdefault(point.name, Entry(point.name, role, source, point.load))
+        entries.setdefault(point.name, Entry(point.name, role, source, point.load, point.module))
     return MappingProxyType(entries)
 
 
@@ -299,7 +299,7 @@ def _searched(role: str) -> dict[str, Entry]:
         except Exception as error:
             if home == own:
                 raise
-            known.setdefault(home, Entry(home, role, source, _raising(error)))
+            known.setdefault(home, Entry(home, role, source, _raising(error), home))
             continue
         for module in modules:
             for thing in vars(module).values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +23,6 @@ class ExploreThenCommit:
 
     explore: int = 10
     batch_size: int = 32
-
-    # Raise it when results change: those of another version are then computed anew.
-    VERSION: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.explore < 0:

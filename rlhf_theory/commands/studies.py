@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rlhf_theory.studies.looks import Look
-    from rlhf_theory.studies.running import Plan
+    from rlhf_theory.studies.running import OldResults, Plan
     from rlhf_theory.study import Study, StudyResult
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `run` has written.")]
@@ -40,6 +40,10 @@ _Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute failed blo
 _Verify = Annotated[
     bool, typer.Option("--verify", help="Read all that is there; make anew what is damaged.")
 ]
+_Keep = Annotated[
+    bool, typer.Option("--keep-old", help="Adopt results of older code as those of today's.")
+]
+_Drop = Annotated[bool, typer.Option("--drop-old", help="Remove results of older code.")]
 _Only = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Only these worlds, learners or WORLD/LEARNER; repeatable."),
@@ -68,6 +72,8 @@ def run(
     fail_fast: _FailFast = False,
     retry_failed: _Retry = False,
     verify: _Verify = False,
+    keep_old: _Keep = False,
+    drop_old: _Drop = False,
     quiet: _Quiet = False,
 ) -> None:
     """Run a study, or go on where it was stopped; then draw its figures and its report.
@@ -81,6 +87,7 @@ def run(
     from rlhf_theory.study import Study
 
     limit = None if max_time is None else seconds_of(max_time)
+    old = _old(keep_old, drop_old)
     path = study_path(study)
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
@@ -99,6 +106,7 @@ def run(
         fail_fast=fail_fast,
         retry_failed=retry_failed,
         verify=verify,
+        old=old,
         toml=path.read_text(encoding="utf-8"),
         quiet=quiet,
     )
@@ -115,6 +123,8 @@ def extend(
     max_time: _MaxTime = None,
     fail_fast: _FailFast = False,
     retry_failed: _Retry = False,
+    keep_old: _Keep = False,
+    drop_old: _Drop = False,
     quiet: _Quiet = False,
 ) -> None:
     """Add replicas or rounds to a study; what exists is kept.
@@ -128,7 +138,8 @@ def extend(
     if replicas is None and rounds is None:
         message = "extend needs --replicas or --rounds, the numbers to reach; got neither."
         raise ValueError(message)
-    study = longer(StudyResult(out).study, replicas=replicas, rounds=rounds)
+    old = _old(keep_old, drop_old)
+    study = longer(StudyResult(out).study, replicas=replicas, rounds=rounds, old=old)
     _run(
         study,
         out,
@@ -139,6 +150,7 @@ def extend(
         fail_fast=fail_fast,
         retry_failed=retry_failed,
         max_time=None if max_time is None else seconds_of(max_time),
+        old=old,
         quiet=quiet,
     )
 
@@ -169,8 +181,15 @@ def status(
     typer.echo(
         "\n" + ", ".join(f"{counts[k]} {k}" for k in ("blocks", "done", "failed", "missing"))
     )
-    for line in _failed(result, look):
+    for line in (*_failed(result, look), *_older(result)):
         typer.echo(line)
+
+
+def _old(keep: bool, drop: bool) -> OldResults | None:
+    if keep and drop:
+        message = "--keep-old adopts results of older code, --drop-old removes them; give one."
+        raise ValueError(message)
+    return "keep" if keep else "drop" if drop else None
 
 
 def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
@@ -191,7 +210,8 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
     look = result.look()
-    _show(result, look, quiet=quiet, unchanged=before == study.resolved())
+    unchanged = before == study.resolved() and options.get("old") is None
+    _show(result, look, quiet=quiet, unchanged=unchanged)
     complete = _complete(result, look, options.get("only", ()))
     raise typer.Exit(0 if complete else _unfinished(result, look))
 
@@ -240,7 +260,7 @@ def _show(result: StudyResult, look: Look, *, quiet: bool, unchanged: bool) -> N
         write_study_report(result, _say)
         if not quiet:
             typer.echo("\n" + frame_text(_short(result)) + f"\n\nReport: {page}")
-    for line in _failed(result, look):
+    for line in (*_failed(result, look), *_older(result)):
         _say(line)
     if tally is not None and tally.stopped:
         typer.echo(tally.stopped, err=True)
@@ -261,6 +281,24 @@ def _failed(result: StudyResult, look: Look) -> list[str]:
         lines.append(
             f"Tracebacks are in the report and in {result.folder.path}/cells/*/*.failed.json. "
             "Failed blocks are left alone until `run --retry-failed`."
+        )
+    return lines
+
+
+def _older(result: StudyResult) -> list[str]:
+    """Return a line per cell with results of older code, and what can be done about them."""
+    lines = []
+    for cell, results in result.older():
+        if results:
+            blocks = sum(len(one.blocks) for one in results)
+            count = "1 block" if blocks == 1 else f"{blocks} blocks"
+            changed = "; ".join(dict.fromkeys(c for one in results for c in one.changed))
+            name = f"{cell.world_label}/{cell.learner_label}"
+            lines.append(f"of older code: {name}, {count}; changed since: {changed}")
+    if lines:
+        lines.append(
+            "Results of older code are never mixed with others: `run` computes anew beside them, "
+            "`run --keep-old` adopts them as they are, `run --drop-old` removes them."
         )
     return lines
 
@@ -304,10 +342,15 @@ def _say_plan(
     typer.echo(
         f"\n{len(plan.cells)} cells, {blocks} blocks: {plan.done} done, {plan.failed} failed "
         f"(left alone without --retry-failed), {len(plan.todo)} to do.\n"
-        f"{guess}\nFolder: {plan.folder}. Nothing was written."
+        f"{guess}\n{_older_in(plan)}Folder: {plan.folder}. Nothing was written."
     )
     if guess.errors:
         raise typer.Exit(1)
+
+
+def _older_in(plan: Plan) -> str:
+    blocks = sum(len(one.blocks) for results in plan.older.values() for one in results)
+    return f"{blocks} blocks of older code, for --keep-old or --drop-old.\n" if blocks else ""
 
 
 def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from rlhf_theory.report.tables import Table, table_of
 from rlhf_theory.store import folder_study, read_json, write_atomic
 from rlhf_theory.studies.findings import ALL_WORLDS
 from rlhf_theory.studies.folder import MADE_BY
+from rlhf_theory.studies.identities import adopted
 from rlhf_theory.studies.plot_specs import PlotSpec, plot_facts
 from rlhf_theory.studies.result import ResultTables
 
@@ -81,7 +82,7 @@ def write_study_report(result: ResultTables, say: Callable[[str], None] | None =
     summary = result.summary()
     write_atomic(folder / "summary.csv", summary.to_csv(index=False).encode())
     sheets, remarks = draw_figures(result)
-    remarks += _not_numbers(summary)
+    remarks += [*_not_numbers(summary), *_adopted(result)]
     tables = dict(_tables(result, summary, remarks))
     if say is not None:
         for remark in remarks:
@@ -110,6 +111,22 @@ def _not_numbers(summary: pd.DataFrame) -> list[str]:
     if not names:
         return []
     return [f"The metric is not a number at the end of {', '.join(names)}."]
+
+
+def _adopted(result: ResultTables) -> list[str]:
+    """Return a remark per cell with results of older code that somebody has adopted."""
+    found = adopted(result.folder.path, result.cells)
+    remarks = []
+    for cell in result.cells:
+        entries = found.get(cell.key, [])
+        if blocks := {name for entry in entries for name in entry["blocks"]}:
+            changed = "; ".join(dict.fromkeys(c for entry in entries for c in entry["changed"]))
+            remarks.append(
+                f"{cell.learner_label} in {cell.world_label}: {len(blocks)} of "
+                f"{len(cell.blocks())} blocks were computed by older code and adopted with "
+                f"--keep-old; changed since: {changed}."
+            )
+    return remarks
 
 
 def _facts(result: ResultTables) -> dict[str, object]:

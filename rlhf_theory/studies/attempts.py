@@ -11,9 +11,9 @@ import threading
 import traceback
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -21,6 +21,8 @@ import cloudpickle
 import numpy as np
 
 from rlhf_theory.studies.exceptions import in_one_line, writable
+from rlhf_theory.studies.sources import OtherCodeError
+from rlhf_theory.studies.workers import Worker, deciding_versions, difference, this_worker
 
 _T = TypeVar("_T")
 
@@ -87,6 +89,10 @@ class Answer:
         Error number, where the exception was an ``OSError``.
     died
         The attempt was a second start: the worker of the first one died.
+    refused
+        Why this worker must not compute: its code or its versions are others. Empty where it may.
+    worker
+        Who answers; None where nothing was reached.
     """
 
     payload: bytes = b""
@@ -94,6 +100,8 @@ class Answer:
     traceback: str = ""
     errno: int | None = None
     died: bool = False
+    refused: str = ""
+    worker: Worker | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Answer:
@@ -129,11 +137,14 @@ class Attempt:
     paths
         Where the main process looks for modules; a worker on another machine, or a fresh
         interpreter, may know fewer places.
+    versions
+        What decides numbers in the main process; a worker that has others refuses.
     """
 
     payload: bytes
     mark: str
     paths: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, function: Callable[[_T], object], argument: _T, mark: Path) -> Attempt:
@@ -141,7 +152,7 @@ class Attempt:
         payload = cloudpickle.dumps((function, argument))
         # An empty entry means the current folder, which is another one in the worker.
         paths = tuple(path or str(Path.cwd()) for path in sys.path)
-        return cls(payload=payload, mark=str(mark), paths=paths)
+        return cls(payload=payload, mark=str(mark), paths=paths, versions=deciding_versions())
 
     def __call__(self) -> Answer:
         """Make the call. Whatever is raised is an answer, except Ctrl-C."""
@@ -153,12 +164,21 @@ class Attempt:
             return Answer(died=True)
         except OSError as error:
             return Answer.of(error)
+        worker = this_worker(self.versions)
         try:
+            if refused := difference(self.versions, worker):
+                return Answer(refused=refused, worker=worker)
             sys.path.extend(path for path in self.paths if path not in sys.path)
             function, argument = pickle.loads(self.payload)
-            return Answer(payload=cloudpickle.dumps(function(argument)))
+            return Answer(payload=cloudpickle.dumps(function(argument)), worker=worker)
         except KeyboardInterrupt:
             raise
+        except OtherCodeError as error:
+            refused = (
+                f"The worker {worker.name} is refused: {error} Give all workers the files of this "
+                "process, and start them anew; what is done is kept."
+            )
+            return Answer(refused=refused, worker=worker)
         except BaseException as error:  # a learner may call `sys.exit`
             return Answer.of(error)
         finally:

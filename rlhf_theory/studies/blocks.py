@@ -20,7 +20,9 @@ from rlhf_theory.store import read_json, write_atomic, write_json
 from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
-from rlhf_theory.studies.registry import build_learner, cell_world, kept_in
+from rlhf_theory.studies.identities import keep_identity
+from rlhf_theory.studies.registry import build_learner, cell_world, check_codes, kept_in
+from rlhf_theory.studies.sources import OtherCodeError
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
 
@@ -116,6 +118,11 @@ def compute(task: Task) -> Outcome:
     A file of the same block with fewer rounds is replaced if the longer run repeats what it holds,
     exactly; else it is kept, and the block has failed. A file with more rounds keeps them where
     another primary metric needs it computed anew.
+
+    Raises
+    ------
+    OtherCodeError
+        If the code here is not the cell's; nothing is written then.
     """
     clock = time.perf_counter()
     try:
@@ -128,12 +135,13 @@ def compute(task: Task) -> Outcome:
             table = _table(task)
         if held is not None:
             _check_repeats(task, held[0], held[1], table)
-        task.path.parent.mkdir(parents=True, exist_ok=True)
-        state = write_atomic(task.path, encode(table))
+        content = encode(table)
+        keep_identity(task.path.parent, task.cell)
+        state = write_atomic(task.path, content)
         _clear_superseded(task)
         return _finished(task, "done", clock, state, about_of(table))
-    except KeyboardInterrupt:
-        raise
+    except (KeyboardInterrupt, OtherCodeError):
+        raise  # no failure of the cell
     except Waiting as request:
         seconds = time.perf_counter() - clock
         return Outcome(name=task.name, state="waiting", seconds=seconds, error=str(request))
@@ -202,6 +210,9 @@ def _table(task: Task) -> pa.Table:
             block=cell.block,
             first_replica=first,
         )
+    # What was imported only now may have been edited since the look before.
+    for spec in (cell.world, cell.learner):
+        check_codes(spec)
     return block_table(cell, first, stop, trace)
 
 
@@ -256,6 +267,6 @@ def record_failure(
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": writable(platform.node()),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    keep_identity(path.parent, task.cell)
     write_json(path, record)
     return _failure(task, error, trace, seconds)

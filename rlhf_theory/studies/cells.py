@@ -7,10 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
-KEY_FORMAT = 2
+KEY_FORMAT = 3
 """Version of what is hashed into a key; a new one makes all stored results strangers."""
+
+CODE = ("version", "code")
+"""What a spec says of the code of a thing: its ``VERSION``, and a hash where it is not ours."""
+
+MARKS = (*CODE, "content")
+"""What a spec says of a thing beside kind and settings: `CODE`, and hashes of files and models."""
 
 
 def canonical(value: object) -> str:
@@ -29,6 +35,11 @@ def by_content(spec: Mapping[str, Any]) -> dict[str, object]:
 _PLACES = ("content", "folder")
 
 
+def is_spec(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether plain data are a resolved spec, and no table among the settings of one."""
+    return isinstance(value, Mapping) and {"kind", "version"} <= value.keys()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One learner in one world.
@@ -36,7 +47,7 @@ class Cell:
     Attributes
     ----------
     world, learner
-        Resolved specs: plain data with ``kind``, ``version`` and every setting.
+        Resolved specs: plain data with ``kind``, `MARKS` and every setting.
     world_label, learner_label, family
         Names for people; the family groups worlds in scores.
     metric
@@ -97,7 +108,12 @@ class Cell:
         They depend on all that the numbers depend on; not on replicas and rounds, which can be
         added later, nor on labels.
         """
-        content = {
+        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()[:20]
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the key is a hash of."""
+        content: dict[str, object] = {
             "format": KEY_FORMAT,
             "world": by_content(self.world),
             "learner": self.learner,
@@ -112,7 +128,7 @@ class Cell:
         }
         if self.pairs is not None:
             content["pairs"] = list(self.pairs)
-        return hashlib.sha256(canonical(content).encode()).hexdigest()[:20]
+        return content
 
     @property
     def online(self) -> bool:
@@ -178,7 +194,7 @@ class Cell:
 def _flatten(prefix: str, value: object, flat: dict[str, object]) -> None:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if name != "version":
+            if name not in MARKS:
                 _flatten(f"{prefix}.{name}", inner, flat)
     elif isinstance(value, list | tuple):
         if any(isinstance(v, Mapping) for v in value):

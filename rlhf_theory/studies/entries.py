@@ -14,6 +14,7 @@ from typing import Any
 from rlhf_theory.errors import suggestion
 from rlhf_theory.register import Entry, facts_of, found, points, roles
 from rlhf_theory.register import refresh as refresh_register
+from rlhf_theory.studies import modules
 from rlhf_theory.studies.former import KINDS
 
 _ADDRESS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -24,6 +25,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 def refresh() -> None:
     """Forget which packages are installed, so that the next question looks again."""
     refresh_register()
+    modules.refresh()
     _at.cache_clear()
 
 
@@ -63,7 +65,7 @@ def find(role: str, kind: str, known: Mapping[str, Entry] | None = None) -> Entr
 
 @cache
 def _at(role: str, kind: str) -> Entry:
-    return Entry(kind, role, kind, lambda: _attribute(kind))
+    return Entry(kind, role, kind, lambda: _attribute(kind), kind.partition(":")[0])
 
 
 def _attribute(address: str) -> Any:

@@ -11,6 +11,7 @@ from rlhf_theory.studies.backends import Backend
 from rlhf_theory.studies.blocks import Outcome, compute
 from rlhf_theory.studies.interrupts import Interrupt
 from rlhf_theory.studies.loop import Folder, Loop, Named, Report, Tally
+from rlhf_theory.studies.workers import Worker
 
 __all__ = ["Folder", "Tally", "execute"]
 
@@ -25,12 +26,14 @@ def execute(
     max_time: float | None = None,
     fail_fast: bool = False,
     compute: Callable[[Any], Outcome] = compute,
+    hired: Callable[[Worker], object] | None = None,
 ) -> Tally:
     """Get tasks done.
 
     A task whose worker dies is tried again alone, after the others; the third death is a failure of
     the task. Tasks that ran beside it are tried again too, and not blamed. What is done stays done,
-    however the run ends.
+    however the run ends. A worker with other code or other versions than this process stops the
+    run: nothing new is started.
 
     Parameters
     ----------
@@ -51,6 +54,8 @@ def execute(
     compute
         What to do with a task, in a worker. Tells of failures by its outcome; an exception means
         that the call itself did not work.
+    hired
+        Called with the worker of every answer.
 
     Raises
     ------
@@ -71,6 +76,6 @@ def execute(
         return Tally()
     with Interrupt() as interrupt, Marks(folder.path) as marks:
         loop = Loop(tasks, backend, jobs, folder, compute, interrupt, marks)
-        loop.progress, loop.fail_fast = progress, fail_fast
+        loop.progress, loop.fail_fast, loop.hired = progress, fail_fast, hired
         loop.deadline = None if max_time is None else time.monotonic() + max_time
         return loop.run()

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf_theory.errors import suggestion
 from rlhf_theory.studies import registry
+from rlhf_theory.studies.cells import MARKS
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.grids import is_grid
 from rlhf_theory.studies.messages import Mistake, Path, StudyError, choices, place_of
@@ -340,7 +341,8 @@ def _drop_foreign(node: Toml, slot: Slot, kind: Any) -> None:
     for name in _known(node, slot):
         if name not in kept and name not in own:
             node.pop(name, None)
-    node.pop("version", None)  # of the present kind
+    for mark in MARKS:
+        node.pop(mark, None)  # of the present kind
 
 
 def _known(node: Toml, slot: Slot) -> dict[str, Setting | None]:

@@ -6,6 +6,7 @@
     study.toml               the study as it was written, where it came from a file
     resolved.json            the study with every setting
     journal/                 what is known of finished blocks
+    cells/KEY/cell.json                      what the key is a hash of; see `identities`
     cells/KEY/r000000-000064.parquet         a block
     cells/KEY/r000000-000064.failed.json     why there is none
     cells/KEY/r000000-000064.damaged         what was one, and is not what was written any more

@@ -16,6 +16,7 @@ from rlhf_theory.studies.backends import Backend, BackendError, Pool
 from rlhf_theory.studies.blocks import Outcome
 from rlhf_theory.studies.exceptions import is_full
 from rlhf_theory.studies.interrupts import Interrupt
+from rlhf_theory.studies.workers import Worker
 
 MAX_DEATHS = 3
 """Deaths after which a task is given up: one among others, the others alone."""
@@ -104,6 +105,7 @@ class Loop:
         self.tasks, self.backend, self.jobs = tasks, backend, jobs
         self.folder, self.compute, self.interrupt, self.marks = folder, compute, interrupt, marks
         self.progress: Report | None = None
+        self.hired: Callable[[Worker], object] | None = None
         self.fail_fast = False
         self.deadline: float | None = None
         # Tasks go by their number: names need not be file names.
@@ -252,8 +254,12 @@ class Loop:
                 raise  # no fault of the task
             except Exception as error:
                 answer = Answer.of(error)
+            if answer.worker is not None and self.hired is not None:
+                self.hired(answer.worker)
             if answer.died:
                 died.append(number)
+            elif answer.refused:
+                self._stop(answer.refused)
             elif answer.error:
                 self._call_failed(number, answer)
             else:

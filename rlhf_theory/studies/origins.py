@@ -7,6 +7,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from rlhf_theory.store import read_json
+from rlhf_theory.studies.cells import MARKS
 from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.items import LearnerItem, WorldItem
 from rlhf_theory.studies.messages import Path, place_of
@@ -115,7 +116,7 @@ def _in_entries(study: StudyFields) -> Iterator[tuple[str, int, WorldItem | Lear
     for plural, items in entries:
         for index, item in enumerate(items):
             for path in leaves(item.written()):
-                if path[-1] != "version" and path != ("online",):
+                if path[-1] not in MARKS and path != ("online",):
                     yield plural, index, item, path
 
 

@@ -26,6 +26,7 @@ from rlhf_theory.experiments.trace import versions
 from rlhf_theory.register import found
 from rlhf_theory.store import write_json
 from rlhf_theory.studies.exceptions import writable
+from rlhf_theory.studies.workers import Worker
 
 _ALSO = ("pandas", "pyarrow", "pydantic", "loky")
 _GIT_PATIENCE = 5.0
@@ -48,6 +49,8 @@ class Provenance:
         Where each setting came from: dotted place to ``"file"``, ``"--set"``, ``"default"`` ...
     backend, jobs
         How it is run.
+    older
+        What was done with which results of older code; None where nobody asked.
 
     Examples
     --------
@@ -68,9 +71,11 @@ class Provenance:
         origins: Mapping[str, str] | None = None,
         backend: str,
         jobs: int,
+        older: Mapping[str, object] | None = None,
     ) -> None:
         now = datetime.now(UTC)
         self._clock = time.monotonic()
+        self._workers: dict[tuple[str, tuple[tuple[str, str], ...]], set[int]] = {}
         content = {
             "command": [str(word) for word in command],
             "start": now.isoformat(timespec="seconds"),
@@ -79,6 +84,8 @@ class Provenance:
             "tally": None,
             "backend": backend,
             "jobs": jobs,
+            "workers": [],
+            "older": older,
             **surroundings(),
             "study": study,
             "origins": origins or {},
@@ -90,6 +97,14 @@ class Provenance:
         self.path = place / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
         write_json(self.path, self._content)
 
+    def hire(self, worker: Worker) -> None:
+        """Name the worker of an answer; those of one machine with the same versions together."""
+        where = (worker.host, tuple(sorted(worker.versions.items())))
+        news = where not in self._workers
+        self._workers.setdefault(where, set()).add(worker.process)
+        if news:  # a killed run has said it, too
+            self._write()
+
     def end(self, tally: object) -> None:
         """Add the end, the duration, and what became of the blocks."""
         self._content |= {
@@ -97,6 +112,13 @@ class Provenance:
             "seconds": round(time.monotonic() - self._clock, 3),
             "tally": plain_json(tally),
         }
+        self._write()
+
+    def _write(self) -> None:
+        self._content["workers"] = [
+            {"host": host, "processes": len(those), "versions": dict(versions)}
+            for (host, versions), those in self._workers.items()
+        ]
         # A full disk is said by the tally; it must not be hidden by an error from here.
         with suppress(OSError):
             write_json(self.path, self._content)

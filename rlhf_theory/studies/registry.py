@@ -12,16 +12,17 @@ import numpy as np
 
 from rlhf_theory.core import World
 from rlhf_theory.register import Entry
-from rlhf_theory.studies.cells import Cell
+from rlhf_theory.studies.cells import MARKS, Cell, is_spec
 from rlhf_theory.studies.entries import find, kind_of, role_of
 from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
+from rlhf_theory.studies.sources import OtherCodeError, check_code, entry_code
 from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.recipe import WorldRecipe
 
 T = TypeVar("T")
 
 Spec = Mapping[str, Any]
-"""A resolved spec: plain data with ``kind``, ``version`` and every setting."""
+"""A resolved spec: plain data with ``kind``, `cells.MARKS` and every setting."""
 
 
 def build_world(spec: Spec, replicas: int) -> World | WorldRecipe:
@@ -30,14 +31,14 @@ def build_world(spec: Spec, replicas: int) -> World | WorldRecipe:
     Parameters
     ----------
     spec
-        ``kind``, ``version`` and settings.
+        ``kind``, `cells.MARKS` and settings.
     replicas
         Number of replicas ``R``.
 
     Raises
     ------
     ValueError
-        For an unknown kind, another version, and whatever the world itself refuses.
+        For an unknown kind, another version or code, and whatever the world itself refuses.
     """
     entry = _entry("world", spec)
     world = entry.target(**(arguments(entry, spec) | {"replicas": replicas}))
@@ -131,6 +132,8 @@ def is_online(spec: Spec) -> bool:
 
 
 def _entry(role: str, spec: Spec) -> Entry:
+    if "code" in spec:
+        check_code(spec["code"])  # before anything of it is imported
     entry = find(role, spec["kind"])
     wanted = spec.get("version", entry.version)
     if wanted != entry.version:
@@ -138,8 +141,25 @@ def _entry(role: str, spec: Spec) -> Entry:
             f"{role} {entry.name!r} is version {entry.version} here, and the study was resolved "
             f"with version {wanted}; results of the two do not belong together."
         )
-        raise ValueError(message)
+        raise OtherCodeError(message)
     return entry
+
+
+def check_codes(spec: Spec) -> None:
+    """Raise `OtherCodeError` unless the code of a spec and of its parts is what it says."""
+    if "code" in spec:
+        check_code(spec["code"])
+    for value in spec.values():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if is_spec(part):
+                check_codes(part)
+
+
+def head_of(entry: Entry) -> dict[str, object]:
+    """Return a spec without settings: the kind, the version, and the code of what is not ours."""
+    code = entry_code(entry)
+    marks = {"version": entry.version} | ({} if code is None else {"code": code})
+    return {"kind": entry.name, **marks}
 
 
 def arguments(entry: Entry, spec: Spec) -> dict[str, object]:
@@ -148,7 +168,7 @@ def arguments(entry: Entry, spec: Spec) -> dict[str, object]:
     return {
         name: _argument(known[name], value)
         for name, value in spec.items()
-        if name not in ("kind", "version", "content")
+        if name != "kind" and name not in MARKS
     }
 
 
@@ -224,7 +244,7 @@ def spec_of(value: object, role: str | None = None) -> dict[str, object]:
         raise ValueError(message)
     role = role_of(type(value)) if role is None else role
     entry = find(role, kind_of(type(value), role))
-    spec: dict[str, object] = {"kind": entry.name, "version": entry.version}
+    spec = head_of(entry)
     for name, setting in settings_of(entry).items():
         try:
             spec[name] = plain_setting(setting, getattr(value, name))

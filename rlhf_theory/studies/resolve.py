@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from rlhf_theory.errors import suggestion
 from rlhf_theory.register import Entry
 from rlhf_theory.studies import registry
-from rlhf_theory.studies.cells import canonical
+from rlhf_theory.studies.cells import CODE, MARKS, canonical
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.former import SETTINGS
 from rlhf_theory.studies.grids import grid_hint
@@ -194,11 +194,20 @@ class Resolver:
     ) -> dict[str, object] | None:
         known = settings_of(entry)
         fine = self._check_names(entry, table, known, path)
-        spec: dict[str, object] = {"kind": entry.name, "version": entry.version}
-        if table.get("version", entry.version) != entry.version:
-            text = f"must be {entry.version}, the version of {entry.name!r} that is installed; got "
-            self.say((*path, "version"), text + f"{shown(table['version'])}.")
-            fine = False
+        try:
+            spec = registry.head_of(entry)
+        except ValueError as error:
+            self.say((*path, "kind"), str(error))
+            return None
+        for mark in CODE:
+            if mark in table and table[mark] != spec.get(mark):
+                text = (
+                    f"must be {shown(spec.get(mark))}, the {mark} of {entry.name!r} here; got "
+                    f"{shown(table[mark])}. Results of the two do not belong together: --keep-old "
+                    "adopts the old ones, --drop-old removes them."
+                )
+                self.say((*path, mark), text)
+                fine = False
         for name, setting in known.items():
             value = self._setting(entry, setting, table.get(name, _MISSING), (*path, name))
             fine = fine and value is not _MISSING
@@ -220,7 +229,7 @@ class Resolver:
         fine = True
         more = [k for k in ENVELOPE.get(entry.role, ()) if not path and k != "kind"]
         for name in table:
-            if name not in known and name not in ("kind", "version", "content"):
+            if name not in known and name != "kind" and name not in MARKS:
                 allowed = [*known, *more]
                 text = (
                     f"{entry.role} {entry.name!r} has no such setting; it has {choices(known)}."

@@ -19,6 +19,7 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ends import last_rows
 from rlhf_theory.studies.findings import comparisons, rates, scores
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.identities import Older, as_on_disk, older
 from rlhf_theory.studies.looks import Look
 from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
@@ -77,7 +78,11 @@ class ResultTables:
         return found | {"missing": found["blocks"] - found["done"] - found["failed"]}
 
     def status(self, look: Look | None = None) -> pd.DataFrame:
-        """Return blocks done, failed and in all, and seconds of computing, per cell."""
+        """Return blocks done, failed and in all, and seconds of computing, per cell.
+
+        ``older`` counts blocks of older code than that of today's files. The blocks that are done
+        are among them where the code was changed after they were computed.
+        """
         look = self.look() if look is None else look
         zero = {"done": 0, "failed": 0, "blocks": 0, "seconds": 0.0}
         sums = {cell.key: dict(zero) for cell in self.cells}
@@ -92,10 +97,16 @@ class ResultTables:
         rows = [
             {"world": cell.world_label, "learner": cell.learner_label, "family": cell.family}
             | sums[cell.key]
-            | {"cell": cell.key}
-            for cell in self.cells
+            | {"older": sum(len(one.blocks) for one in results), "cell": cell.key}
+            for cell, results in self.older()
         ]
         return without_empty(pd.DataFrame(rows))
+
+    def older(self) -> list[tuple[Cell, list[Older]]]:
+        """Return all cells, each with the results of older code than that of today's files."""
+        now = [as_on_disk(cell) for cell in self.cells]
+        found = older(self.folder.path, now)
+        return [(cell, found.get(new.key, [])) for cell, new in zip(self.cells, now, strict=True)]
 
     def failures(self, look: Look | None = None) -> pd.DataFrame:
         """Return the blocks that failed.

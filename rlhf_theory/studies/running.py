@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import loky
 
@@ -19,6 +19,7 @@ from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.execution import Tally, execute
 from rlhf_theory.studies.folder import StudyFolder
+from rlhf_theory.studies.identities import Older, adopt, drop, older
 from rlhf_theory.studies.progress import Progress
 from rlhf_theory.studies.provenance import Provenance
 from rlhf_theory.studies.schema import StudyData
@@ -42,6 +43,8 @@ class Plan:
         Numbers of blocks that are done, and that failed and are left alone.
     damaged
         What is wrong with what is not what was written, a sentence each.
+    older
+        Results of older code that the folder holds, by key of their cell now.
     """
 
     folder: Path
@@ -50,6 +53,11 @@ class Plan:
     done: int
     failed: int
     damaged: tuple[str, ...]
+    older: Mapping[str, list[Older]]
+
+
+OldResults = Literal["keep", "drop"]
+"""What to do with results of older code: adopt or remove them."""
 
 
 def default_folder(study: StudyData) -> Path:
@@ -131,6 +139,7 @@ def _plan(
         done=len(look.done),
         failed=len(left_alone),
         damaged=tuple(dict.fromkeys([*damaged, *look.damaged])),
+        older=older(folder.path, cells),
     )
 
 
@@ -146,6 +155,7 @@ def run_study(
     fail_fast: bool = False,
     max_time: float | None = None,
     verify: bool = False,
+    old: OldResults | None = None,
     toml: str | None = None,
     quiet: bool = False,
     say: Callable[[str], None] | None = None,
@@ -179,6 +189,9 @@ def run_study(
     verify
         Read all that is there, instead of trusting size and time of change, and compute anew what
         is not what was written.
+    old
+        What to do with results of older code in the folder: ``"keep"`` adopts them as results of
+        the code that is here, ``"drop"`` removes them. None leaves them where they are, unread.
     toml
         The study as it was written, to be kept with the results.
     quiet, say
@@ -208,6 +221,12 @@ def run_study(
     folder.claim(study, toml)
     for said in plan.damaged:
         warnings.warn(f"{said} It is made anew.", DamageWarning, stacklevel=3)
+    found = plan.older
+    if found and old == "keep":
+        adopt(folder.path, plan.cells, found)
+        plan = _plan(folder, cells, retry_failed, damaged)
+    elif found and old == "drop":
+        drop(folder.path, found)
     record = Provenance(
         plan.folder,
         list(command),
@@ -215,6 +234,7 @@ def run_study(
         origins=study.resolved_origins(),
         backend=name,
         jobs=workers,
+        older=None if old is None else {"done": old, "results": found},
     )
     tally = Tally(left=len(plan.todo), stopped="Interrupted.")
     try:
@@ -230,6 +250,7 @@ def run_study(
                 progress=progress,
                 fail_fast=fail_fast,
                 max_time=max_time,
+                hired=record.hire,
             )
     finally:
         folder.close()
@@ -242,8 +263,23 @@ def run_study(
     return tally
 
 
-def longer(study: _Study, *, replicas: int | None = None, rounds: int | None = None) -> _Study:
+def longer(
+    study: _Study,
+    *,
+    replicas: int | None = None,
+    rounds: int | None = None,
+    old: OldResults | None = None,
+) -> _Study:
     """Return a study with more replicas or more rounds.
+
+    Parameters
+    ----------
+    study
+        The study, as it is stored.
+    replicas, rounds
+        Numbers to reach; None leaves them.
+    old
+        As in `run_study`; with it, the study has the code that is here, which is demanded without.
 
     Raises
     ------
@@ -251,17 +287,17 @@ def longer(study: _Study, *, replicas: int | None = None, rounds: int | None = N
         If something would become smaller: results are never thrown away.
     """
     changes: dict[str, int] = {}
-    for label, new, old in (
+    for label, new, there in (
         ("replicas", replicas, study.replicas),
         ("rounds", rounds, study.rounds),
     ):
         if new is None:
             continue
-        if old is None:
+        if there is None:
             message = f"The study has no online learner, so no {label} to extend."
             raise ValueError(message)
-        if new < old:
-            message = f"{label} can only grow, from {old}; got {new}."
+        if new < there:
+            message = f"{label} can only grow, from {there}; got {new}."
             raise ValueError(message)
         changes[label] = new
-    return study.changed(changes, origin="extend")
+    return study.changed(changes, origin="extend", renew=old is not None)

@@ -14,6 +14,7 @@ from rlhf_theory.studies.checks import check_size, check_study
 from rlhf_theory.studies.complaints import complaints, order
 from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.files import load
+from rlhf_theory.studies.identities import unmarked
 from rlhf_theory.studies.items import (
     LearnerItem,
     WorldItem,
@@ -139,7 +140,13 @@ class StudyData(StudyFields):
         self._given, self._called = dict(table), frozenset(table)
         self._origins = dict(origins)
 
-    def changed(self, values: Mapping[str, Any] | None = None, origin: str = "python") -> Self:
+    def changed(
+        self,
+        values: Mapping[str, Any] | None = None,
+        origin: str = "python",
+        *,
+        renew: bool = False,
+    ) -> Self:
         """Return the study with other values, checked again.
 
         Parameters
@@ -148,11 +155,14 @@ class StudyData(StudyFields):
             Name to value, such as ``{"replicas": 1000}``.
         origin
             Where they come from, for `origins`.
+        renew
+            Take the code and the versions that are here, where it was resolved with others.
         """
         renamed = {_NAMES.get(k, k): v for k, v in (values or {}).items()}
         # Entries keep the name that the file has for them, so that messages and origins do too.
         called = {plural: name for name, plural in _PLURALS.items() if name in self._called}
-        data = {called.get(k, k): v for k, v in {**self._given, **renamed}.items()}
+        given = unmarked(self._given) if renew else self._given
+        data = {called.get(k, k): v for k, v in {**given, **renamed}.items()}
         study = type(self)(**data)
         new = {called.get(k, k) for k in renamed}
         study._origins = {  # noqa: SLF001 (of this class)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from rlhf_theory.core import Planner
 from rlhf_theory.register import Entry, facts_of, found, role_asked_by
+from rlhf_theory.studies.cells import MARKS
 from rlhf_theory.worlds.recipe import WorldRecipe
 
 ENVELOPE = {
@@ -21,10 +22,7 @@ ENVELOPE = {
 }
 """Keys of an entry of a study that are no settings of its world or learner."""
 
-_TAKEN = {
-    "world": ("version", "content", "grid", "online"),
-    "learner": ("version", "grid", "online"),
-}
+_TAKEN = dict.fromkeys(("world", "learner"), (*MARKS, "grid", "online"))
 """Further keys that mean something in every entry; resolved studies say ``online``, ``content``."""
 
 RUN_SETTINGS = ("replicas", "at_once")
@@ -167,7 +165,7 @@ def settings_of(entry: Entry) -> Mapping[str, Setting]:
             raise ValueError(message)
         if name != "replicas" or not _is_a(target, WorldRecipe):
             found.pop(name, None)
-    for name in (*ENVELOPE.get(role, ("kind",)), *_TAKEN.get(role, ("version", "grid"))):
+    for name in (*ENVELOPE.get(role, ("kind",)), *_TAKEN.get(role, (*MARKS, "grid"))):
         if name in found:
             message = (
                 f"{described} has a setting {name!r}, a word that studies keep for themselves; "

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf_theory.register import Entry, found
 from rlhf_theory.studies import registry
+from rlhf_theory.studies.cells import MARKS
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.messages import NAME_RULE, Mistake, StudyError, shown
@@ -133,7 +134,7 @@ def _toml(value: object) -> str:
     if value is None:
         return '"none"'
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if k != "version")
+        inner = ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if k not in MARKS)
         return f"{{ {inner} }}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"

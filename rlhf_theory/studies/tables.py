@@ -298,6 +298,11 @@ def _about(says: Mapping[str, Any]) -> About:
     return About(**{name: says[name] for name in known})
 
 
+def rekeyed(table: pa.Table, key: str) -> pa.Table:
+    """Return the table of a block as that of another cell."""
+    return describe(table, {**unseal(_header(table)), "key": key})
+
+
 def difference(old: pa.Table, new: pa.Table) -> str | None:
     """Say where a longer run does not repeat a shorter one, or return None.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_theory.studies.blocks import Outcome
+from rlhf_theory.studies.sources import OtherCodeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ def compute_toy(task: ToyTask) -> Outcome:
     if task.acts == "raises":
         message = "around the task"
         raise RuntimeError(message)
+    if task.acts == "other code":
+        raise OtherCodeError("of another one.")
     if task.acts == "fails":
         return Outcome(name=task.name, state="failed", seconds=0.0, error="ValueError: on cue")
     if task.acts == "asks":

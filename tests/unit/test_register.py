@@ -133,6 +133,7 @@ def test_packages_bring_single_things_and_homes(monkeypatch):
 
         def __init__(self, name, value):
             self.name, self.value = name, value
+            self.module = value.partition(":")[0]
 
         def load(self):
             raise ImportError("no torch")

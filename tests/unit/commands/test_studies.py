@@ -1,13 +1,14 @@
 import json
 import os
 import shutil
+import sys
 
 import pandas as pd
 import pytest
 
 from rlhf_theory import cli
 from rlhf_theory.commands.studies import seconds_of
-from rlhf_theory.studies import running
+from rlhf_theory.studies import entries, running
 from rlhf_theory.studies.cells import Cell
 from tests.helpers.studied import TOML, small_file
 
@@ -166,6 +167,72 @@ def test_a_finished_study_is_left_as_it_is(command, out, tmp_path):
     code, said, _ = command("run", path, "--out", out, *SERIAL)
     assert (code, "Report:" in said) == (0, True)
     assert (out / "figures" / "02-tails.svg").is_file()
+
+
+MINE_TOML = """
+format = 2
+name = "mine"
+replicas = 4
+block = 2
+pairs = [5]
+[[world]]
+kind = "linear"
+contexts = 3
+[[learner]]
+kind = "their_module:learner"
+label = "greedy"
+[[plot]]
+kind = "suboptimality"
+"""
+
+MINE = """
+from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy
+def learner(scale: float = 1.0):
+    return OfflineGreedy(lam=scale * {lam})
+"""
+
+
+def test_results_of_older_code_are_told_adopted_and_dropped(command, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path, out = tmp_path / "mine.toml", tmp_path / "out"
+    path.write_text(MINE_TOML)
+
+    def go(lam, *options):
+        (tmp_path / "their_module.py").write_text(MINE.format(lam=lam))
+        sys.modules.pop("their_module", None)
+        entries.refresh()
+        return command("run", path, "--out", out, *SERIAL, *options)
+
+    def lines(said):
+        return [line for line in said.splitlines() if line.startswith("of older code: ")]
+
+    go(1.0)
+    code, _, log = go(2.0)
+    told = ["of older code: linear/greedy, 2 blocks; changed since: their_module"]
+    assert (code, lines(log), log.count("--keep-old")) == (0, told, 1)
+    assert lines(command("status", out)[1]) == told
+    assert "2 blocks of older code" in go(2.0, "--dry-run")[1]
+    assert lines(go(2.0, "--drop-old")[2]) == []
+    code, said, log = go(3.0, "--keep-old")
+    assert (code, lines(log)) == (0, [])
+    assert "2/2 blocks" not in log
+    assert f"Report: {out / 'report.html'}" in said  # written anew: it says so
+    assert "greedy in linear: 2 of 2 blocks were computed by older code and adopted" in log
+    code, _, log = go(3.0, "--keep-old", "--drop-old")
+    assert code == 2
+    assert "--keep-old adopts results of older code, --drop-old removes them; give one." in log
+    code, _, log = command("extend", out, "--replicas", 5, *SERIAL)
+    assert code == 0
+    (tmp_path / "their_module.py").write_text(MINE.format(lam=4.0))
+    sys.modules.pop("their_module", None)
+    entries.refresh()
+    code, _, log = command("extend", out, "--replicas", 6, *SERIAL)
+    assert code == 2
+    assert "learners[0].code: must be 'their_module " in log.replace('"', "'")
+    code, _, log = command("extend", out, "--replicas", 6, *SERIAL, "--drop-old")
+    assert (code, lines(log)) == (0, [])
+    sys.modules.pop("their_module", None)
+    entries.refresh()
 
 
 def test_status_of_a_finished_study(command, out):

@@ -261,7 +261,8 @@ def test_what_a_learner_raises_becomes_a_record(tmp_path):
     assert record["attempts"] == 2
     assert "in init" in record["traceback"]
     assert record["error"] == outcomes[0].error
-    assert [p.name for p in task.path.parent.iterdir()] == ["r000000-000004.failed.json"]
+    names = {p.name for p in task.path.parent.iterdir()}
+    assert names == {"cell.json", "r000000-000004.failed.json"}
 
 
 def unruly_task(folder, how):
@@ -326,7 +327,7 @@ def test_success_removes_the_record(tmp_path):
     assert record_failure(task, "the worker died").state == "failed"
     assert read_json(task.beside(".failed.json"))["error"] == "the worker died"
     compute(task)
-    assert [p.name for p in task.path.parent.iterdir()] == [task.path.name]
+    assert {p.name for p in task.path.parent.iterdir()} == {"cell.json", task.path.name}
 
 
 @pytest.mark.parametrize(
@@ -378,7 +379,7 @@ def test_a_full_disk_is_no_failure_of_the_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "write_atomic", full)
     outcome = compute(task)
     assert (outcome.state, outcome.disk) == ("failed", True)
-    assert not list(task.path.parent.iterdir())
+    assert [p.name for p in task.path.parent.iterdir()] == ["cell.json"]
 
 
 def test_a_failure_that_cannot_be_written_is_told_nevertheless(tmp_path, monkeypatch):
@@ -542,7 +543,7 @@ def test_the_longer_last_block_replaces_the_shorter_one(tmp_path):
     outcomes = [compute(task) for task in StudyFolder(tmp_path).todo([more])]
     assert [o.state for o in outcomes] == ["done"]
     names = sorted(p.name for p in old.path.parent.iterdir())
-    assert names == ["r000000-000004.parquet", "r000004-000008.parquet"]
+    assert names == ["cell.json", "r000000-000004.parquet", "r000004-000008.parquet"]
 
 
 def test_a_shorter_last_block_goes_only_when_the_longer_one_is_there(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def by_hand(value):
 def test_the_key_is_a_hash_of_the_settings(pairs):
     one = cell(pairs=pairs, rounds=None if pairs else 20, metrics=("kl", "gap"), coverage=0.5)
     content = {
-        "format": 2,
+        "format": 3,
         "world": one.world,
         "learner": one.learner,
         "offline_pairs": 0,

@@ -17,6 +17,7 @@ from rlhf_theory.studies import loop
 from rlhf_theory.studies.attempts import Attempt, DeadWorkerError
 from rlhf_theory.studies.backends import BackendError, make_backend
 from rlhf_theory.studies.execution import Tally, execute
+from rlhf_theory.studies.workers import deciding_versions
 from tests.helpers.scripted_backend import Scripted
 from tests.helpers.toy_tasks import ToyFolder, ToyTask, compute_toy, toys
 
@@ -442,3 +443,17 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         execute(tasks, make_backend("serial"), jobs=0, folder=folder)
     with pytest.raises(ValueError, match=r"max_time must be positive; got 0"):
         execute(tasks, make_backend("serial"), jobs=1, folder=folder, max_time=0)
+
+
+def test_a_worker_with_other_code_stops_the_run_and_fails_nothing(
+    tmp_path: Path, go: Callable[..., Tally]
+) -> None:
+    backend = Scripted(toys(tmp_path, 5, t1={"acts": "other code"}), width=1)
+    folder, hired = ToyFolder(tmp_path), []
+    tally = go(backend, folder, hired=hired.append)
+    assert (tally.done, tally.failed, tally.left) == (1, 0, 4)
+    assert tally.stopped.startswith(f"The worker process {os.getpid()} on ")
+    assert "is refused: of another one" in tally.stopped
+    assert folder.failures == []
+    assert [worker.process for worker in hired] == [os.getpid()] * 2
+    assert hired[0].versions == deciding_versions()

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_theory.studies import provenance
 from rlhf_theory.studies.provenance import Provenance, git_state, plain_json
+from rlhf_theory.studies.workers import Worker
 
 
 def refuse(_):
@@ -47,6 +48,24 @@ def test_a_run_leaves_a_record_at_its_start_and_completes_it(tmp_path):
     assert {k: v for k, v in last.items() if k not in ("end", "seconds", "tally")} == {
         k: v for k, v in first.items() if k not in ("end", "seconds", "tally")
     }
+
+
+def test_every_worker_is_named_also_by_a_run_that_was_killed(tmp_path):
+    record, same = start(tmp_path), {"numpy": "1"}
+    assert load(record.path)["workers"] == []
+    record.hire(Worker("one", 7, same))
+    assert load(record.path)["workers"] == [{"host": "one", "processes": 1, "versions": same}]
+    for worker in (
+        Worker("one", 8, same),
+        Worker("one", 7, same),
+        Worker("two", 7, {"numpy": "2"}),
+    ):
+        record.hire(worker)
+    record.end(Tally())
+    assert load(record.path)["workers"] == [
+        {"host": "one", "processes": 2, "versions": same},
+        {"host": "two", "processes": 1, "versions": {"numpy": "2"}},
+    ]
 
 
 def test_words_that_no_file_takes_are_recorded_nevertheless(tmp_path, monkeypatch):

@@ -2,21 +2,19 @@
 
 import importlib.metadata
 import sys
-import types
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import rlhf_theory as rt
 from rlhf_theory import register
-from rlhf_theory.core import Enhancer
 from rlhf_theory.estimators.confidence import Adaptive, Scaled
 from rlhf_theory.register import found
 from rlhf_theory.studies import entries, registry
 from rlhf_theory.studies.resolve import Resolver
 from rlhf_theory.studies.signatures import settings_of
+from rlhf_theory.studies.sources import code_of
 from tests.helpers.registered import built_in, examples
 
 
@@ -150,10 +148,16 @@ def test_plain_data_do_not_depend_on_how_they_came():
     assert type(registry.plain(np.bool_(True))) is bool
 
 
+OUTSIDE = """
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import rlhf_theory as rt
+from rlhf_theory.core import Enhancer
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outside:
-    """A learner from elsewhere."""
-
     powers: tuple[float, ...] = (1.0, 2.0)
     mixed: int | float = 1
     explorers: tuple[Enhancer, ...] = field(default_factory=lambda: (rt.enhancers.Uniform(),))
@@ -164,18 +168,21 @@ class Outside:
         raise NotImplementedError
 
 
+world = lambda *, replicas, dim=2: "no world"
+forgetful = lambda *, dim=2: None
+clash = lambda *, replicas, label="x": None
+online = lambda *, replicas, online=True: None
+grid = lambda *, replicas, grid=3: None
+"""
+
+
 @pytest.fixture
-def outside(monkeypatch):
-    module = types.ModuleType("outside_module")
-    module.Outside = Outside
-    module.world = lambda *, replicas, dim=2: "no world"
-    module.forgetful = lambda *, dim=2: None
-    module.clash = lambda *, replicas, label="x": None
-    module.online = lambda *, replicas, online=True: None
-    module.grid = lambda *, replicas, grid=3: None
-    monkeypatch.setitem(sys.modules, "outside_module", module)
-    monkeypatch.setattr(Outside, "__module__", "outside_module")
-    yield module
+def outside(tmp_path, monkeypatch):
+    """A module from elsewhere."""
+    (tmp_path / "outside_module.py").write_text(OUTSIDE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("outside_module")
+    del sys.modules["outside_module"]
     entries.refresh()
 
 
@@ -184,6 +191,7 @@ def test_a_learner_by_address_has_its_version_in_the_spec(outside):
     assert spec == {
         "kind": "outside_module:Outside",
         "version": 3,
+        "code": code_of("outside_module").text,
         "powers": [1.0, 2.0, 3.0],
         "mixed": 1.0,  # where a fraction is allowed 1 is 1.0: one result, one key
         "explorers": [{"kind": "uniform", "version": 1}],

@@ -3,6 +3,7 @@
 import sys
 import types
 from dataclasses import dataclass
+from importlib.util import spec_from_file_location
 
 import pytest
 
@@ -73,6 +74,7 @@ def wrong_factory(width: float = 1.0):
 @pytest.fixture
 def mistakes(monkeypatch):
     module = types.ModuleType("roles_module")
+    module.__spec__ = spec_from_file_location("roles_module", __file__)
     for thing in (State, MyEnhancer, Offline, HasState, Passing, function, factory, wrong_factory):
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "roles_module", module)
