@@ -58,7 +58,7 @@ ROLES: Mapping[str, Role] = {
     "world": Role("worlds", "rlhf_theory.worlds"),
     "loss": Role("losses", "rlhf_theory.losses"),
     "plot": Role("plots", "rlhf_theory.plots.studies"),
-    "backend": Role("backends", "rlhf_theory.studies.backends"),
+    "backend": Role("backends", "rlhf_theory.engine.backends"),
 }
 """What can have a name, and where it lives; the only table of its kind."""
 

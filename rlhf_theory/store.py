@@ -45,6 +45,13 @@ def write_atomic(path: Path, content: bytes) -> os.stat_result:
         return temporary.stat()
 
 
+def canonical(value: object) -> str:
+    """Return plain data as text that equal data share; ``ValueError`` for NaN and infinity."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write plain data as JSON, atomically; ``ValueError`` for NaN, which JSON does not know."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_theory.engine.execution import Tally
 from rlhf_theory.store import folder_study
-from rlhf_theory.studies.execution import Tally
 from rlhf_theory.studies.folder import MADE_BY, StudyFolder
 from rlhf_theory.studies.origins import stored_origins
 from rlhf_theory.studies.plot_specs import PlotSpec

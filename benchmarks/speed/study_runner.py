@@ -29,11 +29,12 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import command_line, finish, show
+from rlhf_theory.engine.backends import make_backend
+from rlhf_theory.engine.execution import execute
+from rlhf_theory.engine.tasks import Outcome, compute
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.studies.backends import make_backend
-from rlhf_theory.studies.blocks import Outcome, Task, compute
+from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.execution import execute
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.pilot import estimate
 from rlhf_theory.studies.registry import build_learner, build_world

@@ -193,7 +193,7 @@ def _old(keep: bool, drop: bool) -> OldResults | None:
 
 
 def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
-    from rlhf_theory.studies.backends import BackendError
+    from rlhf_theory.engine.backends import BackendError
     from rlhf_theory.studies.running import default_folder
 
     folder = default_folder(study) if out is None else out
@@ -327,7 +327,7 @@ def _say_plan(
     backend: str | None,
     options: Mapping[str, object],
 ) -> None:
-    from rlhf_theory.studies.backends import make_backend
+    from rlhf_theory.engine.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
     from rlhf_theory.studies.running import n_workers
 
@@ -354,7 +354,7 @@ def _older_in(plan: Plan) -> str:
 
 
 def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]]:
-    from rlhf_theory.studies.progress import duration
+    from rlhf_theory.engine.progress import duration
 
     todo: dict[str, int] = {}
     for task in plan.todo:

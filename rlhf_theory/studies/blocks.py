@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-import platform
-import time
-import traceback
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from rlhf_theory.errors import Waiting
+from rlhf_theory.engine.attempts import undisturbed
+from rlhf_theory.engine.tasks import Made
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.store import read_json, write_atomic, write_json
-from rlhf_theory.studies.attempts import undisturbed
+from rlhf_theory.store import write_atomic
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
 from rlhf_theory.studies.identities import keep_identity
 from rlhf_theory.studies.registry import build_learner, cell_world, check_codes, kept_in
-from rlhf_theory.studies.sources import OtherCodeError
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
 
 
@@ -73,108 +66,30 @@ class Task:
         """Return the path of a file of this block, or of the one of a name, with an ending."""
         return Path(self.folder) / "cells" / f"{name or self.name}{ending}"
 
+    def make(self) -> Made:
+        """Compute the block and write its file.
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a task; small, so that it travels cheaply.
+        One BLAS thread unless the world needs more, on every path, so that the bits do not depend
+        on the number of workers.
 
-    Attributes
-    ----------
-    name
-        Name of the task.
-    state
-        ``"done"``; ``"failed"``; ``"skipped"`` where the finished file had appeared meanwhile;
-        ``"waiting"`` for somebody to answer, who is told by ``error``.
-    seconds
-        Wall time in the worker.
-    size, modified
-        Bytes of the finished file and its time of change in nanoseconds, 0 where there is none.
-    error, traceback
-        What went wrong, in one line and in full; empty where nothing did.
-    disk
-        The error was a full disk or quota, which is no failure of the cell.
-    about
-        What the finished file holds; None where there is none.
-    """
-
-    name: str
-    state: Literal["done", "failed", "skipped", "waiting"]
-    seconds: float
-    size: int = 0
-    modified: int = 0
-    error: str = ""
-    traceback: str = ""
-    disk: bool = False
-    about: About | None = None
-
-
-def compute(task: Task) -> Outcome:
-    """Compute one block and write its file; runs in a worker.
-
-    Never raises for what the learner or the world does: an exception, or `sys.exit`, is a failed
-    outcome, and a record ``r....failed.json`` beside the block. One BLAS thread on every path, so
-    that the bits do not depend on the number of workers.
-
-    A file of the same block with fewer rounds is replaced if the longer run repeats what it holds,
-    exactly; else it is kept, and the block has failed. A file with more rounds keeps them where
-    another primary metric needs it computed anew.
-
-    Raises
-    ------
-    OtherCodeError
-        If the code here is not the cell's; nothing is written then.
-    """
-    clock = time.perf_counter()
-    try:
-        held = _held(task)
-        if held is not None and held[1].serves(task.cell):
-            return _finished(task, "skipped", clock, held[2], held[1])
+        A file of the same block with fewer rounds is replaced if the longer run repeats what it
+        holds, exactly; else it is kept, and the block has failed. A file with more rounds keeps
+        them where another primary metric needs it computed anew.
+        """
+        task, held = self, _held(self)
+        if held is not None and held[1].serves(self.cell):
+            return Made("skipped", held[2], held[1])
         if held is not None:
-            task = _not_shorter(task, held[1])
+            task = _not_shorter(self, held[1])
         with undisturbed():
             table = _table(task)
         if held is not None:
             _check_repeats(task, held[0], held[1], table)
         content = encode(table)
         keep_identity(task.path.parent, task.cell)
-        state = write_atomic(task.path, content)
+        file = write_atomic(task.path, content)
         _clear_superseded(task)
-        return _finished(task, "done", clock, state, about_of(table))
-    except (KeyboardInterrupt, OtherCodeError):
-        raise  # no failure of the cell
-    except Waiting as request:
-        seconds = time.perf_counter() - clock
-        return Outcome(name=task.name, state="waiting", seconds=seconds, error=str(request))
-    except BaseException as error:
-        seconds = time.perf_counter() - clock
-        text = in_one_line(error)
-        if isinstance(error, OSError) and is_full(error.errno):
-            return _failure(task, text, "", seconds, disk=True)
-        trace = writable(traceback.format_exc())
-        try:
-            return record_failure(task, text, trace, where=line_of(error), seconds=seconds)
-        except OSError as problem:
-            full = is_full(problem.errno)
-            return _failure(task, text, trace, seconds, disk=full)
-
-
-def _finished(
-    task: Task, state: Literal["done", "skipped"], clock: float, file: os.stat_result, about: About
-) -> Outcome:
-    return Outcome(
-        name=task.name,
-        state=state,
-        seconds=time.perf_counter() - clock,
-        size=file.st_size,
-        modified=file.st_mtime_ns,
-        about=about,
-    )
-
-
-def _failure(task: Task, text: str, trace: str, seconds: float, *, disk: bool = False) -> Outcome:
-    return Outcome(
-        name=task.name, state="failed", seconds=seconds, error=text, traceback=trace, disk=disk
-    )
+        return Made("done", file, about_of(table))
 
 
 def _held(task: Task) -> tuple[pa.Table, About, os.stat_result] | None:
@@ -241,32 +156,3 @@ def _clear_superseded(task: Task) -> None:
         task.beside(".damaged", name).unlink(missing_ok=True)
     for name in task.replaces:
         task.beside(".parquet", name).unlink(missing_ok=True)
-
-
-def record_failure(
-    task: Task, error: str, trace: str = "", *, where: str = "", seconds: float = 0.0
-) -> Outcome:
-    """Write ``r....failed.json`` beside the block; return the outcome to go with it.
-
-    The record has ``error``, ``where`` (file and line), ``traceback``, ``attempts`` (how often the
-    block has failed so far), ``when`` and ``host``. It goes when the block is done.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
-    path = task.beside(".failed.json")
-    error, trace = writable(error), writable(trace)
-    before = (read_json(path) or {}).get("attempts")
-    record = {
-        "error": error,
-        "where": writable(where),
-        "traceback": trace,
-        "attempts": (before if isinstance(before, int) else 0) + 1,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": writable(platform.node()),
-    }
-    keep_identity(path.parent, task.cell)
-    write_json(path, record)
-    return _failure(task, error, trace, seconds)

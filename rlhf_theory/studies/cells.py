@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeGuard
 
+from rlhf_theory.store import canonical
+
 KEY_FORMAT = 3
 """Version of what is hashed into a key; a new one makes all stored results strangers."""
 
@@ -17,13 +19,6 @@ CODE = ("version", "code")
 
 MARKS = (*CODE, "content")
 """What a spec says of a thing beside kind and settings: `CODE`, and hashes of files and models."""
-
-
-def canonical(value: object) -> str:
-    """Return plain data as text that equal data share; ``ValueError`` for NaN and infinity."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
 
 
 def by_content(spec: Mapping[str, Any]) -> dict[str, object]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlhf_theory.studies.backends import make_backend
-from rlhf_theory.studies.cells import canonical
+from rlhf_theory.engine.backends import make_backend
+from rlhf_theory.store import canonical
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.fields import StudyFields
 from rlhf_theory.studies.items import LearnerItem, WorldItem, count_pairs

@@ -16,11 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_theory.engine.seals import ColumnDigests, check_names, check_values
 from rlhf_theory.store import DamagedError, DamageWarning, replaced, seal, unseal
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ledger import in_threads
 from rlhf_theory.studies.places import PLACES
-from rlhf_theory.studies.seals import ColumnDigests, check_names, check_values
 from rlhf_theory.studies.tables import read_block
 
 NAME = "curves.parquet"

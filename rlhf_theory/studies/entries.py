@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rlhf_theory.engine import modules
 from rlhf_theory.errors import suggestion
 from rlhf_theory.register import Entry, facts_of, found, points, roles
 from rlhf_theory.register import refresh as refresh_register
-from rlhf_theory.studies import modules
 from rlhf_theory.studies.former import KINDS
 
 _ADDRESS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

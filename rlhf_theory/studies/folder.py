@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
+from rlhf_theory.engine.tasks import Outcome, record_failure
 from rlhf_theory.store import (
     MARKER,
     DamagedError,
@@ -41,12 +42,13 @@ from rlhf_theory.store import (
     write_json,
 )
 from rlhf_theory.studies import curves
-from rlhf_theory.studies.blocks import Outcome, Task, record_failure
+from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.former import former_results
 from rlhf_theory.studies.journals import Held, Stamp
 from rlhf_theory.studies.ledger import Ledger
 from rlhf_theory.studies.looks import Files, Look
+from rlhf_theory.studies.tables import About
 
 FORMAT = 3
 """Of the folder; another one is refused."""
@@ -223,10 +225,10 @@ class StudyFolder:
         """Let nobody tidy up in the folder meanwhile."""
         return self._ledger.journals.running()
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: Outcome) -> tuple[()]:
         """Take up what a worker reported: a block that is there goes into the journal."""
         about = outcome.about
-        if about is not None:
+        if isinstance(about, About):
             held = Held(
                 seconds=outcome.seconds if outcome.state == "done" else None,
                 rounds=about.rounds,
@@ -236,15 +238,17 @@ class StudyFolder:
             stamp = Stamp(outcome.size, outcome.modified)
             self._ledger.journals.put(outcome.name, stamp, held)
             self._ledger.journals.write()
+        return ()
 
     def close(self) -> None:
         """Write what is not written yet; make one journal of several, if nobody runs."""
         self._ledger.journals.write()
         self._ledger.journals.tidy(lambda: Files.of(self.path).stamps)
 
-    def record_failure(self, task: Task, error: str, traceback: str = "") -> Outcome:
-        """Write the record of a failure that no worker could write; return its outcome."""
-        return record_failure(task, error, traceback)
+    def record_failure(self, task: Task, error: str, traceback: str = "") -> tuple[()]:
+        """Write the record of a failure that no worker could write."""
+        record_failure(task, error, traceback)
+        return ()
 
     def _remove_stale(self) -> None:
         """Remove temporary files of killed processes; a living one needs seconds for a file."""

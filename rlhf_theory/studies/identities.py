@@ -12,9 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_theory.store import DamagedError, read_json, seal, unseal, write_atomic, write_json
-from rlhf_theory.studies.cells import CODE, Cell, canonical, is_spec
-from rlhf_theory.studies.sources import code_of
+from rlhf_theory.engine.sources import code_of
+from rlhf_theory.store import (
+    DamagedError,
+    canonical,
+    read_json,
+    seal,
+    unseal,
+    write_atomic,
+    write_json,
+)
+from rlhf_theory.studies.cells import CODE, Cell, is_spec
 from rlhf_theory.studies.tables import encode, read_block, rekeyed
 
 _NAME = "cell.json"

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rlhf_theory.errors import suggestion
-from rlhf_theory.studies.cells import canonical
+from rlhf_theory.store import canonical
 from rlhf_theory.studies.findings import ALL_WORLDS
 from rlhf_theory.studies.grids import LARGEST, Variant, check_grids, expand, grid_hint, label_of
 from rlhf_theory.studies.messages import Path, choices, mistakes_of, shown

@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from rlhf_theory.engine.locks import alone, running
 from rlhf_theory.store import write_atomic
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.locks import alone, running
 from rlhf_theory.studies.tables import serves
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from threadpoolctl import threadpool_limits
 
+from rlhf_theory.engine.attempts import undisturbed
+from rlhf_theory.engine.exceptions import in_one_line, line_of
+from rlhf_theory.engine.progress import duration
 from rlhf_theory.errors import check_positive
 from rlhf_theory.experiments.runner import run
-from rlhf_theory.studies.attempts import undisturbed
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.exceptions import in_one_line, line_of
-from rlhf_theory.studies.progress import duration
 from rlhf_theory.studies.registry import build_learner, cell_world
 from rlhf_theory.studies.tables import block_table
 

@@ -21,12 +21,12 @@ import loky
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from rlhf_theory.engine.exceptions import writable
+from rlhf_theory.engine.workers import Worker
 from rlhf_theory.experiments.doctor import extras
 from rlhf_theory.experiments.trace import versions
 from rlhf_theory.register import found
 from rlhf_theory.store import write_json
-from rlhf_theory.studies.exceptions import writable
-from rlhf_theory.studies.workers import Worker
 
 _ALSO = ("pandas", "pyarrow", "pydantic", "loky")
 _GIT_PATIENCE = 5.0

@@ -11,11 +11,11 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 import numpy as np
 
 from rlhf_theory.core import World
+from rlhf_theory.engine.sources import OtherCodeError, check_code, entry_code
 from rlhf_theory.register import Entry
 from rlhf_theory.studies.cells import MARKS, Cell, is_spec
 from rlhf_theory.studies.entries import find, kind_of, role_of
 from rlhf_theory.studies.signatures import Setting, inner_hint, settings_of
-from rlhf_theory.studies.sources import OtherCodeError, check_code, entry_code
 from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.recipe import WorldRecipe
 

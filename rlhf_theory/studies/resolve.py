@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from rlhf_theory.errors import suggestion
 from rlhf_theory.register import Entry
+from rlhf_theory.store import canonical
 from rlhf_theory.studies import registry
-from rlhf_theory.studies.cells import CODE, MARKS, canonical
+from rlhf_theory.studies.cells import CODE, MARKS
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.former import SETTINGS
 from rlhf_theory.studies.grids import grid_hint
@@ -113,7 +114,7 @@ class Resolver:
     say
         Where mistakes go; resolving goes on after each, so that all are found.
     facts
-        What building told, by `cells.canonical` of a spec: the metrics of a world, and whether a
+        What building told, by `store.canonical` of a spec: the metrics of a world, and whether a
         learner is online.
     contents
         By the same, hashes of what settings of a `WorldRecipe` name by place.

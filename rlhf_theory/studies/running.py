@@ -12,15 +12,15 @@ from typing import Literal, TypeVar
 
 import loky
 
+from rlhf_theory.engine.backends import make_backend
+from rlhf_theory.engine.execution import Tally, execute
+from rlhf_theory.engine.progress import Progress
 from rlhf_theory.store import DamageWarning
 from rlhf_theory.studies import curves
-from rlhf_theory.studies.backends import make_backend
 from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.cells import Cell
-from rlhf_theory.studies.execution import Tally, execute
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.identities import Older, adopt, drop, older
-from rlhf_theory.studies.progress import Progress
 from rlhf_theory.studies.provenance import Provenance
 from rlhf_theory.studies.schema import StudyData
 

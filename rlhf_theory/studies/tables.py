@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlhf_theory.engine.seals import check_names, check_values, digests_of
 from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.experiments.trace import Trace
 from rlhf_theory.store import DamagedError, seal, unseal
 from rlhf_theory.studies.former import former_results
 from rlhf_theory.studies.recording import recorded_rounds
-from rlhf_theory.studies.seals import check_names, check_values, digests_of
 
 if TYPE_CHECKING:
     from rlhf_theory.studies.cells import Cell

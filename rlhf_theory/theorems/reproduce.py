@@ -14,9 +14,9 @@ import loky
 from tqdm import tqdm
 
 from rlhf_theory.arrays import library
+from rlhf_theory.engine.backends.pool import ONE_THREAD
 from rlhf_theory.errors import check_choice
 from rlhf_theory.store import claim_folder, write_json
-from rlhf_theory.studies.backends.pool import ONE_THREAD
 from rlhf_theory.theorems.card import Bar, Mode, Theorem, Verdict
 from rlhf_theory.theorems.stored import Task, carry_out, stored_verdict
 

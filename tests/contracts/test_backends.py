@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from rlhf_theory.engine.attempts import Attempt
+from rlhf_theory.engine.backends import BackendError, make_backend
 from rlhf_theory.register import found
-from rlhf_theory.studies.attempts import Attempt
-from rlhf_theory.studies.backends import BackendError, make_backend
 
 HANGS = 300.0
 HERE: dict[str, dict[str, Any]] = {"slurm": {"cluster": "local"}}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_theory.algorithms import OnlineIterative
-from rlhf_theory.studies.backends import BackendError
+from rlhf_theory.engine.backends import BackendError
 from rlhf_theory.study import Study
 
 CUES = "RLHF_TEST_CUES"

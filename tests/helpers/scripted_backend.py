@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_theory.studies.attempts import Attempt, DeadWorkerError
+from rlhf_theory.engine.attempts import Attempt, DeadWorkerError
 from tests.helpers.toy_tasks import ToyTask
 
 
@@ -42,7 +43,8 @@ class Scripted:
         return self
 
     def name_of(self, call: Attempt) -> str:
-        return self.tasks[int(Path(call.mark).name)].name
+        task: ToyTask = pickle.loads(call.payload)[1]
+        return task.name
 
     def submit(self, calls: Sequence[Attempt]) -> list[Future[Any]]:
         futures: list[Future[Any]] = [Future() for _ in calls]

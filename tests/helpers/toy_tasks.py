@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_theory.studies.blocks import Outcome
-from rlhf_theory.studies.sources import OtherCodeError
+from rlhf_theory.engine.sources import OtherCodeError
+from rlhf_theory.engine.tasks import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,20 @@ class ToyTask:
 
 @dataclass
 class ToyFolder:
-    """Keeps what the loop says."""
+    """Keeps what the loop says; ``further`` has what the end of some tasks makes it ask for."""
 
     path: Path
     notes: list[Outcome] = field(default_factory=list)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
+    further: dict[str, list[ToyTask]] = field(default_factory=dict)
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: Outcome) -> list[ToyTask]:
         self.notes.append(outcome)
+        return self.further.get(outcome.name, [])
 
-    def record_failure(self, task: ToyTask, error: str, traceback: str = "") -> None:
+    def record_failure(self, task: ToyTask, error: str, traceback: str = "") -> list[ToyTask]:
         self.failures.append((task.name, error, traceback))
+        return self.further.get(task.name, [])
 
     def states(self) -> dict[str, str]:
         return {outcome.name: outcome.state for outcome in self.notes}

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from threadpoolctl import threadpool_info
 
+from rlhf_theory.engine.tasks import compute, record_failure
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.store import DamagedError, read_json, write_json
 from rlhf_theory.studies import blocks
-from rlhf_theory.studies.blocks import Task, compute, record_failure
+from rlhf_theory.studies.blocks import Task
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.recording import recorded_rounds
 from rlhf_theory.studies.registry import build_learner, cell_world

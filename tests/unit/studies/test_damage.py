@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from rlhf_theory.engine.tasks import compute
 from rlhf_theory.store import DamagedError, DamageWarning
 from rlhf_theory.studies import tables
-from rlhf_theory.studies.blocks import compute
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.tables import describe, encode, read_block
 from rlhf_theory.study import StudyResult

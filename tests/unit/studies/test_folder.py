@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rlhf_theory.engine.tasks import Outcome, compute
 from rlhf_theory.store import DamageWarning, write_json
 from rlhf_theory.studies import curves, journals, ledger, looks
 from rlhf_theory.studies import folder as module
-from rlhf_theory.studies.blocks import Outcome, compute
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.tables import About
 from tests.helpers.study_cells import offline_cell, online_cell

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from rlhf_theory.engine.locks import alone, running
 from rlhf_theory.studies import journals
 from rlhf_theory.studies.journals import Held, Journals, Stamp
-from rlhf_theory.studies.locks import alone, running
 
 KNOWN = Held(seconds=2.0, rounds=5, metric="gap", digest="ab")
 STAMP = Stamp(100, 17)
@@ -102,7 +102,7 @@ def test_one_alone_is_left_as_it_is(tmp_path):
 
 RUNS = """
 import sys, pathlib
-from rlhf_theory.studies.locks import running
+from rlhf_theory.engine.locks import running
 with running(pathlib.Path(sys.argv[1])):
     print("runs", flush=True)
     sys.stdin.read()
@@ -136,7 +136,7 @@ def test_a_run_waits_for_nobody_long(tmp_path, monkeypatch):
     lock = tmp_path / "journal" / "lock"
     lock.parent.mkdir()
     waited = []
-    monkeypatch.setattr("rlhf_theory.studies.locks.time.sleep", waited.append)
+    monkeypatch.setattr("rlhf_theory.engine.locks.time.sleep", waited.append)
     with alone(lock) as mine, running(lock):
         assert mine
     assert 1.0 < sum(waited) < 10.0

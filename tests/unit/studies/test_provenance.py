@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from rlhf_theory.engine.workers import Worker
 from rlhf_theory.studies import provenance
 from rlhf_theory.studies.provenance import Provenance, git_state, plain_json
-from rlhf_theory.studies.workers import Worker
 
 
 def refuse(_):

@@ -9,12 +9,12 @@ import pytest
 
 import rlhf_theory as rt
 from rlhf_theory import register
+from rlhf_theory.engine.sources import code_of
 from rlhf_theory.estimators.confidence import Adaptive, Scaled
 from rlhf_theory.register import found
 from rlhf_theory.studies import entries, registry
 from rlhf_theory.studies.resolve import Resolver
 from rlhf_theory.studies.signatures import settings_of
-from rlhf_theory.studies.sources import code_of
 from tests.helpers.registered import built_in, examples
 
 

@@ -18,9 +18,8 @@ from functools import cache
 from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec
 from typing import Protocol
 
-from rlhf_theory.studies.cells import canonical
-from rlhf_theory.studies.imports import EVERYTHING, Import, Reading, read
-from rlhf_theory.studies.modules import (
+from rlhf_theory.engine.imports import EVERYTHING, Import, Reading, read
+from rlhf_theory.engine.modules import (
     OURS,
     Owner,
     folder_of,
@@ -29,7 +28,8 @@ from rlhf_theory.studies.modules import (
     spec_of,
     versions_of,
 )
-from rlhf_theory.studies.notebooks import in_notebook, notebook_readings
+from rlhf_theory.engine.notebooks import in_notebook, notebook_readings
+from rlhf_theory.store import canonical
 
 ABSENT = "absent"
 """In the place of a digest: an import that finds nothing, such as one that may fail."""

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from rlhf_theory.register import found
-from rlhf_theory.studies.attempts import Answer, Attempt, DeadWorkerError, Marks
-from rlhf_theory.studies.backends import (
+from rlhf_theory.engine.attempts import Answer, Attempt, DeadWorkerError, Marks
+from rlhf_theory.engine.backends import (
     BackendError,
     Pool,
     dask_cluster,
     make_backend,
     slurm_jobs,
 )
-from rlhf_theory.studies.backends.pool import ONE_THREAD
-from rlhf_theory.studies.execution import Tally, execute
+from rlhf_theory.engine.backends.pool import ONE_THREAD
+from rlhf_theory.engine.execution import Tally, execute
+from rlhf_theory.register import found
 from tests.helpers import fake_slurm
 from tests.helpers.toy_tasks import ToyFolder, compute_toy, toys
 

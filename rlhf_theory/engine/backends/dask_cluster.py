@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlhf_theory.studies.attempts import DeadWorkerError
-from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, backend, needed
+from rlhf_theory.engine.attempts import DeadWorkerError
+from rlhf_theory.engine.backends.pool import ONE_THREAD, BackendError, Call, backend, needed
 
 _PATIENCE = "30s"
 _FEW = 16

@@ -5,18 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from rlhf_theory.studies.attempts import Answer, Attempt, Marks
-from rlhf_theory.studies.backends import Backend, BackendError, Pool
-from rlhf_theory.studies.blocks import Outcome
-from rlhf_theory.studies.exceptions import is_full
-from rlhf_theory.studies.interrupts import Interrupt
-from rlhf_theory.studies.workers import Worker
+from rlhf_theory.engine.attempts import Answer, Attempt, Marks
+from rlhf_theory.engine.backends import Backend, BackendError, Pool
+from rlhf_theory.engine.exceptions import is_full
+from rlhf_theory.engine.interrupts import Interrupt
+from rlhf_theory.engine.tasks import Named, Outcome
+from rlhf_theory.engine.workers import Worker
 
 MAX_DEATHS = 3
 """Deaths after which a task is given up: one among others, the others alone."""
@@ -31,34 +31,23 @@ _BROKEN_CALLS = 3
 _NO_ROOM = 64 * 1024
 
 
-class Named(Protocol):
-    """A task, as the loop sees it."""
-
-    @property
-    def name(self) -> str:
-        """Name in messages."""
-        ...
-
-    @property
-    def at_once(self) -> tuple[str, int] | None:
-        """A group of tasks, and how many of it may be in flight together; None for any number."""
-        ...
-
-
 class Folder(Protocol):
-    """What the loop tells the folder of the study."""
+    """What the loop tells the folder that tasks are of.
+
+    Where it learns that a task has ended, it may ask for further ones.
+    """
 
     @property
     def path(self) -> Path:
         """The folder."""
         ...
 
-    def note(self, outcome: Outcome) -> object:
-        """Take up what a worker reported."""
+    def note(self, outcome: Outcome) -> Iterable[Named]:
+        """Take up what a worker reported; return further tasks."""
         ...
 
-    def record_failure(self, task: Any, error: str, traceback: str = "") -> object:
-        """Record a failure that no worker could report."""
+    def record_failure(self, task: Any, error: str, traceback: str = "") -> Iterable[Named]:
+        """Record a failure that no worker could report; return further tasks."""
         ...
 
 
@@ -102,7 +91,7 @@ class Loop:
         interrupt: Interrupt,
         marks: Marks,
     ) -> None:
-        self.tasks, self.backend, self.jobs = tasks, backend, jobs
+        self.tasks, self.backend, self.jobs = list(tasks), backend, jobs
         self.folder, self.compute, self.interrupt, self.marks = folder, compute, interrupt, marks
         self.progress: Report | None = None
         self.hired: Callable[[Worker], object] | None = None
@@ -278,7 +267,7 @@ class Loop:
             self.requests.append(outcome.error)
             return
         try:
-            self.folder.note(outcome)
+            self._add(self.folder.note(outcome))
         except OSError as error:
             self._disk_or_raise(error)
             return
@@ -287,6 +276,11 @@ class Loop:
         self.counts["done" if ours else outcome.state] += 1
         if outcome.state == "failed" and self.fail_fast:
             self._stop(f"{outcome.name} failed: {outcome.error}")
+
+    def _add(self, tasks: Iterable[Named]) -> None:
+        for task in tasks:
+            self.waiting.append(len(self.tasks))
+            self.tasks.append(task)
 
     def _answer(self, died: list[int]) -> None:
         """Tell the tasks that a dead worker was in from those that only lost their place."""
@@ -328,7 +322,7 @@ class Loop:
     def _failed(self, number: int, reason: str, trace: str = "") -> None:
         task = self.tasks[number]
         try:
-            self.folder.record_failure(task, reason, trace)
+            self._add(self.folder.record_failure(task, reason, trace))
         except OSError as error:
             self._disk_or_raise(error)
             return

@@ -20,9 +20,9 @@ from typing import Any, Self, TypeVar
 import cloudpickle
 import numpy as np
 
-from rlhf_theory.studies.exceptions import in_one_line, writable
-from rlhf_theory.studies.sources import OtherCodeError
-from rlhf_theory.studies.workers import Worker, deciding_versions, difference, this_worker
+from rlhf_theory.engine.exceptions import in_one_line, writable
+from rlhf_theory.engine.sources import OtherCodeError
+from rlhf_theory.engine.workers import Worker, deciding_versions, difference, this_worker
 
 _T = TypeVar("_T")
 

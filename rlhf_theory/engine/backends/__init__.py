@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from rlhf_theory.engine.backends.pool import Backend, BackendError, Pool
 from rlhf_theory.errors import suggestion
 from rlhf_theory.register import named
-from rlhf_theory.studies.backends.pool import Backend, BackendError, Pool
 
 __all__ = ["Backend", "BackendError", "Pool", "make_backend"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import resolve_name
 
-from rlhf_theory.studies.modules import OURS
+from rlhf_theory.engine.modules import OURS
 
 EVERYTHING = "*"
 """Among the names of an import: whatever lies in the package."""

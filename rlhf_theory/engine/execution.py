@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlhf_theory.studies.attempts import Marks
-from rlhf_theory.studies.backends import Backend
-from rlhf_theory.studies.blocks import Outcome, compute
-from rlhf_theory.studies.interrupts import Interrupt
-from rlhf_theory.studies.loop import Folder, Loop, Named, Report, Tally
-from rlhf_theory.studies.workers import Worker
+from rlhf_theory.engine.attempts import Marks
+from rlhf_theory.engine.backends import Backend
+from rlhf_theory.engine.interrupts import Interrupt
+from rlhf_theory.engine.loop import Folder, Loop, Report, Tally
+from rlhf_theory.engine.tasks import Named, Outcome, compute
+from rlhf_theory.engine.workers import Worker
 
 __all__ = ["Folder", "Tally", "execute"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from rlhf_theory.studies import loop
-from rlhf_theory.studies.attempts import Attempt, DeadWorkerError
-from rlhf_theory.studies.backends import BackendError, make_backend
-from rlhf_theory.studies.execution import Tally, execute
-from rlhf_theory.studies.workers import deciding_versions
+from rlhf_theory.engine import loop
+from rlhf_theory.engine.attempts import Attempt, DeadWorkerError
+from rlhf_theory.engine.backends import BackendError, make_backend
+from rlhf_theory.engine.execution import Tally, execute
+from rlhf_theory.engine.workers import deciding_versions
 from tests.helpers.scripted_backend import Scripted
 from tests.helpers.toy_tasks import ToyFolder, ToyTask, compute_toy, toys
 
@@ -64,6 +64,20 @@ def test_no_tasks_no_workers(tmp_path: Path, go: Callable[..., Tally]) -> None:
     backend = Scripted([])
     assert go(backend) == Tally()
     assert backend.opened == []
+
+
+def test_a_folder_asks_for_further_tasks_when_one_ends_or_is_given_up(
+    tmp_path: Path, go: Callable[..., Tally]
+) -> None:
+    """The parts of a card end, and it is judged; one of them kills its workers, and it is told."""
+    *tasks, judged, told = toys(tmp_path, 5)
+    backend = Scripted(tasks, {"t1": ["dies"] * 9})
+    folder = ToyFolder(tmp_path, further={"t2": [judged], "t1": [told]})
+    seen: list[Tally] = []
+    tally = go(backend, folder, progress=lambda tally, _: seen.append(tally))
+    assert tally == Tally(done=4, failed=1)
+    assert [note.name for note in folder.notes] == ["t0", "t2", "t3", "t4"]
+    assert all(now.left >= 0 for now in seen)
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -314,7 +328,7 @@ def test_a_folder_that_cannot_write_for_a_full_disk_stops_the_run(
     tmp_path: Path, go: Callable[..., Tally]
 ) -> None:
     class Full(ToyFolder):
-        def note(self, outcome: Any) -> None:
+        def note(self, outcome: Any) -> list[ToyTask]:
             raise OSError(28, "No space left on device")
 
     tally = go(Scripted(toys(tmp_path, 3)), Full(tmp_path))
@@ -322,7 +336,7 @@ def test_a_folder_that_cannot_write_for_a_full_disk_stops_the_run(
     assert "disk is full" in tally.stopped
 
     class Odd(ToyFolder):
-        def note(self, outcome: Any) -> None:
+        def note(self, outcome: Any) -> list[ToyTask]:
             raise PermissionError(13, "Permission denied")
 
     with pytest.raises(PermissionError):

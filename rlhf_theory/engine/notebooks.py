@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from textwrap import dedent
 from types import FunctionType, ModuleType
 
-from rlhf_theory.studies.imports import Import, Reading, read
+from rlhf_theory.engine.imports import Import, Reading, read
 
 _PLAIN = (int, float, complex, str, bytes, bool, tuple, frozenset, type(None))
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_theory.engine import modules, sources
+from rlhf_theory.engine.sources import ABSENT, OtherCodeError, check_code, code_of, entry_code
 from rlhf_theory.register import found
-from rlhf_theory.studies import entries, modules, sources
-from rlhf_theory.studies.sources import ABSENT, OtherCodeError, check_code, code_of, entry_code
+from rlhf_theory.studies import entries
 
 Write = Callable[..., Path]
 
@@ -325,7 +326,7 @@ def test_what_is_imported_late_counts_as_it_is_then(write):
 
 SCRIPT = """
 import sys
-from rlhf_theory.studies.sources import code_of
+from rlhf_theory.engine.sources import code_of
 import script
 print(code_of("script").parts["script"] == code_of("__main__").parts["__main__"])
 """

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlhf_theory.studies.attempts import DeadWorkerError
-from rlhf_theory.studies.backends.pool import BackendError, Call, backend, needed
+from rlhf_theory.engine.attempts import DeadWorkerError
+from rlhf_theory.engine.backends.pool import BackendError, Call, backend, needed
 
 _FEW = 16
 _STORE = 128 * 2**20  # answers are small; by default Ray takes a third of the memory

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from rlhf_theory.studies.exceptions import writable
+from rlhf_theory.engine.exceptions import writable
 
 _ALWAYS = ("python", "rlhf-theory", "numpy", "scipy", "array-api-compat")
 _WHERE_LOADED = {

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import rlhf_theory
-from rlhf_theory.studies import attempts, entries
-from rlhf_theory.studies.attempts import Attempt
-from rlhf_theory.studies.workers import Worker, deciding_versions, difference
+from rlhf_theory.engine import attempts
+from rlhf_theory.engine.attempts import Attempt
+from rlhf_theory.engine.workers import Worker, deciding_versions, difference
+from rlhf_theory.studies import entries
 from rlhf_theory.study import Study
 
 PACKAGES = {
@@ -123,9 +124,7 @@ def test_two_checkouts_of_one_version_are_told_apart(tmp_path):
     copy = tmp_path / "rlhf_theory"
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(rlhf_theory.__file__).parent, copy, ignore=skip)
-    ask = (
-        "from rlhf_theory.studies.workers import deciding_versions as d; print(d()['rlhf-theory'])"
-    )
+    ask = "from rlhf_theory.engine.workers import deciding_versions as d; print(d()['rlhf-theory'])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     def there() -> str:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rlhf_theory.engine.attempts import DeadWorkerError
+from rlhf_theory.engine.backends.pool import BackendError, Call, backend, needed
 from rlhf_theory.store import write_atomic
-from rlhf_theory.studies.attempts import DeadWorkerError
-from rlhf_theory.studies.backends.pool import BackendError, Call, backend, needed
 
 _GENERIC = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "name")
 _HOUR = 60

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from rlhf_theory.studies.attempts import Answer, Attempt, Marks, undisturbed
-from rlhf_theory.studies.exceptions import in_one_line, writable
+from rlhf_theory.engine.attempts import Answer, Attempt, Marks, undisturbed
+from rlhf_theory.engine.exceptions import in_one_line, writable
 from tests.helpers.unruly import MuteError, StopEverythingError
 
 

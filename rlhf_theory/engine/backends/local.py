@@ -15,7 +15,7 @@ from typing import ClassVar
 import loky
 from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 
-from rlhf_theory.studies.backends.pool import ONE_THREAD, BackendError, Call, backend
+from rlhf_theory.engine.backends.pool import ONE_THREAD, BackendError, Call, backend
 
 _GLANCE = 0.5
 

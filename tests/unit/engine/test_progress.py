@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from rlhf_theory.studies.execution import Tally
-from rlhf_theory.studies.progress import Progress, duration
+from rlhf_theory.engine.execution import Tally
+from rlhf_theory.engine.progress import Progress, duration
 
 
 class Clock:
@@ -120,7 +120,7 @@ def test_quiet_shows_nothing_and_counts():
 
 def test_lines_go_to_the_log_unless_told_otherwise(caplog):
     with (
-        caplog.at_level(logging.INFO, "rlhf_theory.studies.progress"),
+        caplog.at_level(logging.INFO, "rlhf_theory.engine.progress"),
         Progress(1, stream=io.StringIO()) as progress,
     ):
         progress(Tally(done=1), 0)
