@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import command_line, finish, show
 from rlhf_theory.engine.backends import make_backend
 from rlhf_theory.engine.execution import execute
+from rlhf_theory.engine.seals import encode
 from rlhf_theory.engine.tasks import Outcome, compute
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.studies.blocks import Task
@@ -38,7 +39,7 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.pilot import estimate
 from rlhf_theory.studies.registry import build_learner, build_world
-from rlhf_theory.studies.tables import about_of, block_table, encode
+from rlhf_theory.studies.tables import REPEATED, about_of, block_table
 from rlhf_theory.study import Study
 
 WORLD = {"kind": "linear", "contexts": 20, "actions": 10, "dim": 8, "eta": 0.1, "seed": 0}
@@ -150,7 +151,7 @@ def filled(folder: StudyFolder, cells: list[Cell]) -> None:
         for task in folder.tasks(cells):
             table = block_table(task.cell, task.first, task.stop, trace)
             task.path.parent.mkdir(exist_ok=True)
-            task.path.write_bytes(encode(table))
+            task.path.write_bytes(encode(table, REPEATED))
             file = task.path.stat()
             outcome = Outcome(
                 name=task.name,

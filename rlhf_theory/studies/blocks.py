@@ -10,13 +10,21 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from rlhf_theory.engine.attempts import undisturbed
+from rlhf_theory.engine.seals import encode
 from rlhf_theory.engine.tasks import Made
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.store import write_atomic
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.identities import keep_identity
 from rlhf_theory.studies.registry import build_learner, cell_world, check_codes, kept_in
-from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
+from rlhf_theory.studies.tables import (
+    REPEATED,
+    About,
+    about_of,
+    block_table,
+    difference,
+    read_block,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +93,7 @@ class Task:
             table = _table(task)
         if held is not None:
             _check_repeats(task, held[0], held[1], table)
-        content = encode(table)
+        content = encode(table, REPEATED)
         keep_identity(task.path.parent, task.cell)
         file = write_atomic(task.path, content)
         _clear_superseded(task)

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhf_theory.engine.seals import ColumnDigests, check_names, check_values
+from rlhf_theory.engine.seals import META, ColumnDigests, check_names, check_values
 from rlhf_theory.store import DamagedError, DamageWarning, replaced, seal, unseal
 from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.ledger import in_threads
@@ -24,7 +24,6 @@ from rlhf_theory.studies.places import PLACES
 from rlhf_theory.studies.tables import read_block
 
 NAME = "curves.parquet"
-_META = b"rlhf_theory"
 _FORMAT = 3
 _PLACE = ("cell", "replica", *PLACES)
 _FIRST = ("labels", "regret")
@@ -137,7 +136,7 @@ def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     """Open the file of all blocks; give what it says of itself. `DamagedError` if that is wrong."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            says = unseal(json.loads((file.metadata.metadata or {})[_META]))
+            says = unseal(json.loads((file.metadata.metadata or {})[META]))
             check_names(file.schema_arrow.names, says["columns"])
             yield file, says
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
@@ -215,7 +214,7 @@ def compact(folder: Path, contents: Sequence[Contents]) -> Path:
             sums.add(part)
         about = {"format": _FORMAT, "cells": {c.cell.key: c.digest for c in contents}}
         says = json.dumps(seal({**about, "columns": sums.digests()}))
-        writer.add_key_value_metadata({_META.decode(): says})
+        writer.add_key_value_metadata({META.decode(): says})
     return path
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf_theory.engine.seals import encode
 from rlhf_theory.engine.sources import code_of
 from rlhf_theory.store import (
     DamagedError,
@@ -23,7 +24,7 @@ from rlhf_theory.store import (
     write_json,
 )
 from rlhf_theory.studies.cells import CODE, Cell, is_spec
-from rlhf_theory.studies.tables import encode, read_block, rekeyed
+from rlhf_theory.studies.tables import REPEATED, read_block, rekeyed
 
 _NAME = "cell.json"
 
@@ -233,7 +234,7 @@ def _move(path: Path, place: Path, cell: Cell) -> bool:
         table, _ = read_block(path, cell)
     except ValueError:
         return False  # damaged: computed anew, and still there to look at
-    write_atomic(place / path.name, encode(rekeyed(table, cell.key)))
+    write_atomic(place / path.name, encode(rekeyed(table, cell.key), REPEATED))
     path.unlink()
     return True
 

@@ -7,7 +7,6 @@ the machine, so that an interrupted run and an undisturbed one leave identical f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from rlhf_theory.engine.seals import check_names, check_values, digests_of
+from rlhf_theory.engine.seals import describe, read_table, says_of
 from rlhf_theory.errors import ShapeError, check_choice
 from rlhf_theory.experiments.trace import Trace
-from rlhf_theory.store import DamagedError, seal, unseal
+from rlhf_theory.store import DamagedError, Json
 from rlhf_theory.studies.former import former_results
 from rlhf_theory.studies.recording import recorded_rounds
 
@@ -30,7 +28,9 @@ if TYPE_CHECKING:
 FORMAT = 3
 """Of the block files; raised when their columns change meaning."""
 
-_META = b"rlhf_theory"
+REPEATED = ("replica", "round", "pairs")
+"""Columns of a block whose values are the same again and again."""
+
 _PLACE = ("replica", "round", "pairs", "labels", "regret")
 # The tables of results have these columns too, and one for every setting.
 _RESERVED = (
@@ -146,12 +146,6 @@ def block_table(cell: Cell, first: int, stop: int, trace: Trace) -> pa.Table:
     return describe(table, about)
 
 
-def describe(table: pa.Table, about: Mapping[str, object]) -> pa.Table:
-    """Return a table that says what it is, and what its columns were when they were written."""
-    says = seal({**about, "columns": digests_of(table)})
-    return table.replace_schema_metadata({_META: json.dumps(says, sort_keys=True).encode()})
-
-
 def _check_names(found: dict[str, np.ndarray]) -> None:
     """Raise ``ValueError`` for a recorded name that a column of a table has."""
     clash = [name for name in found if name in _RESERVED or name.startswith(_SETTINGS)]
@@ -192,22 +186,6 @@ def _metric(cell: Cell, found: dict[str, np.ndarray]) -> str:
     return cell.metric
 
 
-def encode(table: pa.Table) -> bytes:
-    """Return the bytes of the Parquet file, with a checksum on every page."""
-    sink = pa.BufferOutputStream()
-    # Dictionaries pay for what repeats, and cost time for what does not.
-    repeated = [name for name in ("replica", "round", "pairs") if name in table.column_names]
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        use_dictionary=repeated,
-        write_page_checksum=True,  # keeps damage away from the decoders
-        write_statistics=False,  # nobody asks for them
-    )
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
 def read_block(
     path: Path, cell: Cell, columns: Sequence[str] | None = None
 ) -> tuple[pa.Table, About]:
@@ -229,21 +207,8 @@ def read_block(
     OSError
         If it cannot be opened or read.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            names = file.schema_arrow.names
-            wanted = names if columns is None else [c for c in names if c in columns]
-            # One thread: callers read many files at a time.
-            table = file.read(columns=wanted, use_threads=False)
-        says = _header(table)
-        check_names(names, says["columns"])
-        check_values(table, says["columns"])
-        about = _about(says)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk or its rights; what libraries say of contents has no number
-        message = f"{path} must be a block of a study; it cannot be read ({error})."
-        raise DamagedError(message) from error
+    table, says, names = read_table(path, "a block of a study", columns, _check_format)
+    about = _about(says)
     if (about.key, f"r{about.first:06d}-{about.stop:06d}") != (path.parent.name, path.stem):
         message = f"{path} must hold the block that its name says; it holds {about}."
         raise DamagedError(message)
@@ -279,18 +244,15 @@ def _not_of_cell(cell: Cell, about: About, names: Sequence[str], table: pa.Table
 
 def about_of(table: pa.Table) -> About:
     """Return what the table of a block says about itself; `DamagedError` if it says nothing."""
-    return _about(_header(table))
+    return _about(says_of(table, _check_format))
 
 
-def _header(table: pa.Table) -> dict[str, Any]:
-    says: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+def _check_format(says: Json) -> None:
     if says.get("format") != FORMAT:
         message = former_results("it", says.get("format")) or (
             f"its format must be {FORMAT}; got {says.get('format')}"
         )
         raise DamagedError(message)
-    unseal(says)
-    return says
 
 
 def _about(says: Mapping[str, Any]) -> About:
@@ -300,7 +262,7 @@ def _about(says: Mapping[str, Any]) -> About:
 
 def rekeyed(table: pa.Table, key: str) -> pa.Table:
     """Return the table of a block as that of another cell."""
-    return describe(table, {**unseal(_header(table)), "key": key})
+    return describe(table, {**says_of(table, _check_format), "key": key})
 
 
 def difference(old: pa.Table, new: pa.Table) -> str | None:

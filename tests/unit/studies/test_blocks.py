@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from threadpoolctl import threadpool_info
 
+from rlhf_theory.engine import tasks as engine_tasks
 from rlhf_theory.engine.tasks import compute, record_failure
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.store import DamagedError, read_json, write_json
@@ -263,7 +264,7 @@ def test_what_a_learner_raises_becomes_a_record(tmp_path):
     assert "in init" in record["traceback"]
     assert record["error"] == outcomes[0].error
     names = {p.name for p in task.path.parent.iterdir()}
-    assert names == {"cell.json", "r000000-000004.failed.json"}
+    assert names == {"r000000-000004.failed.json"}
 
 
 def unruly_task(folder, how):
@@ -389,7 +390,7 @@ def test_a_failure_that_cannot_be_written_is_told_nevertheless(tmp_path, monkeyp
     def broken(*_):
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(blocks, "write_json", broken)
+    monkeypatch.setattr(engine_tasks, "write_json", broken)
     outcome = compute(task)
     assert (outcome.state, outcome.error, outcome.disk) == ("failed", "ValueError: no good", False)
 

@@ -9,11 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from rlhf_theory.engine import seals
+from rlhf_theory.engine.seals import describe, encode
 from rlhf_theory.engine.tasks import compute
 from rlhf_theory.store import DamagedError, DamageWarning
-from rlhf_theory.studies import tables
 from rlhf_theory.studies.folder import StudyFolder
-from rlhf_theory.studies.tables import describe, encode, read_block
+from rlhf_theory.studies.tables import read_block
 from rlhf_theory.study import StudyResult
 from tests.helpers.studied import small_file, small_result
 from tests.helpers.study_cells import offline_cell, online_cell
@@ -175,7 +176,7 @@ def test_a_disk_that_cannot_be_read_is_no_damage(ran, monkeypatch):
     def broken(*_, **__):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(tables.pq, "ParquetFile", broken)
+    monkeypatch.setattr(seals.pq, "ParquetFile", broken)
     with pytest.raises(OSError, match="Input/output"):
         read_block(path, cell)
     with pytest.raises(OSError, match="Input/output"):
