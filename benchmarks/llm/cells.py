@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from rlhf_theory.store import read_json, write_json
-from rlhf_theory.theorems.card import Progress, sweep_data
+from rlhf_theory.theorems.card import sweep_data
 
 Rows = list[dict[str, Any]]
 """One part of a curve: plain data, one mapping per row."""
@@ -33,10 +33,13 @@ class Cells:
         Folder of all parts; those of other settings lie in another folder within it.
     jobs
         Processes; each has one thread.
+    advance
+        Called with a few words on every part that is there.
     """
 
     folder: Path
     jobs: int = 1
+    advance: Callable[[str], None] = str
 
     def rows(
         self,
@@ -44,7 +47,6 @@ class Cells:
         version: int,
         tasks: Sequence[tuple[Any, ...]],
         parts: Parts,
-        progress: Progress,
     ) -> pd.DataFrame:
         """Return the parts of all tasks, in their order; what is there is read.
 
@@ -55,11 +57,11 @@ class Cells:
         files = [home / f"{'-'.join(map(str, task)).replace(' ', '_')}.json" for task in tasks]
         missing = [k for k, file in enumerate(files) if _read(file) is None]
         for _ in range(len(tasks) - len(missing)):
-            progress.advance("read")
+            self.advance("read")
 
         def keep(k: int, rows: Rows) -> None:
             write_json(files[k], {"rows": rows})
-            progress.advance(str(tasks[k]))
+            self.advance(str(tasks[k]))
 
         if self.jobs == 1 or len(missing) < 2:
             for k in missing:

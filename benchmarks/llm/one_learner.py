@@ -41,7 +41,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.theorems.spread import label_spread
@@ -112,7 +112,7 @@ def in_world(world: Bandit, sweep: Sweep, key: Key, name: str) -> pd.DataFrame:
 
 
 def on_prompts(
-    problem: PromptProblem, theta: np.ndarray, sweep: Sweep, key: Key, progress: Progress
+    problem: PromptProblem, theta: np.ndarray, sweep: Sweep, key: Key
 ) -> list[pd.DataFrame]:
     """Run the learner on prompts, label by label noise, with both planning oracles."""
     reward = LinearReward(torch.from_numpy(theta))
@@ -125,11 +125,10 @@ def on_prompts(
         for planner, learner in (("exact planning", LEARNER), ("training as planning", trained)):
             trace = run_online(learner, world, sweep["rounds"], seed=key.child(seed).seed_int())
             frames.append(frame_of(trace, "trained policy", planner, seed))
-            progress.advance(f"{planner}, seed {seed}")
     return frames
 
 
-def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def measure(sweep: Sweep, _part: Part, key: Key) -> pd.DataFrame:
     problem = embedded_problem(sweep)
     real = embedded_world(problem, sweep)
     synthetic = worlds.linear(
@@ -145,8 +144,7 @@ def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     for name, world in (("synthetic bandit", synthetic), ("real embeddings", real)):
         frame = in_world(world, sweep, key.child(name), name)
         frames.append(frame.assign(spread=next(iter(label_spread(world).values()))))
-        progress.advance(name)
-    frames += on_prompts(problem, to_numpy(real.theta_star), sweep, key.child("prompts"), progress)
+    frames += on_prompts(problem, to_numpy(real.theta_star), sweep, key.child("prompts"))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -47,7 +47,7 @@ from rlhf_theory.evaluation.statistics import Interval, ratio_interval
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import estimate
 
 J = "fresh_objective"
@@ -163,7 +163,7 @@ def standards(sweep: Sweep) -> Rows:
 PARTS = {"trained": trained, "standards": standards, "prediction": predicted, "linear": plug_in}
 
 
-def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.DataFrame:
+def measure(sweep: Sweep, _part: Part, _key: Key, cells: Cells) -> pd.DataFrame:
     # The number of seeds is no setting of a part: more seeds keep what is there. Nor is what only
     # other parts read.
     shared = {k: v for k, v in sweep.items() if k not in ("replicas", "epochs", *LINEAR, *OPTIMUM)}
@@ -178,7 +178,7 @@ def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.Dat
     known += [("linear", times) for times in sweep["times"]]
     best = shared | {k: sweep[k] for k in OPTIMUM}
     frames = [
-        cells.rows(settings, STUDY.version, tasks, PARTS, progress)
+        cells.rows(settings, STUDY.version, tasks, PARTS)
         for settings, tasks in ((best, [("standards",)]), (linear, known), (shared, runs))
     ]
     return pd.concat(frames, ignore_index=True)

@@ -57,7 +57,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.policies import ReferencePolicy, expectation
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward, TableReward
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.worlds.bandit import Bandit
 
@@ -209,13 +209,13 @@ def paths(
 PARTS = {"direct": direct, "exact": exact}
 
 
-def measure(sweep: Sweep, _key: Key, progress: Progress, cells: Cells) -> pd.DataFrame:
+def measure(sweep: Sweep, _part: Part, _key: Key, cells: Cells) -> pd.DataFrame:
     arms = [(PLAIN, 0.0), *(("margin", c) for c in sweep["margins"]), (CHI, 1.0)]
     runs = [("direct", seed, *arm) for seed in range(sweep["replicas"]) for arm in arms]
     known = [("exact", labels) for labels in sweep["exact_labels"]]
     # What only the other part reads is no setting of a part; nor is the number of seeds.
     frames = [
-        cells.rows({k: sweep[k] for k in keys}, STUDY.version, tasks, PARTS, progress)
+        cells.rows({k: sweep[k] for k in keys}, STUDY.version, tasks, PARTS)
         for keys, tasks in (((*SHARED, *DIRECT), runs), ((*SHARED, *POOLS), known))
     ]
     return pd.concat(frames, ignore_index=True)

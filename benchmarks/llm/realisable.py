@@ -41,7 +41,7 @@ from rlhf_theory.evaluation.statistics import (
 )
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.theorems.coverage_runs import used_shares
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS
@@ -60,6 +60,7 @@ from rlhf_theory.theorems.online_runs import (
     table,
 )
 from rlhf_theory.theorems.spread import label_spread
+from rlhf_theory.theorems.sweeps import block_of, replica_parts
 
 RULES = ("R2′", "R3", "R4", "R5")
 FIXED = "uniform pairs"
@@ -88,19 +89,18 @@ class Coverage:
         return {f"used {rule}": shares[rule][1] for rule in RULES}, memory
 
 
-def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def measure(sweep: Sweep, _part: Part, key: Key) -> pd.DataFrame:
     """Columns part (``"offline"`` or ``"online"``), learner, replica and those of the studies."""
     world = embedded_world(embedded_problem(sweep), sweep)
     numbers = {"limit": limit_of(world), **label_spread(world)}
-    progress.advance("embeddings")
     frames = [pd.DataFrame([{"part": "world", **numbers}])]
 
     cell = Cell("learners", "", {}, sweep["pairs"], EVERY, rules=("R4",))
-    for first in range(0, sweep["replicas"], sweep["block"]):
-        part = world.block(first, min(first + sweep["block"], sweep["replicas"]))
-        found = measure_cell(cell, part, sweep, key.child("offline").block(first), first)
+    blocks = replica_parts(sweep)
+    for block in blocks:
+        first, some, own = block_of(block, world, key.child("offline"))
+        found = measure_cell(cell, some, sweep, own, first)
         frames += [f.assign(part="offline") for f in found]
-    progress.advance("offline")
 
     watches = (
         *(Certificate(name, rule) for name, rule in certificates(sweep).items()),
@@ -110,14 +110,13 @@ def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
     paired = key.child("rounds")
     for name, learner in exploring_learners(sweep).items():
         seen = Watched(learner=learner, watches=watches)
-        frame = curves_of(seen, world, sweep, paired, lambda _: None)
+        frame = pd.concat([curves_of(seen, world, sweep, block, paired) for block in blocks])
         unused = [c for c in frame if c.startswith("closed")]
         # Single precision is plenty for what is drawn, and halves what is stored.
         frame = frame.drop(columns=unused).astype(
             {c: "float32" for c in frame.select_dtypes("float64") if c not in unused}
         )
         frames.append(frame.assign(part="online", learner=name))
-        progress.advance(name)
     return pd.concat(frames, ignore_index=True)
 
 

@@ -106,13 +106,14 @@ def carried_out(
             help="keeps finished parts: a killed run goes on from there",
         )
     given = parser.parse_args()
+    bar = Bar(study.name)
     if measure is not None:
         work = given.work
-        study = replace(study, measure=partial(measure, cells=Cells(work, given.jobs)))
+        cells = Cells(work, given.jobs, bar.advance)
+        study = replace(study, measure=partial(measure, cells=cells))
     mode = "quick" if given.quick else "full"
     out = given.out or (work / "quick" if given.quick else RESULTS / folder)
     sweep = study.sweep(mode, given.seeds)
-    bar = Bar(study.name)
     verdict = carry_out(Task(theorem=study, folder=out, sweep=sweep, mode=mode, seed=0), bar)
     bar.close()
     show(verdict)

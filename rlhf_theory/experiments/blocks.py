@@ -18,11 +18,16 @@ class _Divisible(Protocol):
 W = TypeVar("W", bound=_Divisible)
 
 
-def blocks(world: W, size: int, key: Key) -> Iterator[tuple[int, W, Key]]:
-    """Yield the first replica, the part of the world and the key of every block of replicas.
+def spans(replicas: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the first replica and the one after the last of every block of ``size`` replicas.
 
     The last block is smaller if ``size`` does not divide the number of replicas.
     """
-    for first in range(0, world.n_replicas, size):
-        stop = min(first + size, world.n_replicas)
+    for first in range(0, replicas, size):
+        yield first, min(first + size, replicas)
+
+
+def blocks(world: W, size: int, key: Key) -> Iterator[tuple[int, W, Key]]:
+    """Yield the first replica, the part of the world and the key of every block of `spans`."""
+    for first, stop in spans(world.n_replicas, size):
         yield first, world.block(first, stop), key.block(first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -28,20 +28,46 @@ _NOT_FINITE = ("inf", "-inf", "nan")
 """What JSON has instead of these numbers."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a sweep that is computed by itself, in any process and in any order.
+
+    Attributes
+    ----------
+    settings
+        What it computes of its sweep, plain JSON data: values of grids and, where it is a block of
+        replicas, the numbers ``first`` and ``stop`` (excluded) of these. Empty: all of the sweep.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The part in a few words, unlike those of the other parts of its sweep."""
+        grid = [f"{k} {v}" for k, v in self.settings.items() if k not in ("first", "stop")]
+        if "first" in self.settings:
+            grid.append(f"replicas {self.settings['first']}-{self.settings['stop'] - 1}")
+        return ", ".join(grid) or "all"
+
+
+def whole(sweep: Sweep) -> Sequence[Part]:
+    """Return one part: all of the sweep."""
+    return [Part()]
+
+
+def in_order(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
+    """Return the tables of all parts one below the other."""
+    import pandas as pd  # noqa: PLC0415  (most of the time to import, and lists of cards need none)
+
+    return pd.concat(tables, ignore_index=True)
+
+
 class Progress(Protocol):
     """Where a study says how far it is."""
 
     def advance(self, text: str) -> None:
         """Report that a part is done; ``text`` says in a few words which."""
         ...
-
-
-@dataclass(frozen=True)
-class Silent:
-    """Progress that nobody sees."""
-
-    def advance(self, text: str) -> None:
-        """Do nothing."""
 
 
 class Bar:
@@ -125,8 +151,14 @@ class Theorem:
         Run time relative to the other studies; long ones are started first.
     devices
         Where ``measure`` can compute. For a device other than the CPU the sweep has ``device``.
+    parts
+        Cut the sweep into parts. How it is cut decides the last bits of the numbers.
     measure
-        Run the sweep; return tidy curves in long form, per replica where that is small.
+        Compute one part, from sweep, part and the key of the study alone; return a table with a row
+        per replica where there are replicas.
+    gather
+        From the tables of all parts, in their order, to the curves: tidy and in long form, per
+        replica where that is small. Where nothing needs all replicas, one table below the other.
     judge
         Compute the checks from the curves alone.
     draw
@@ -150,7 +182,9 @@ class Theorem:
     version: int = 1
     cost: float = 1.0
     devices: tuple[str, ...] = ("cpu",)
-    measure: Callable[[Sweep, Key, Progress], pd.DataFrame]
+    parts: Callable[[Sweep], Sequence[Part]] = whole
+    measure: Callable[[Sweep, Part, Key], pd.DataFrame]
+    gather: Callable[[Sequence[pd.DataFrame], Sweep], pd.DataFrame] = in_order
     judge: Callable[[pd.DataFrame, Sweep], list[Check]]
     draw: Callable[[pd.DataFrame, Sweep], Figure]
     caption: Callable[[pd.DataFrame, Sweep], str]
@@ -165,6 +199,20 @@ class Theorem:
         """Return the sweep of a mode, with another number of replicas if given."""
         sweep = dict(self.quick if mode == "quick" else self.full)
         return sweep if replicas is None else {**sweep, "replicas": replicas}
+
+    def curves(
+        self, sweep: Sweep, key: Key, advance: Callable[[str], None] | None = None
+    ) -> pd.DataFrame:
+        """Compute all parts of a sweep here, one after the other, and gather them.
+
+        ``advance`` is called with the label of every part that is done.
+        """
+        tables = []
+        for part in self.parts(sweep):
+            tables.append(self.measure(sweep, part, key))
+            if advance is not None:
+                advance(part.label)
+        return self.gather(tables, sweep)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,12 +25,12 @@ from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import above, below, fact, near
 from rlhf_theory.theorems.frames import by_replica, select
 from rlhf_theory.theorems.panels import dotted, interval_curve
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.sweeps import replica_blocks
+from rlhf_theory.theorems.sweeps import block_of, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 from rlhf_theory.worlds.hard_instances import chi_squared
 
@@ -46,21 +46,44 @@ _POWER = -0.5
 # --------------------------------------------------------------------------- measure
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Return unregularised regrets.
+def _parts(sweep: Sweep) -> Sequence[Part]:
+    return replica_parts(sweep, [{"pairs": n} for n in sweep["pairs"]])
+
+
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
+    """Return unregularised regrets: columns ``pairs, replica, method``, then one per weight."""
+    n, betas = part.settings["pairs"], _betas(sweep)
+    first, world, key = block_of(part, chi_squared(pairs=n, replicas=sweep["replicas"]), key)
+    found = []
+    for method, loss in zip(_METHODS, _losses(n, betas, world, key), strict=True):
+        frame = pd.DataFrame(loss, columns=_columns(betas))
+        replica = np.arange(first, first + len(frame))
+        found.append(frame.assign(pairs=n, replica=replica, method=method))
+    return pd.concat(found, ignore_index=True)
+
+
+def _gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
+    """Return regrets at the weights that are best on other replicas, and means at all weights.
 
     Columns ``kind, method, pairs, replica, beta, regret``: ``kind`` "replica" is one replica at the
     best weight of the other half of the replicas, "grid" the mean over all replicas at a weight.
     """
+    betas, table = _betas(sweep), pd.concat(tables, ignore_index=True)
     frames = []
-    betas = np.geomspace(*sweep["betas"])
     for n in sweep["pairs"]:
-        world = chi_squared(pairs=n, replicas=sweep["replicas"])
-        parts = [_losses(n, betas, part, own) for _, part, own in replica_blocks(sweep, world, key)]
-        for method, loss in zip(_METHODS, np.concatenate(parts, axis=1), strict=True):
-            frames += _rows(method, n, betas, loss)
-        progress.advance(f"n = {n:,}")
+        for method in _METHODS:
+            loss = select(table, pairs=n, method=method)[_columns(betas)].to_numpy()
+            # As it was measured: the order in memory decides the last bits of sums.
+            frames += _rows(method, n, betas, np.ascontiguousarray(loss))
     return pd.concat(frames, ignore_index=True)
+
+
+def _betas(sweep: Sweep) -> np.ndarray:
+    return np.geomspace(*sweep["betas"])
+
+
+def _columns(betas: np.ndarray) -> list[str]:
+    return [f"at weight {k}" for k in range(betas.size)]
 
 
 def _losses(n: int, betas: np.ndarray, world: Bandit, key: Key) -> np.ndarray:
@@ -273,7 +296,9 @@ THEOREM = Theorem(
     quick={**_FULL, "replicas": 1024},
     full=_FULL,
     cost=0.5,
+    parts=_parts,
     measure=_measure,
+    gather=_gather,
     judge=_judge,
     draw=_draw,
     caption=_caption,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,9 +26,9 @@ from rlhf_theory.estimators.mle import fisher_information, neg_log_likelihood
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Progress, Sweep
+from rlhf_theory.theorems.card import Part, Sweep
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
-from rlhf_theory.theorems.sweeps import linear_world, replica_blocks
+from rlhf_theory.theorems.sweeps import block_of, linear_world, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 IN_DESIGN: dict[str, type[GlobalFixedDesign | FixedDesign | GlobalAdaptive | Adaptive]] = {
@@ -66,7 +67,13 @@ def schedule(sweep: Sweep) -> list[int]:
     return rounds
 
 
-def measure_coverage(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def coverage_parts(sweep: Sweep) -> Sequence[Part]:
+    """Return a part for every norm, rule that chooses pairs, and block of replicas."""
+    cells = [{"norm": norm, "design": design} for norm in sweep["norms"] for design in QUERY_RULES]
+    return replica_parts(sweep, cells)
+
+
+def measure_coverage(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     """Return how much of each radius is used, per replica.
 
     Columns: norm (of theta*, and bound), design, look (the number of labels, or 0 for all times at
@@ -75,15 +82,10 @@ def measure_coverage(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame
     contains the truth; for all times the largest), laplace (threshold by Laplace's integral minus
     that by importance sampling, in nats, where it was checked).
     """
-    frames = []
-    for norm in sweep["norms"]:
-        world = coverage_world(sweep, norm)
-        for design in QUERY_RULES:
-            for first, part, own in replica_blocks(sweep, world, key):
-                frame = _run(sweep, norm, design, part, own, first == 0)
-                frames.append(frame.assign(replica=frame["replica"] + first))
-            progress.advance(f"|theta*| = {norm:g}, {design}")
-    return pd.concat(frames, ignore_index=True)
+    norm, design = part.settings["norm"], part.settings["design"]
+    first, world, own = block_of(part, coverage_world(sweep, norm), key)
+    frame = _run(sweep, norm, design, world, own, first == 0)
+    return frame.assign(replica=frame["replica"] + first)
 
 
 def _run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,12 @@ from rlhf_theory.evaluation.statistics import (
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import near
 from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.panels import dotted, interval_curve
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.sweeps import linear_world, nested_data, replica_blocks
+from rlhf_theory.theorems.sweeps import block_of, linear_world, nested_data, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 # Slack of the agreement at the largest n, beyond Monte Carlo error: set before looking.
@@ -47,19 +47,18 @@ def _world(sweep: Sweep, norm: float, replicas: int | None = None) -> Bandit:
     return linear_world(sweep, replicas, eta=min(sweep["penalties"]), theta_norm=norm)
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Return gaps per replica: columns norm, penalty, pairs, replica, gap, constant."""
-    frames = []
-    for norm in sweep["norms"]:
-        # One key for all norms: their worst case is not a maximum over independent noise.
-        for first, part, own in replica_blocks(sweep, _world(sweep, norm), key):
-            frames.append(_block(sweep, norm, part, own, first))
-        progress.advance(f"|theta*| = {norm:g}")
-    return pd.concat(frames, ignore_index=True)
+def _parts(sweep: Sweep) -> Sequence[Part]:
+    return replica_parts(sweep, [{"norm": norm} for norm in sweep["norms"]])
 
 
-def _block(sweep: Sweep, norm: float, world: Bandit, key: Key, first: int) -> pd.DataFrame:
-    """Fit nested data of increasing size and evaluate the plug-in policy of every penalty."""
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
+    """Fit nested data of increasing size and evaluate the plug-in policy of every penalty.
+
+    Columns norm, penalty, pairs, replica, gap, constant.
+    """
+    norm = part.settings["norm"]
+    # One key for all norms: their worst case is not a maximum over independent noise.
+    first, world, key = block_of(part, _world(sweep, norm), key)
     x, weights = world.population
     reward = world.reward
     if reward is None:
@@ -279,6 +278,7 @@ THEOREM = Theorem(
     },
     full=_FULL,
     cost=1.0,
+    parts=_parts,
     measure=_measure,
     judge=_judge,
     draw=_draw,

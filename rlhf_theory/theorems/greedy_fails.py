@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.policies import TablePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import fact
 from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.spread import label_spread
@@ -37,6 +38,8 @@ from rlhf_theory.worlds.hard_instances import (
 )
 
 _LIMIT = 1.0 / (1.0 + math.e)  # sigma(-1): the single comparison is won by the worse action
+_KINDS = ("exact", "sample")
+_ACTIONS = ["a1", "a2", "a3", "a4"]
 _BEST, _REFERENCE = 3, 2  # a4 and a3
 _REWARDS = np.array([-0.9, -1.0, 0.0, 0.1])
 _LOSSES = _REWARDS.max() - _REWARDS
@@ -89,32 +92,47 @@ def _models(data: PreferenceData, sweep: Sweep) -> dict[str, RewardModel]:
 # --------------------------------------------------------------------------- measure
 
 
-def _shares(model: RewardModel, world: Bandit, mass: np.ndarray) -> np.ndarray:
-    """Return how often each action is played, shape ``(A,)``, if replicas count by ``mass``."""
+def _parts(sweep: Sweep) -> Sequence[Part]:
+    return [Part({"pairs": n, "kind": kind}) for n in sweep["pairs"] for kind in _KINDS]
+
+
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
+    """Return how each action is played: columns ``kind, learner, pairs``, then one per action.
+
+    ``kind`` is "exact", one row of shares over all outcomes of the labels, or "sample", a row of
+    probabilities per replica with drawn labels.
+    """
+    n, kind = part.settings["pairs"], part.settings["kind"]
+    if kind == "exact":
+        world, data, mass = greedy_failure_outcomes(n)
+    else:
+        world = greedy_failure(replicas=sweep["replicas"])
+        data = greedy_failure_data(world, key.child("data", n), n)
+    found = []
+    for learner, model in _models(data, sweep).items():
+        played = _played(model, world)
+        if kind == "exact":
+            played = (mass @ played)[None]
+        frame = pd.DataFrame(played, columns=_ACTIONS)
+        found.append(frame.assign(kind=kind, learner=learner, pairs=n))
+    return pd.concat(found, ignore_index=True)
+
+
+def _played(model: RewardModel, world: Bandit) -> np.ndarray:
+    """Return the probability of each action in each replica, shape ``(R, A)``."""
     x, _ = world.population
     log_pi = argmax_log_probs(model.rewards(x), x.log_pi0, tie=_TIE)
-    return np.asarray(mass @ np.exp(to_numpy(log_pi)[:, 0]))
+    return np.asarray(np.exp(to_numpy(log_pi)[:, 0]))
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Return how often each action is played: columns ``kind, learner, pairs, action, share``.
-
-    ``kind`` is "exact", over all outcomes of the labels, or "sample", over replicas with drawn
-    labels.
-    """
+def _gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
+    """Return how often each action is played: ``kind, learner, pairs, action, share``."""
     rows = []
-    replicas = sweep["replicas"]
-    world = greedy_failure(replicas=replicas)
-    for n in sweep["pairs"]:
-        drawn = greedy_failure_data(world, key.child("data", n), n)
-        for kind, (where, data, mass) in (
-            ("exact", greedy_failure_outcomes(n)),
-            ("sample", (world, drawn, np.full(replicas, 1.0 / replicas))),
-        ):
-            for learner, model in _models(data, sweep).items():
-                shares = _shares(model, where, mass)
-                rows += [(kind, learner, n, a + 1, share) for a, share in enumerate(shares)]
-        progress.advance(f"n = {n:,}")
+    table = pd.concat(tables, ignore_index=True)
+    for (kind, learner, n), part in table.groupby(["kind", "learner", "pairs"], sort=False):
+        played = np.ascontiguousarray(part[_ACTIONS].to_numpy())
+        shares = np.full(len(played), 1.0 / len(played)) @ played
+        rows += [(kind, learner, n, a + 1, share) for a, share in enumerate(shares)]
     return pd.DataFrame(rows, columns=["kind", "learner", "pairs", "action", "share"])
 
 
@@ -334,7 +352,9 @@ THEOREM = Theorem(
     quick={**_FULL, "replicas": 1000},
     full=_FULL,
     cost=0.5,
+    parts=_parts,
     measure=_measure,
+    gather=_gather,
     judge=_judge,
     draw=_draw,
     caption=_caption,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,9 @@ from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.policies import ReferencePolicy, TablePolicy
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Progress, Sweep
+from rlhf_theory.theorems.card import Part, Sweep, in_order
 from rlhf_theory.theorems.frames import by_replica, select
-from rlhf_theory.theorems.sweeps import nested_data
+from rlhf_theory.theorems.sweeps import block_of, nested_data, replica_parts
 from rlhf_theory.worlds.bandit import Bandit, Game
 
 COLUMNS = ["study", "game", "learner", "multiplier", "x", "labels", "replica", "value", "bound"]
@@ -78,28 +78,41 @@ def _learner(name: str, sweep: Sweep, world: Bandit, batch_size: int) -> Any:
 # --------------------------------------------------------------------------- measure
 
 
-def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Run the sweep; see `COLUMNS`."""
-    frames = list(_population(sweep))
-    for first in range(0, sweep["replicas"], sweep["block"]):
-        stop = min(first + sweep["block"], sweep["replicas"])
-        here = key.block(first)
-        found: list[pd.DataFrame] = []
-        for game in GAMES:
-            world = world_of(sweep, game).block(first, stop)
-            for name in (*NASH, BRADLEY_TERRY):
-                found += _rounds(sweep, world, name, here.child("rounds", game))
-                progress.advance(f"{name}, {game} payoff, replicas {first}-{stop - 1}")
-        found += _offline(sweep, world_of(sweep, "logit").block(first, stop), here.child("offline"))
-        for c in sweep["cycles"]:
-            world = world_of(sweep, "logit", cycle=c).block(first, stop)
-            found += _dial(sweep, world, c, here.child("dial"))
-        progress.advance(f"offline and dial, replicas {first}-{stop - 1}")
-        for frame in found:
-            frame["replica"] += first
-        frames += found
+def parts(sweep: Sweep) -> Sequence[Part]:
+    """Return a part for the exact values, then the parts of each block of replicas."""
+    learners = (*NASH, BRADLEY_TERRY)
+    rounds = [{"study": "rounds", "game": g, "learner": name} for g in GAMES for name in learners]
+    dial = [{"study": "dial", "cycle": c} for c in sweep["cycles"]]
+    cells = [*rounds, {"study": "offline"}, *dial]
+    return [
+        Part({"study": "population"}),
+        *(Part({**cell, **block.settings}) for block in replica_parts(sweep) for cell in cells),
+    ]
+
+
+def measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
+    """Run a part of the sweep; see `COLUMNS`."""
+    study = part.settings["study"]
+    if study == "population":
+        return pd.concat(_population(sweep), ignore_index=True)[COLUMNS]
+    game = part.settings.get("game", "logit")
+    cycle = {name: value for name, value in part.settings.items() if name == "cycle"}
+    first, world, own = block_of(part, world_of(sweep, game, **cycle), key)
+    if study == "rounds":
+        found = _rounds(sweep, world, part.settings["learner"], own.child("rounds", game))
+    elif study == "offline":
+        found = _offline(sweep, world, own.child("offline"))
+    else:
+        found = _dial(sweep, world, cycle["cycle"], own.child("dial"))
+    table = pd.concat(found, ignore_index=True)[COLUMNS]
+    table["replica"] += first
+    return table
+
+
+def gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
+    """Return the tables in order, with names as categories: there are many rows."""
     kinds = dict.fromkeys(("study", "game", "learner"), "category")
-    return pd.concat(frames, ignore_index=True)[COLUMNS].astype(kinds)
+    return in_order(tables, sweep).astype(kinds)
 
 
 def _frame(

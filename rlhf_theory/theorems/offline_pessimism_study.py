@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,9 +39,9 @@ from rlhf_theory.evaluation.pessimism import (
 )
 from rlhf_theory.features import centred
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Progress, Sweep
+from rlhf_theory.theorems.card import Part, Sweep
 from rlhf_theory.theorems.frames import by_replica, select
-from rlhf_theory.theorems.sweeps import nested_data, replica_blocks
+from rlhf_theory.theorems.sweeps import block_of, nested_data, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 COLUMNS = ["study", "setting", "learner", "pairs", "replica", "gap", "left", "right", "excess"]
@@ -131,14 +131,17 @@ def world_of(cell: Cell, sweep: Sweep) -> Bandit:
     return worlds.linear(**cell.world, replicas=sweep["replicas"])
 
 
-def measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
-    """Run the sweep; see `COLUMNS`."""
-    frames = []
-    for cell in cells(sweep):
-        here = key.child(cell.study, cell.setting)
-        for first, part, own in replica_blocks(sweep, world_of(cell, sweep), here):
-            frames += measure_cell(cell, part, sweep, own, first)
-        progress.advance(f"{cell.study} {cell.setting}".strip())
+def parts(sweep: Sweep) -> Sequence[Part]:
+    """Return a part for every cell and block of replicas."""
+    return replica_parts(sweep, [{"study": c.study, "setting": c.setting} for c in cells(sweep)])
+
+
+def measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
+    """Run a block of replicas of a cell; see `COLUMNS`."""
+    name = part.settings["study"], part.settings["setting"]
+    cell = next(c for c in cells(sweep) if (c.study, c.setting) == name)
+    first, world, own = block_of(part, world_of(cell, sweep), key.child(*name))
+    frames = measure_cell(cell, world, sweep, own, first)
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 

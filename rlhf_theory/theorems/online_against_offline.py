@@ -22,12 +22,12 @@ from rlhf_theory.evaluation.statistics import Interval, ratio_interval
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import above, below, near
 from rlhf_theory.theorems.frames import by_replica, select
 from rlhf_theory.theorems.panels import dotted, interval_points, remark, stacked
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.sweeps import linear_world, replica_blocks
+from rlhf_theory.theorems.sweeps import block_of, linear_world, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 # Slack of the agreement at the last number of labels, beyond Monte Carlo error: set before looking.
@@ -101,33 +101,42 @@ def _drawn(sweep: Sweep, share: float) -> list[int]:
     return [round(n / share) for n in sweep["labels"]]
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def _parts(sweep: Sweep) -> Sequence[Part]:
+    cells = [{"world": kind, "arm": arm} for kind in _WORLDS for arm in (OFFLINE, *_ARMS)]
+    return replica_parts(sweep, cells)
+
+
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     """Return gaps per replica: world, arm, labels (aimed at), replica, used (labels), gap."""
-    frames = []
-    for kind in _WORLDS:
-        world = _world(sweep, kind, sweep["replicas"])
-        predictions = _predict(_world(sweep, kind, 1))
-        offline = run(
+    kind, arm = part.settings["world"], part.settings["arm"]
+    world = _world(sweep, kind, sweep["replicas"])
+    first, world, own = block_of(part, world, key.child(kind, arm))
+    drawn = _drawn(sweep, _predicted(sweep, kind)[arm].share)
+    if arm == OFFLINE:
+        trace = run(
             OfflineGreedy(lam=sweep["ridge"]),
             world,
-            pairs=_drawn(sweep, predictions[OFFLINE].share),
+            pairs=drawn,
             seed=key.child(kind).seed_int(),
             block=sweep["block"],
+            first_replica=first,
         )
-        frames.append(_frame(sweep, kind, OFFLINE, offline["labels"], offline["gap"]))
-        progress.advance(f"{kind}: offline")
-        for arm, enhancer in _ARMS.items():
-            learner = OnlineIterative(
-                enhancer=enhancer, radius=Constant(beta=0.0, lam=sweep["ridge"])
-            )
-            drawn = _drawn(sweep, predictions[arm].share)
-            parts = []
-            for first, part, own in replica_blocks(sweep, world, key.child(kind, arm)):
-                parts.append(_iterate(learner, part, drawn, own))
-                progress.advance(f"{kind}: {arm}, {first + part.n_replicas} replicas")
-            used, gap = (np.concatenate(part, axis=0) for part in zip(*parts, strict=True))
-            frames.append(_frame(sweep, kind, arm, used, gap))
-    return pd.concat(frames, ignore_index=True)
+        used, gap = trace["labels"], trace["gap"]
+    else:
+        radius = Constant(beta=0.0, lam=sweep["ridge"])
+        learner = OnlineIterative(enhancer=_ARMS[arm], radius=radius)
+        used, gap = _iterate(learner, world, drawn, own)
+    r, t = gap.shape
+    return pd.DataFrame(
+        {
+            "world": kind,
+            "arm": arm,
+            "labels": np.tile(sweep["labels"], r),
+            "replica": np.repeat(np.arange(first, first + r), t),
+            "used": used.ravel(),
+            "gap": gap.ravel(),
+        }
+    )
 
 
 def _iterate(
@@ -153,20 +162,6 @@ def _iterate(
         used.append(to_numpy(state.data.n_labels))
         gaps.append(to_numpy(world.evaluate(learner.policy(state))["gap"]))
     return np.stack(used, axis=1), np.stack(gaps, axis=1)
-
-
-def _frame(sweep: Sweep, kind: str, arm: str, used: np.ndarray, gap: np.ndarray) -> pd.DataFrame:
-    r, t = gap.shape
-    return pd.DataFrame(
-        {
-            "world": kind,
-            "arm": arm,
-            "labels": np.tile(sweep["labels"], r),
-            "replica": np.repeat(np.arange(r), t),
-            "used": used.ravel(),
-            "gap": gap.ravel(),
-        }
-    )
 
 
 # --------------------------------------------------------------------------- curves
@@ -344,6 +339,7 @@ THEOREM = Theorem(
     quick={**_FULL, "replicas": 512},
     full=_FULL,
     cost=1.5,
+    parts=_parts,
     measure=_measure,
     judge=_judge,
     draw=_draw,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampli
 from rlhf_theory.evaluation.statistics import Interval, mean_interval
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import near
 from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.online_runs import (
@@ -33,7 +34,7 @@ from rlhf_theory.theorems.online_runs import (
 )
 from rlhf_theory.theorems.panels import dotted, interval_points, remark, stacked
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.sweeps import linear_world
+from rlhf_theory.theorems.sweeps import linear_world, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 # Slack of the predicted gap at the largest number of offline pairs, beyond Monte Carlo error: set
@@ -73,31 +74,34 @@ def _runs(sweep: Sweep) -> list[tuple[str, str, int]]:
     return runs + [(name, "poor", sweep["shown"]) for name in others]
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def _parts(sweep: Sweep) -> Sequence[Part]:
+    names = ("learner", "coverage", "offline")
+    return replica_parts(sweep, [dict(zip(names, run, strict=True)) for run in _runs(sweep)])
+
+
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     """Return curves per replica.
 
     Columns learner, coverage, offline (pairs), round, replica, labels, gap, left, one bound (a) per
     radius rule, and the two terms of the theorem, enhancer and coverage_term.
     """
+    name, coverage, offline = (part.settings[k] for k in ("learner", "coverage", "offline"))
     world = _world(sweep, sweep["replicas"])
     rules = certificates(sweep)
     watches: tuple[Watch, ...] = (
         *(Certificate(name, rule) for name, rule in rules.items()),
         TwoTerms(rules["R2′"], world.optimum),
     )
-    frames = []
-    for name, coverage, offline in _runs(sweep):
-        frame = curves_of(
-            Watched(learner=exploring_learners(sweep)[name], watches=watches),
-            replace(world, behaviour=_dial(sweep, coverage)),
-            sweep,
-            key.child("rounds"),
-            progress.advance,
-            offline_pairs=offline,
-        )
-        frame = frame.rename(columns={"coverage": "coverage_term"})
-        frames.append(frame.assign(learner=name, coverage=coverage, offline=offline))
-    return pd.concat(frames, ignore_index=True)
+    frame = curves_of(
+        Watched(learner=exploring_learners(sweep)[name], watches=watches),
+        replace(world, behaviour=_dial(sweep, coverage)),
+        sweep,
+        part,
+        key.child("rounds"),
+        offline_pairs=offline,
+    )
+    frame = frame.rename(columns={"coverage": "coverage_term"})
+    return frame.assign(learner=name, coverage=coverage, offline=offline)
 
 
 # --------------------------------------------------------------------------- curves
@@ -324,6 +328,7 @@ THEOREM = Theorem(
     quick={**_FULL, "replicas": 128, "rounds": 8, "offline": [200, 4000]},
     full=_FULL,
     cost=2.0,
+    parts=_parts,
     measure=_measure,
     judge=_judge,
     draw=_draw,

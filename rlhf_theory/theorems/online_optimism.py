@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.evaluation.statistics import ratio_interval
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
 from rlhf_theory.theorems.checks import below, fact
 from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.online_runs import (
@@ -30,11 +31,12 @@ from rlhf_theory.theorems.online_runs import (
     table,
 )
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.sweeps import linear_world
+from rlhf_theory.theorems.sweeps import linear_world, replica_parts
 from rlhf_theory.theorems.uncertain_rounds import PopulationCovariance
 from rlhf_theory.worlds.bandit import Bandit
 
 _MAIN = "constrained, β"
+_COUNTED = "population"
 
 
 # --------------------------------------------------------------------------- measure
@@ -53,40 +55,40 @@ def _world(sweep: Sweep, dim: int, replicas: int, prefix: str = "") -> Bandit:
     )
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def _parts(sweep: Sweep) -> Sequence[Part]:
+    learners = [{"learner": name, "dim": sweep["dim"]} for name in exploring_learners(sweep)]
+    counts = [{"learner": _COUNTED, "dim": dim} for dim in sweep["dims"]]
+    of_counts = replica_parts(sweep, counts, sweep["count_replicas"])
+    return [*replica_parts(sweep, learners), *of_counts]
+
+
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     """Return curves per replica.
 
     Columns learner, dim, round, replica, labels, gap, left and one bound per radius rule; and for
     the learner ``"population"``, in several dimensions, the uncertainty of its rounds.
     """
-    frames = []
+    name, dim = part.settings["learner"], part.settings["dim"]
     rules = certificates(sweep)
-    watches = tuple(Certificate(name, rule) for name, rule in rules.items())
-    world = _world(sweep, sweep["dim"], sweep["replicas"])
-    # One key for all learners: they meet the same contexts and label noise.
-    paired = key.child("rounds")
-    for name, learner in exploring_learners(sweep).items():
-        seen = Watched(learner=learner, watches=watches)
-        frame = curves_of(seen, world, sweep, paired, progress.advance)
-        frames.append(frame.assign(learner=name, dim=sweep["dim"]))
-    for dim in sweep["dims"]:
+    if name == _COUNTED:
         explorer = PopulationCovariance(
             learner=OnlineIterative(
                 enhancer=Optimistic(form="free"),
-                radius=certificates(sweep)["R2′"],
+                radius=rules["R2′"],
                 batch_size=sweep["count_batch"],
             ),
             lam=sweep["count_lam"],
         )
-        frame = curves_of(
-            explorer,
-            _world(sweep, dim, sweep["count_replicas"], "count_"),
-            {**sweep, "rounds": sweep["count_rounds"]},
-            key.child("count", dim),
-            progress.advance,
-        )
-        frames.append(frame.assign(learner="population", dim=dim))
-    return pd.concat(frames, ignore_index=True)
+        world = _world(sweep, dim, sweep["count_replicas"], "count_")
+        longer = {**sweep, "rounds": sweep["count_rounds"]}
+        frame = curves_of(explorer, world, longer, part, key.child("count", dim))
+    else:
+        watches = tuple(Certificate(rule, found) for rule, found in rules.items())
+        seen = Watched(learner=exploring_learners(sweep)[name], watches=watches)
+        world = _world(sweep, dim, sweep["replicas"])
+        # One key for all learners: they meet the same contexts and label noise.
+        frame = curves_of(seen, world, sweep, part, key.child("rounds"))
+    return frame.assign(learner=name, dim=dim)
 
 
 def _count_bound(sweep: Sweep, dim: int) -> float:
@@ -98,7 +100,7 @@ def _count_bound(sweep: Sweep, dim: int) -> float:
 
 def _counts(frame: pd.DataFrame, dim: int) -> np.ndarray:
     """Return how often ``|v_t|_{Sigma_t^-1} > 1``, per replica."""
-    part = select(frame, learner="population", dim=dim)
+    part = select(frame, learner=_COUNTED, dim=dim)
     return np.asarray((played(part, "uncertainty") > 1.0).sum(axis=1))
 
 
@@ -107,7 +109,7 @@ def _part(frame: pd.DataFrame, learner: str) -> pd.DataFrame:
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
-    return [name for name in frame["learner"].unique() if name != "population"]
+    return [name for name in frame["learner"].unique() if name != _COUNTED]
 
 
 def _at_t0(frame: pd.DataFrame, learner: str, rule: str) -> np.ndarray:
@@ -316,6 +318,7 @@ THEOREM = Theorem(
     },
     full=_FULL,
     cost=2.0,
+    parts=_parts,
     measure=_measure,
     judge=_judge,
     draw=_draw,

@@ -28,10 +28,11 @@ from rlhf_theory.evaluation.statistics import clopper_pearson
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.plots import curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Sweep
+from rlhf_theory.theorems.card import Check, Part, Sweep
 from rlhf_theory.theorems.checks import often
 from rlhf_theory.theorems.frames import by_replica
 from rlhf_theory.theorems.panels import remark
+from rlhf_theory.theorems.sweeps import block_of
 from rlhf_theory.worlds.bandit import Bandit
 
 Watch = Callable[[OnlineState, Problem, object, Key], tuple[Mapping[str, Array], object]]
@@ -174,26 +175,28 @@ def curves_of(
     learner: OnlineAlgorithm[Any],
     world: Bandit,
     sweep: Sweep,
+    part: Part,
     key: Key,
-    advance: Callable[[str], None],
     **more: Any,
 ) -> pd.DataFrame:
-    """Return every round of a run per replica: ``round, replica, labels`` and what was recorded.
+    """Return every round of a part's replicas: ``round, replica, labels`` and what was recorded.
 
     ``labels`` are those that the policy of the round has used; ``left`` is the left side of
     the theorems, the gap with the KL term. What only a played round reports is NaN in the last.
     """
+    first, world, _ = block_of(part, world, key)
     trace = run(
         learner,
         world,
         rounds=sweep["rounds"],
         seed=key.seed_int(),
         block=sweep["block"],
-        advance=advance,
+        first_replica=first,
         **more,
     )
     reported = [name for name in trace.arrays if name not in _DROPPED]
     frame = trace.to_pandas()[["round", "replica", "labels", "gap", "jeffreys", *reported]]
+    frame["replica"] += first
     return frame.rename(columns={"jeffreys": "left"})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,12 +31,12 @@ from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.plots.style import SeriesStyle
 from rlhf_theory.policies import expectation
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Progress, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem, in_order
 from rlhf_theory.theorems.checks import above, estimate
 from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.panels import dotted, interval_curve
 from rlhf_theory.theorems.spread import label_spread
-from rlhf_theory.theorems.sweeps import linear_world, nested_data, replica_blocks
+from rlhf_theory.theorems.sweeps import block_of, linear_world, nested_data, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 _PLAIN = "plain proxy"
@@ -53,20 +53,21 @@ def _world(sweep: Sweep, replicas: int) -> Bandit:
     return linear_world(sweep, replicas, reference="peaked", peak=-sweep["lean"], name="leaning")
 
 
-def _measure(sweep: Sweep, key: Key, progress: Progress) -> pd.DataFrame:
+def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     """Return the paths of every method: one row per replica, label count, multiplier and step."""
-    world = _world(sweep, sweep["replicas"])
+    first, world, own = block_of(part, _world(sweep, sweep["replicas"]), key)
     frames = []
-    for first, part, own in replica_blocks(sweep, world, key):
-        for labels, data in nested_data(part, sweep["labels"], own):
-            refits = own.child("bootstrap", labels)
-            for method, multiplier, rewards in _proxies(sweep, part, data, refits):
-                frame = _paths(sweep, part, rewards)
-                frame["replica"] += first
-                frames.append(frame.assign(labels=labels, method=method, multiplier=multiplier))
-        progress.advance(f"replicas {first}-{first + part.n_replicas - 1}")
-    table = pd.concat(frames, ignore_index=True)
-    return table.astype({"method": "category", "path": "category"})
+    for labels, data in nested_data(world, sweep["labels"], own):
+        refits = own.child("bootstrap", labels)
+        for method, multiplier, rewards in _proxies(sweep, world, data, refits):
+            frame = _paths(sweep, world, rewards)
+            frame["replica"] += first
+            frames.append(frame.assign(labels=labels, method=method, multiplier=multiplier))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
+    return in_order(tables, sweep).astype({"method": "category", "path": "category"})
 
 
 def _proxies(
@@ -339,7 +340,9 @@ THEOREM = Theorem(
     quick={**_FULL, "replicas": 192},
     full=_FULL,
     cost=1.5,
+    parts=replica_parts,
     measure=_measure,
+    gather=_gather,
     judge=_judge,
     draw=_draw,
     caption=_caption,

@@ -147,7 +147,7 @@ def carry_out(task: Task, progress: Progress | None = None) -> Verdict:
 
 def _study(task: Task, progress: Progress, found: Found) -> None:
     t, sweep = task.theorem, task.sweep
-    curves = t.measure(sweep, Key(seed=task.seed).child(t.name), progress)
+    curves = t.curves(sweep, Key(seed=task.seed).child(t.name), progress.advance)
     stream = io.BytesIO()
     curves.to_parquet(stream, index=False)
     write_atomic(task.folder / "curves.parquet", stream.getvalue())

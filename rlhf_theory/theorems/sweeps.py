@@ -1,14 +1,15 @@
-"""From the sweep of a study to its worlds, its blocks of replicas and its nested data."""
+"""From the sweep of a study to its parts, its worlds, its blocks of replicas and nested data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rlhf_theory import worlds
 from rlhf_theory.data import PreferenceData
-from rlhf_theory.experiments.blocks import blocks
+from rlhf_theory.experiments.blocks import spans
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Sweep
+from rlhf_theory.theorems.card import Part, Sweep
 from rlhf_theory.worlds.bandit import Bandit
 
 
@@ -27,9 +28,32 @@ def linear_world(sweep: Sweep, replicas: int | None = None, **more: object) -> B
     return worlds.linear(**settings)
 
 
-def replica_blocks(sweep: Sweep, world: Bandit, key: Key) -> Iterator[tuple[int, Bandit, Key]]:
-    """Yield the first replica, part of the world and key of the blocks that a sweep asks for."""
-    return blocks(world, sweep["block"], key)
+def replica_parts(
+    sweep: Sweep, cells: Iterable[Mapping[str, Any]] = ({},), replicas: int | None = None
+) -> list[Part]:
+    """Return a part for every block of replicas of every cell, the blocks of a cell in a row.
+
+    Parameters
+    ----------
+    sweep
+        Has ``block``, the replicas of a part, and ``replicas``.
+    cells
+        Settings of the cells, plain JSON data; one without any, unless given.
+    replicas
+        Another number of replicas.
+    """
+    total = sweep["replicas"] if replicas is None else replicas
+    return [
+        Part({**cell, "first": first, "stop": stop})
+        for cell in cells
+        for first, stop in spans(total, sweep["block"])
+    ]
+
+
+def block_of(part: Part, world: Bandit, key: Key) -> tuple[int, Bandit, Key]:
+    """Return the first replica of a part, and its replicas of the world, with their key."""
+    first = part.settings["first"]
+    return first, world.block(first, part.settings["stop"]), key.block(first)
 
 
 def nested_data(

@@ -35,7 +35,6 @@ from rlhf_theory.register import found, named
 from rlhf_theory.rewards import LinearReward, SkewBilinear
 from rlhf_theory.studies.tables import read_block
 from rlhf_theory.study import Study
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.visited_pairs import VisitedPairs
 
 REWARD_PLANNERS = {
@@ -101,7 +100,7 @@ def card(name: str, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
     """Return the columns of the curves of a theorem card in quick form."""
     theorem = named("theorem", name)
     sweep = {**theorem.sweep("quick"), **changes}
-    return columns(theorem.measure(sweep, Key(seed=seed).child(theorem.name), Silent()))
+    return columns(theorem.curves(sweep, Key(seed=seed).child(theorem.name)))
 
 
 def loss_and_gradients(

@@ -21,12 +21,11 @@ from rlhf_theory.register import ROLES, Role, refresh
 from rlhf_theory.theorems.card import Check, Theorem
 
 
-def measure(sweep, key, progress):
+def measure(sweep, part, key):
     with Path(sweep["counter"]).open("a") as stream:
         stream.write(".")
     n = np.asarray(sweep["pairs"])
     gap = key.child("gap").uniform_numpy(sweep["replicas"], len(n)).mean(axis=0) / n
-    progress.advance("half")
     # Waits as long as there is a file of this name: a study that takes long.
     while Path(sweep["hold"]).exists():
         time.sleep(0.02)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.chi_squared import THEOREM
 
 pytestmark = pytest.mark.theorem
@@ -12,7 +11,7 @@ SWEEP = {**THEOREM.quick, "replicas": 256, "block": 128, "betas": [2e-3, 2.0, 32
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(SWEEP, Key(1), Silent())
+    return THEOREM.curves(SWEEP, Key(1))
 
 
 def test_the_study_passes(frame):
@@ -37,7 +36,7 @@ def test_a_doctored_chi_squared_curve_fails(frame):
 
 
 def test_blocks_do_not_change_the_replicas(frame):
-    other = THEOREM.measure({**SWEEP, "pairs": SWEEP["pairs"][:2], "block": 64}, Key(1), Silent())
+    other = THEOREM.curves({**SWEEP, "pairs": SWEEP["pairs"][:2], "block": 64}, Key(1))
     part = frame[(frame["kind"] == "replica") & frame["pairs"].isin(SWEEP["pairs"][:2])]
     same = other[other["kind"] == "replica"]
     assert np.allclose(np.sort(part["regret"]), np.sort(same["regret"]), atol=1e-8)

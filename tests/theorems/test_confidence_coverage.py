@@ -5,7 +5,6 @@ from numpy.testing import assert_allclose
 
 from rlhf_theory.plots import figures
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.confidence_coverage import THEOREM
 from rlhf_theory.theorems.coverage_runs import ALL, schedule
 
@@ -27,7 +26,7 @@ RULES = {"R1", "R1′", "R2", "R2′", "R3", "R4", "R5"}
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def ideal(replicas=1000):
@@ -84,7 +83,7 @@ def test_the_largest_share_over_time_is_at_least_that_of_every_look(frame):
 
 
 def test_replicas_do_not_depend_on_their_block(frame):
-    other = THEOREM.measure({**TINY, "block": 6}, Key(0), Silent())
+    other = THEOREM.curves({**TINY, "block": 6}, Key(0))
     order = ["norm", "design", "look", "rule", "replica"]
     a, b = (f.sort_values(order)["used"].to_numpy() for f in (frame, other))
     assert_allclose(a, b, atol=1e-6)

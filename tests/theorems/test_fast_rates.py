@@ -5,7 +5,6 @@ from numpy.testing import assert_allclose
 
 from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.fast_rates import THEOREM
 
 pytestmark = pytest.mark.theorem
@@ -25,7 +24,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def ideal(sweep):
@@ -64,7 +63,7 @@ def test_curves_are_tidy_and_complete(frame):
 
 
 def test_replicas_do_not_depend_on_their_block(frame):
-    other = THEOREM.measure({**TINY, "block": 6}, Key(0), Silent())
+    other = THEOREM.curves({**TINY, "block": 6}, Key(0))
     order = ["norm", "penalty", "pairs", "replica"]
     a, b = (f.sort_values(order)["gap"].to_numpy() for f in (frame, other))
     assert_allclose(a, b, rtol=1e-8)
@@ -75,7 +74,7 @@ def test_limit_is_reached_in_a_small_world():
     # 95 % intervals widened to 5.5 standard errors: false alarm below 1e-6 but for the remainder of
     # order 1 / n; a constant that is wrong by 25 % is noticed.
     sweep = {**TINY, "replicas": 600, "block": 100, "norms": [1.0], "pairs": [200_000]}
-    found = THEOREM.measure(sweep, Key(1), Silent())
+    found = THEOREM.curves(sweep, Key(1))
     for _, part in found.groupby("penalty"):
         ratio = part["pairs"] * part["gap"] / part["constant"]
         interval = mean_interval(ratio.to_numpy())

@@ -10,7 +10,6 @@ from rlhf_theory.planners.argmax import Argmax
 from rlhf_theory.policies import TablePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems import greedy_fails
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.greedy_fails import THEOREM
 from rlhf_theory.worlds.hard_instances import (
     greedy_failure,
@@ -33,7 +32,7 @@ LOSSES = np.array([1.0, 1.1, 0.1, 0.0])
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(SWEEP, Key(1), Silent())
+    return THEOREM.curves(SWEEP, Key(1))
 
 
 def constrained_mle(wins, n, second):

@@ -3,7 +3,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.nash_general_preference import THEOREM
 from rlhf_theory.theorems.nash_general_preference_study import (
     BRADLEY_TERRY,
@@ -41,7 +40,7 @@ KEYS = ["study", "game", "learner", "multiplier", "x", "replica"]
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def failed(frame):
@@ -135,8 +134,7 @@ def test_the_verdict_fails_where_the_gap_does_not_grow_and_where_policies_differ
 def test_replicas_do_not_depend_on_their_block():
     small = {**TINY, "replicas": 4, "rounds": 2}
     one, other = (
-        THEOREM.measure({**small, "block": block}, Key(0), Silent()).sort_values(KEYS)
-        for block in (4, 2)
+        THEOREM.curves({**small, "block": block}, Key(0)).sort_values(KEYS) for block in (4, 2)
     )
     assert_allclose(one["value"], other["value"], atol=1e-8)
     assert_allclose(one["bound"], other["bound"], rtol=1e-6)

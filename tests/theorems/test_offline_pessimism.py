@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.offline_pessimism import THEOREM
 from rlhf_theory.theorems.offline_pessimism_study import COLUMNS, cells, limit_constant
 
@@ -26,7 +25,7 @@ SWEEP = {
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(SWEEP, Key(1), Silent())
+    return THEOREM.curves(SWEEP, Key(1))
 
 
 def failed(frame):
@@ -54,7 +53,7 @@ def test_pessimists_have_bounds_and_others_have_none(frame):
 
 def test_blocks_do_not_change_the_replicas(frame):
     few = {**SWEEP, "dims": [], "coverages": [], "peaks": [], "rules": []}
-    other = THEOREM.measure({**few, "block": 16}, Key(1), Silent())
+    other = THEOREM.curves({**few, "block": 16}, Key(1))
     part = frame[frame["study"] == "learners"]
     same = other[other["study"] == "learners"]
     order = ["learner", "pairs", "replica"]

@@ -4,7 +4,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.online_against_offline import _ARMS, _WORLDS, OFFLINE, THEOREM, _predicted
 
 pytestmark = pytest.mark.theorem
@@ -25,7 +24,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def ideal(sweep, replicas=400):
@@ -67,7 +66,7 @@ def test_arms_use_as_many_labels_as_the_sweep_says(frame):
 
 
 def test_replicas_do_not_depend_on_their_block(frame):
-    other = THEOREM.measure({**TINY, "block": 6}, Key(0), Silent())
+    other = THEOREM.curves({**TINY, "block": 6}, Key(0))
     order = ["world", "arm", "labels", "replica"]
     a, b = (f.sort_values(order)["gap"].to_numpy() for f in (frame, other))
     assert_allclose(a, b, rtol=1e-7)

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.online_hybrid import _SLACK, THEOREM, _predicted, _runs
 from rlhf_theory.theorems.online_runs import table
 
@@ -25,7 +24,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def ideal(frame):

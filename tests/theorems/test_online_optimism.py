@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.online_optimism import THEOREM, _count_bound, _counts
 from rlhf_theory.theorems.online_runs import best_rounds, table
 
@@ -27,7 +26,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def many(frame, copies=30):
@@ -56,7 +55,7 @@ def test_curves_are_tidy_and_complete(frame):
 
 
 def test_replicas_do_not_depend_on_their_block(frame):
-    other = THEOREM.measure({**TINY, "block": 6}, Key(0), Silent())
+    other = THEOREM.curves({**TINY, "block": 6}, Key(0))
     order = ["learner", "dim", "round", "replica"]
     for name, tol in (("gap", 1e-6), ("bound R2′", 1e-6)):
         a, b = (f.sort_values(order)[name].to_numpy() for f in (frame, other))

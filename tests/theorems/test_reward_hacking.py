@@ -3,7 +3,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Silent
 from rlhf_theory.theorems.reward_hacking import THEOREM
 
 pytestmark = pytest.mark.theorem
@@ -27,7 +26,7 @@ KEYS = ["replica", "labels", "method", "multiplier", "path", "step"]
 
 @pytest.fixture(scope="module")
 def frame():
-    return THEOREM.measure(TINY, Key(0), Silent())
+    return THEOREM.curves(TINY, Key(0))
 
 
 def test_curves_are_tidy_and_complete(frame):
@@ -49,7 +48,7 @@ def test_paths_raise_what_they_optimise_and_the_kl(frame):
 
 
 def test_replicas_do_not_depend_on_their_block(frame):
-    other = THEOREM.measure({**TINY, "block": 48}, Key(0), Silent())
+    other = THEOREM.curves({**TINY, "block": 48}, Key(0))
     a, b = (f.sort_values(KEYS)["gold"].to_numpy() for f in (frame, other))
     assert_allclose(a, b, atol=1e-6)
 

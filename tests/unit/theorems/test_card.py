@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_theory.register import named
-from rlhf_theory.theorems.card import Check, Note, Silent, Verdict, sweep_data
+from rlhf_theory.theorems.card import Check, Note, Verdict, sweep_data
 from tests.helpers.fake_theorems import fake
 
 
@@ -71,8 +71,7 @@ def test_another_number_of_replicas_replaces_that_of_the_mode(tmp_path):
     assert theorem.quick["replicas"] == 4
 
 
-def test_progress_is_silent_or_a_note(tmp_path):
-    Silent().advance("x")
+def test_progress_may_be_a_note(tmp_path):
     note = Note(tmp_path / "note")
     note.advance("first")
     note.advance("second")
