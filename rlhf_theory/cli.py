@@ -43,9 +43,10 @@ def reproduce(
         int | None, typer.Option(help="Replicas, instead of the number of the mode.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
-    jobs: Annotated[
-        int | None, typer.Option(help="Worker processes; one per core if not given.")
-    ] = None,
+    jobs: studies.Jobs = None,
+    backend: studies.Backend = None,
+    option: studies.Options = None,
+    max_time: studies.MaxTime = None,
     device: Annotated[
         str, typer.Option(metavar="cpu|cuda", help="Where studies that support it compute.")
     ] = "cpu",
@@ -55,8 +56,9 @@ def reproduce(
 ) -> None:
     """Run theorem studies: verdicts, figures and one page for all of them.
 
-    What OUT holds already is not computed again, so an interrupted run can go on. The exit code is
-    0 if every theorem holds, 1 if one fails, 2 for bad input.
+    A study is cut into parts for all workers. What OUT holds already is not computed again, so an
+    interrupted run can go on. The exit code is 0 if every theorem holds, 1 if one fails or has not
+    come to its end, 2 for bad input.
     """
     if quick and full:
         message = "Give --quick or --full, not both."
@@ -69,9 +71,11 @@ def reproduce(
     mode: Literal["quick", "full"] = "full" if full else "quick"
     folder = out or Path("results") / mode
 
+    from rlhf_theory.engine.backends import BackendError
     from rlhf_theory.report import write_report
     from rlhf_theory.theorems.reproduce import reproduce as run_studies
 
+    limit = None if max_time is None else studies.seconds_of(max_time)
     try:
         verdicts = run_studies(
             [known[name].thing for name in chosen],
@@ -80,15 +84,23 @@ def reproduce(
             seed=seed,
             replicas=replicas,
             jobs=jobs,
+            backend=backend,
+            options=studies.backend_options(option),
+            max_time=limit,
             device=device,
             say=typer.echo,
         )
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
         raise typer.Exit(130) from None
-    page = write_report(folder)
-    typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")
-    raise typer.Exit(0 if all(v.passed for v in verdicts) else 1)
+    except BackendError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if verdicts:
+        page = write_report(folder)
+        typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")
+    complete = len(verdicts) == len(chosen)
+    raise typer.Exit(0 if complete and all(v.passed for v in verdicts) else 1)
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:

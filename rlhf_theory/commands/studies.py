@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from rlhf_theory.study import Study, StudyResult
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder that `run` has written.")]
-_Jobs = Annotated[
+Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", help="Workers; one per core if not given.")
 ]
-_Backend = Annotated[
+Backend = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Where blocks run, of `rlhf-theory list backends`."),
+    typer.Option(metavar="NAME", help="Where work is done, of `rlhf-theory list backends`."),
 ]
-_Options = Annotated[
+Options = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="A setting of the backend; repeatable."),
 ]
-_MaxTime = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Start no block after 90s, 10m or 2h.")
+MaxTime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start nothing after 90s, 10m or 2h.")
 ]
 _FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")]
 _Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute failed blocks again.")]
@@ -64,11 +64,11 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long; write nothing.")
     ] = False,
-    jobs: _Jobs = None,
-    backend: _Backend = None,
-    option: _Options = None,
+    jobs: Jobs = None,
+    backend: Backend = None,
+    option: Options = None,
     only: _Only = None,
-    max_time: _MaxTime = None,
+    max_time: MaxTime = None,
     fail_fast: _FailFast = False,
     retry_failed: _Retry = False,
     verify: _Verify = False,
@@ -91,7 +91,7 @@ def run(
     path = study_path(study)
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
-        options = _backend_options(option)
+        options = backend_options(option)
         plan = plan_study(chosen, out, only=only or (), retry_failed=retry_failed, verify=verify)
         _say_plan(chosen, plan, jobs, backend, options)
         return
@@ -100,7 +100,7 @@ def run(
         out,
         jobs=jobs,
         backend=backend,
-        options=_backend_options(option),
+        options=backend_options(option),
         only=only or (),
         max_time=limit,
         fail_fast=fail_fast,
@@ -116,11 +116,11 @@ def extend(
     out: Out,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas to reach.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Number of rounds to reach.")] = None,
-    jobs: _Jobs = None,
-    backend: _Backend = None,
-    option: _Options = None,
+    jobs: Jobs = None,
+    backend: Backend = None,
+    option: Options = None,
     only: _Only = None,
-    max_time: _MaxTime = None,
+    max_time: MaxTime = None,
     fail_fast: _FailFast = False,
     retry_failed: _Retry = False,
     keep_old: _Keep = False,
@@ -145,7 +145,7 @@ def extend(
         out,
         jobs=jobs,
         backend=backend,
-        options=_backend_options(option),
+        options=backend_options(option),
         only=only or (),
         fail_fast=fail_fast,
         retry_failed=retry_failed,
@@ -379,7 +379,8 @@ def _plan_rows(plan: Plan, seconds: Mapping[str, float]) -> list[tuple[str, ...]
     return rows
 
 
-def _backend_options(words: Sequence[str] | None) -> dict[str, Any]:
+def backend_options(words: Sequence[str] | None) -> dict[str, Any]:
+    """Return the settings of a backend from words ``KEY=VALUE``; ``ValueError`` for others."""
     from rlhf_theory.studies.files import assignments
 
     return assignments(words or (), "--option")

@@ -278,8 +278,9 @@ class Loop:
             self._stop(f"{outcome.name} failed: {outcome.error}")
 
     def _add(self, tasks: Iterable[Named]) -> None:
+        # First: who asks can end something with them.
         for task in tasks:
-            self.waiting.append(len(self.tasks))
+            self.waiting.appendleft(len(self.tasks))
             self.tasks.append(task)
 
     def _answer(self, died: list[int]) -> None:

@@ -69,6 +69,8 @@ class Progress:
         Blocks of this run that are to be computed.
     ready
         Blocks that were finished before; only shown.
+    unit
+        What a block is called.
     say
         Called with each line off a terminal; None logs it at level ``INFO``.
     stream
@@ -84,12 +86,13 @@ class Progress:
         total: int,
         *,
         ready: int = 0,
+        unit: str = "block",
         say: Callable[[str], None] | None = None,
         stream: TextIO | None = None,
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.ready = total, ready
+        self.total, self.ready, self._units = total, ready, f"{unit}s"
         self.done = self.failed = self.skipped = self.in_flight = 0
         self._say = _LOG.info if say is None else say
         self._quiet, self._clock = quiet, clock
@@ -99,13 +102,14 @@ class Progress:
         where = sys.stderr if stream is None else stream
         self._bar: Any = tqdm(
             total=total,
-            unit="block",
+            unit=unit,
             file=where,
             # None: no bar where the stream is no terminal. None either where nothing is to do.
             disable=True if quiet or total == 0 else None,
             # Our own time left: tqdm's counts skipped blocks as work that went fast. It puts a
             # comma before the postfix.
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} blocks{postfix}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            f"{unit}s{{postfix}}",
             dynamic_ncols=True,
         )
         self._on_terminal = not self._bar.disable
@@ -165,7 +169,7 @@ class Progress:
 
     def line(self) -> str:
         """Return the counts and the time left in one line."""
-        counts = [f"{self.ended}/{self.total} blocks", *self._counts()]
+        counts = [f"{self.ended}/{self.total} {self._units}", *self._counts()]
         return ", ".join(counts)
 
     def message(self, text: str) -> None:

@@ -96,7 +96,8 @@ def describe(table: pa.Table, about: Mapping[str, object]) -> pa.Table:
     own = {name: value for name, value in about.items() if name != "digest"}
     says = seal({**own, "columns": digests_of(table)})
     content = json.dumps(says, sort_keys=True).encode()
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), META: content})
+    # Nothing else: what libraries say there of types, no digest would hold.
+    return table.replace_schema_metadata({META: content})
 
 
 def says_of(table: pa.Table, check: Callable[[Json], object] | None = None) -> Json:

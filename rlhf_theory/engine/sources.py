@@ -91,17 +91,37 @@ def entry_code(entry: Named) -> str | None:
     ValueError
         Where it has no source, or its file is no longer what this process has imported.
     """
-    root = entry.name if entry.home == "__main__" and in_notebook() else entry.home
+    return module_code(entry.home, entry.name, entry.title)
+
+
+def module_code(home: str, name: str, title: str) -> str | None:
+    """Return the code of a module; None for one of this package.
+
+    Parameters
+    ----------
+    home
+        The module.
+    name
+        What is looked for in it; in a notebook just that, and what it uses, is its code.
+    title
+        What messages call it.
+
+    Raises
+    ------
+    ValueError
+        As `entry_code`.
+    """
+    root = f"__main__:{name.rpartition(':')[2]}" if home == "__main__" and in_notebook() else home
     if root.partition(".")[0] in OURS:
         return None
     try:
         code = code_of(root)
     except ValueError as error:
-        message = f"{entry.title} cannot be used: {error}"
+        message = f"{title} cannot be used: {error}"
         raise ValueError(message) from error
     if code.stale:
         message = (
-            f"{entry.title} cannot be used: {', '.join(code.stale)} has changed since this process "
+            f"{title} cannot be used: {', '.join(code.stale)} has changed since this process "
             "imported it. Start Python anew, or reload it (importlib.reload)."
         )
         raise ValueError(message)

@@ -6,10 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_theory.register import register
 
@@ -60,44 +57,6 @@ def in_order(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415  (most of the time to import, and lists of cards need none)
 
     return pd.concat(tables, ignore_index=True)
-
-
-class Progress(Protocol):
-    """Where a study says how far it is."""
-
-    def advance(self, text: str) -> None:
-        """Report that a part is done; ``text`` says in a few words which."""
-        ...
-
-
-class Bar:
-    """Progress on the terminal; silent where the output is no terminal."""
-
-    def __init__(self, name: str) -> None:
-        self._bar = tqdm(desc=name, unit=" parts", leave=False, disable=None)
-
-    def advance(self, text: str) -> None:
-        """Move on by one and show what is done."""
-        self._bar.set_postfix_str(text)
-        self._bar.update()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._bar.close()
-
-
-@dataclass(frozen=True)
-class Note:
-    """Progress as one line in a file, for the process that shows the progress of all workers."""
-
-    path: Path
-
-    def advance(self, text: str) -> None:
-        """Write ``text`` into the file; a disk that refuses must not stop the study."""
-        try:
-            self.path.write_text(text, encoding="utf-8")
-        except OSError:
-            return
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +182,8 @@ class Verdict:
     ----------
     name, title, claim, source, assumptions, departures, version
         Of the theorem.
+    code
+        Hash of its code, where that is a user's; empty for our own, which ``version`` tells.
     mode, replicas, seed, sweep
         What was run.
     passed
@@ -258,6 +219,7 @@ class Verdict:
     sweep: Sweep = field(default_factory=dict)
     caption: str = ""
     error: str = ""
+    code: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:

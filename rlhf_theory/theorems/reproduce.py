@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import signal
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import loky
 from tqdm import tqdm
 
 from rlhf_theory.arrays import library
-from rlhf_theory.engine.backends.pool import ONE_THREAD
+from rlhf_theory.engine.backends import make_backend
+from rlhf_theory.engine.execution import execute
+from rlhf_theory.engine.progress import Progress
+from rlhf_theory.engine.tasks import Outcome, record_failure
 from rlhf_theory.errors import check_choice
-from rlhf_theory.store import claim_folder, write_json
-from rlhf_theory.theorems.card import Bar, Mode, Theorem, Verdict
-from rlhf_theory.theorems.stored import Task, carry_out, stored_verdict
+from rlhf_theory.store import claim_folder
+from rlhf_theory.theorems.card import Mode, Theorem, Verdict
+from rlhf_theory.theorems.stored import CardRun, code_of_card, stored_verdict, write_verdict
+from rlhf_theory.theorems.tasks import PartTask, VerdictTask
 
 Say = Callable[[str], None]
-
-# Seconds between two looks at what the workers are doing.
-_GLANCE = 0.5
 
 
 def check_device(device: str, theorems: Sequence[Theorem]) -> None:
@@ -56,10 +52,16 @@ def reproduce(
     seed: int = 0,
     replicas: int | None = None,
     jobs: int | None = None,
+    backend: str | None = None,
+    options: Mapping[str, object] | None = None,
+    max_time: float | None = None,
     device: str = "cpu",
     say: Say | None = None,
 ) -> list[Verdict]:
     """Run theorem studies and store what they find; studies that are stored already are only read.
+
+    A study is cut into parts, which any number of workers compute; what is measured stays, however
+    the run ends, and the same call goes on from there.
 
     Parameters
     ----------
@@ -74,7 +76,12 @@ def reproduce(
     replicas
         Number of replicas instead of the sweep's.
     jobs
-        Worker processes; None takes one per core. Results do not depend on it.
+        Workers; None takes one per core. Results do not depend on it.
+    backend, options
+        Where parts are computed, of ``rlhf-theory list backends``, and its settings; None takes
+        processes of this machine, or this process for a single worker.
+    max_time
+        Seconds after which no part is started.
     device
         ``cpu``, or ``cuda`` for studies that can compute there.
     say
@@ -82,21 +89,26 @@ def reproduce(
 
     Returns
     -------
-    The verdicts in the order of ``theorems``. A study that raised has a failed verdict.
+    The verdicts in the order of ``theorems``. A study that raised has a failed verdict; one that
+    has not come to its end, since the time was over or the disk full, has none.
 
     Raises
     ------
     ValueError
         If an argument cannot work or ``out`` holds something else. Nothing is written then.
+    KeyboardInterrupt
+        At Ctrl-C; what is measured is kept.
     """
     for name, value in (("replicas", replicas), ("jobs", jobs)):
         if value is not None and value < 1:
             message = f"{name} must be at least 1; got {value}."
             raise ValueError(message)
     check_device(device, theorems)
+    workers = jobs or loky.cpu_count()
+    place = make_backend(backend or ("serial" if workers == 1 else "local"), options)
     elsewhere = {} if device == "cpu" else {"device": device}
-    tasks = [
-        Task(
+    runs = [
+        CardRun(
             theorem=t,
             folder=out / t.name,
             sweep={**t.sweep(mode, replicas), **elsewhere},
@@ -106,118 +118,96 @@ def reproduce(
         for t in theorems
     ]
     study = {"made_by": "rlhf-theory reproduce", "mode": mode, "seed": seed, "replicas": replicas}
+    parts = {run.name: _parts(run) for run in runs}
     claim_folder(out, {**study, **elsewhere})
 
-    found: dict[str, Verdict] = {}
-    log = _VerdictLog(found, len(tasks), say or (lambda _line: None))
-    for task in tasks:
-        stored = stored_verdict(task)
-        if stored is not None:
-            log.take(stored, "stored already")
-    left = [task for task in tasks if task.theorem.name not in found]
+    cards = _Cards(out, parts, say or (lambda _line: None))
+    for run in runs:
+        if (stored := stored_verdict(run)) is not None:
+            cards.take(stored, "stored already")
+    left = [run for run in runs if run.name not in cards.found]
     # The longest first, so that none of them is still running alone at the end.
-    left.sort(key=lambda task: -task.theorem.cost)
-    workers = min(jobs or loky.cpu_count(), len(left))
-    if workers > 1:
-        _run_side_by_side(left, workers, log)
-    else:
-        _run_here(left, log)
-    return [found[t.name] for t in theorems]
+    left.sort(key=lambda run: -run.theorem.cost)
+    tasks = [task for run in left for task in parts[run.name]]
+    with Progress(len(tasks) + len(left), unit="part", say=say, quiet=say is None) as progress:
+        tally = execute(
+            tasks,
+            place,
+            jobs=min(workers, max(len(tasks), 1)),
+            folder=cards,
+            progress=progress,
+            max_time=max_time,
+        )
+    if tally.stopped and say is not None:
+        say(tally.stopped)
+    return [cards.found[t.name] for t in theorems if t.name in cards.found]
 
 
-class _VerdictLog:
-    """Takes in verdicts and says so."""
+def _parts(run: CardRun) -> tuple[PartTask, ...]:
+    """Return the parts of a study; ``ValueError`` where two of them could not be told apart."""
+    code = code_of_card(run.theorem)
+    tasks = tuple(PartTask(run=run, part=p, code=code) for p in run.theorem.parts(run.sweep))
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        message = (
+            f"The parts of {run.name} must be some, with a label each; got {', '.join(names)}."
+        )
+        raise ValueError(message)
+    return tasks
 
-    def __init__(self, found: dict[str, Verdict], total: int, say: Say) -> None:
-        self.found, self.total, self.say = found, total, say
+
+class _Cards:
+    """The folder of many studies: asks for the verdict of each when its last part has ended."""
+
+    def __init__(self, path: Path, parts: Mapping[str, tuple[PartTask, ...]], say: Say) -> None:
+        self.path, self.parts, self.say = path, parts, say
+        self.found: dict[str, Verdict] = {}
+        self._errors: dict[str, str] = {}
+        self._open = {name: {task.name for task in tasks} for name, tasks in parts.items()}
+        self._study = {task.name: name for name, tasks in parts.items() for task in tasks}
 
     def take(self, verdict: Verdict, remark: str = "") -> None:
+        """Take in a verdict and say so."""
         self.found[verdict.name] = verdict
         result = "raised" if verdict.error else "holds" if verdict.passed else "FAILS"
         time = remark or f"{verdict.seconds:.1f} s"
-        self.say(f"[{len(self.found)}/{self.total}] {verdict.name}: {result} ({time})")
+        with tqdm.external_write_mode():
+            self.say(f"[{len(self.found)}/{len(self.parts)}] {verdict.name}: {result} ({time})")
 
+    def note(self, outcome: Outcome) -> list[VerdictTask]:
+        """Take up what a worker reported."""
+        if isinstance(outcome.about, Verdict):
+            self.take(outcome.about)
+            return []
+        error = outcome.traceback or outcome.error
+        if outcome.name not in self._study:
+            self._give_up(outcome.name, error)
+            return []
+        return self._ended(outcome.name, error)
 
-def _run_here(tasks: Sequence[Task], log: _VerdictLog) -> None:
-    for task in tasks:
-        bar = Bar(task.theorem.name)
-        try:
-            verdict = carry_out(task, bar)
-        except Exception:
-            verdict = task.verdict({"error": traceback.format_exc()})
-        finally:
-            bar.close()
-        log.take(verdict)
+    def record_failure(
+        self, task: PartTask | VerdictTask, error: str, traceback: str = ""
+    ) -> list[VerdictTask]:
+        """Record what no worker could report."""
+        record_failure(task, error, traceback)
+        if isinstance(task, VerdictTask):
+            self._give_up(task.name, traceback or error)
+            return []
+        return self._ended(task.name, traceback or error)
 
+    def _ended(self, name: str, error: str) -> list[VerdictTask]:
+        study = self._study[name]
+        self._open[study].discard(name)
+        if error:
+            self._errors.setdefault(study, f"{name}: {error}")
+        if self._open[study]:
+            return []
+        tasks = self.parts[study]
+        return [VerdictTask(run=tasks[0].run, parts=tasks, error=self._errors.get(study, ""))]
 
-def _run_side_by_side(tasks: Sequence[Task], workers: int, log: _VerdictLog) -> None:
-    lost = _run_pool(tasks, workers, log)
-    # A worker that dies takes the whole pool with it. Whoever had no verdict runs again, alone, so
-    # that a study which kills its worker (by using up the memory, say) is found and the others end.
-    for task in lost:
-        if _run_pool([task], 1, log):
-            reason = "The worker process died twice: it was killed, or used up the memory."
-            verdict = task.verdict({"error": reason})
-            task.folder.mkdir(parents=True, exist_ok=True)
-            write_json(task.folder / "verdict.json", verdict.to_json())
-            log.take(verdict)
-
-
-def _run_pool(tasks: Sequence[Task], workers: int, log: _VerdictLog) -> list[Task]:
-    """Run tasks in a fresh pool; return those that were lost because a worker died."""
-    lost = []
-    with _pool(workers) as pool, _bar(len(tasks)) as bar:
-        running = {pool.submit(carry_out, task): task for task in tasks}
-        pending: set[Future[Verdict]] = set(running)
-        while pending:
-            done, pending = wait(pending, timeout=_GLANCE, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    verdict = future.result()
-                except BrokenProcessPool:
-                    lost.append(running[future])
-                    continue
-                except Exception:
-                    # Nothing that a study does gets here; a full disk does.
-                    verdict = running[future].verdict({"error": traceback.format_exc()})
-                bar.update()
-                with tqdm.external_write_mode():
-                    log.take(verdict)
-            if not bar.disable:
-                bar.set_postfix_str(_doing([running[future] for future in pending]))
-    return lost
-
-
-def _doing(tasks: Sequence[Task]) -> str:
-    notes = []
-    for task in tasks:
-        try:
-            notes.append(f"{task.theorem.name}: {task.note.read_text(encoding='utf-8')[:30]}")
-        except OSError:
-            continue
-    return ", ".join(notes)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[loky.ProcessPoolExecutor]:
-    pool = loky.ProcessPoolExecutor(
-        max_workers=workers, env=ONE_THREAD, initializer=_ignore_interrupt
-    )
-    try:
-        yield pool
-    except BaseException:
-        # Ctrl-C must end the workers too, at once: what they have not stored runs again.
-        pool.shutdown(wait=True, kill_workers=True)
-        raise
-    pool.shutdown(wait=True)
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C, which the terminal sends to all processes, to the main one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _bar(total: int) -> tqdm:
-    # No rate and no time left: the studies differ too much in length for either to mean anything.
-    layout = "{n_fmt}/{total_fmt} |{bar:16}| {elapsed}{postfix}"
-    return tqdm(total=total, bar_format=layout, leave=False, disable=None)
+    def _give_up(self, name: str, error: str) -> None:
+        """Give the study a failed verdict here, which no worker could."""
+        run = self.parts[name.removesuffix(": verdict")][0].run
+        verdict = run.verdict({"error": error})
+        write_verdict(run.folder, verdict)
+        self.take(verdict)

@@ -1,48 +1,48 @@
-"""One theorem study and its files: computed once, then read."""
+"""One theorem study and its files: what it runs over, its verdict, its curves."""
 
 from __future__ import annotations
 
-import io
-import time
-import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+import pandas as pd
+import pyarrow as pa
 
+from rlhf_theory.engine.seals import describe, encode, read_table
+from rlhf_theory.engine.sources import module_code
 from rlhf_theory.experiments.trace import versions
-from rlhf_theory.plots.figures import save
-from rlhf_theory.plots.style import theme
-from rlhf_theory.randomness import Key
-from rlhf_theory.store import read_json, write_atomic, write_json
-from rlhf_theory.theorems.card import Mode, Note, Progress, Sweep, Theorem, Verdict, sweep_data
-
-FILES = (
-    "verdict.json",
-    "curves.parquet",
-    "figure.svg",
-    "figure.pdf",
-    "figure.csv",
-    "caption.txt",
+from rlhf_theory.store import (
+    DamagedError,
+    DamageWarning,
+    read_json,
+    seal,
+    unseal,
+    write_atomic,
+    write_json,
 )
-"""What a study that ran to its end leaves in its folder."""
+from rlhf_theory.theorems.card import Mode, Sweep, Theorem, Verdict, sweep_data
 
+CURVES, VERDICT = "curves.parquet", "verdict.json"
+
+FILES = (VERDICT, CURVES, "figure.svg", "figure.pdf", "figure.csv", "caption.txt")
+"""What a study that ran to its end leaves in its folder."""
 
 Found = dict[str, Any]
 """What a study has found so far: checks, constants, caption, seconds, or an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One theorem with what it runs over; goes to a worker process.
+class CardRun:
+    """One theorem with what it runs over; goes to workers.
 
     Attributes
     ----------
     theorem
         The theorem.
     folder
-        Where its files go.
+        Where its files go; absolute, for a worker may be somewhere else.
     sweep
         The sweep of the mode, with overrides.
     mode
@@ -57,10 +57,24 @@ class Task:
     mode: Mode
     seed: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder.absolute())
+
     @property
-    def note(self) -> Path:
-        """The file in which a worker says how far it is."""
-        return self.folder / ".progress"
+    def name(self) -> str:
+        """Name of the theorem."""
+        return self.theorem.name
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the numbers depend on, plain data; ``ValueError`` for code without a source."""
+        return {
+            "theorem": self.name,
+            "version": self.theorem.version,
+            "code": code_of_card(self.theorem),
+            "sweep": sweep_data(self.sweep),
+            "seed": self.seed,
+        }
 
     def verdict(self, found: Found) -> Verdict:
         """Return the verdict with what was found."""
@@ -73,6 +87,7 @@ class Task:
             claim=t.claim,
             source=t.source,
             version=t.version,
+            code=code_of_card(t),
             # A study without a single check has shown nothing.
             passed=not error and bool(checks) and all(bool(c.passed) for c in checks),
             replicas=int(self.sweep["replicas"]),
@@ -90,69 +105,91 @@ class Task:
         )
 
 
-def read_verdict(folder: Path) -> Verdict | None:
-    """Return the verdict in a folder, or None where there is none that can be read."""
-    content = read_json(folder / "verdict.json")
-    try:
-        return None if content is None else Verdict.from_json(content)
-    except ValueError:
-        return None
+def code_of_card(theorem: Theorem) -> str:
+    """Return the hashes of the code of a theorem that is a user's; empty for our own.
 
-
-def stored_verdict(task: Task) -> Verdict | None:
-    """Return the verdict of exactly this task if its files are complete, else None.
-
-    A study that raised is no result: it is computed again.
+    Raises
+    ------
+    ValueError
+        Where it has no source, or its file is no longer what this process has imported.
     """
-    if not all((task.folder / name).is_file() for name in FILES):
+    functions = (theorem.parts, theorem.measure, theorem.gather, theorem.judge, theorem.draw)
+    homes = {(f.__module__, f.__qualname__.partition(".")[0]) for f in functions}
+    codes = {module_code(home, name, f"The theorem {theorem.name!r}") for home, name in homes}
+    return "; ".join(sorted(code for code in codes if code is not None))
+
+
+# ----------------------------------------------------------------------------- tables
+
+
+def sealed(frame: pd.DataFrame, about: Found) -> bytes:
+    """Return a frame as the bytes of a file, which says what it is and what was written."""
+    return encode(describe(pa.Table.from_pandas(frame, preserve_index=False), about))
+
+
+def read_sealed(path: Path, what: str) -> tuple[pd.DataFrame, Found]:
+    """Return the frame in a file, and what it says of itself; raises as `seals.read_table`."""
+    table, says, _ = read_table(path, what)
+    return table.to_pandas(), says
+
+
+def read_curves(folder: Path) -> pd.DataFrame:
+    """Return the curves of a study; `DamagedError` where they are not what was written."""
+    return read_sealed(folder / CURVES, "the curves of a theorem")[0]
+
+
+# ----------------------------------------------------------------------------- verdicts
+
+
+def write_verdict(folder: Path, verdict: Verdict) -> None:
+    """Store a verdict, sealed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / VERDICT, seal(verdict.to_json()))
+
+
+def write_curves(folder: Path, curves: pd.DataFrame) -> None:
+    """Store the curves of a study, sealed."""
+    write_atomic(folder / CURVES, sealed(curves, {}))
+
+
+def read_verdict(folder: Path) -> Verdict | None:
+    """Return the verdict in a folder, or None where there is none that can be read.
+
+    One that is not what was written is told by a `DamageWarning`.
+    """
+    path = folder / VERDICT
+    if not path.is_file():
         return None
-    found = read_verdict(task.folder)
+    try:
+        return Verdict.from_json(unseal(read_json(path) or {}))
+    except ValueError as error:
+        message = (
+            f"{path} must be a verdict as this version writes it; {error}. It counts as none: "
+            "`rlhf-theory reproduce` makes it anew."
+        )
+        warnings.warn(message, DamageWarning, stacklevel=2)
+        return None
+
+
+def stored_verdict(run: CardRun) -> Verdict | None:
+    """Return the verdict of exactly this run if its files are complete, else None.
+
+    A study that raised is no result: it is computed again. So is one whose curves are not what was
+    written, which a `DamageWarning` tells.
+    """
+    if not all((run.folder / name).is_file() for name in FILES):
+        return None
+    found = read_verdict(run.folder)
     if found is None or found.error:
         return None
-    same = (found.name, found.version, found.mode, found.seed, dict(found.sweep)) == (
-        task.theorem.name,
-        task.theorem.version,
-        task.mode,
-        task.seed,
-        sweep_data(task.sweep),
-    )
-    return found if same else None
-
-
-def carry_out(task: Task, progress: Progress | None = None) -> Verdict:
-    """Run a study, judge it, draw it, write its files; one that raises gets a failed verdict.
-
-    The verdict is written last: where there is one, the other files belong to it.
-    """
-    task.folder.mkdir(parents=True, exist_ok=True)
-    # The verdict goes first: a folder without it is known to be incomplete.
-    for stale in (*(task.folder / name for name in FILES), *task.folder.glob(".*.tmp")):
-        stale.unlink(missing_ok=True)
-    found: Found = {}
-    start = time.perf_counter()
-    # One thread on every path: the last bits of a matrix product depend on the number of threads,
-    # and results must not depend on the number of workers.
-    with threadpool_limits(limits=1):
-        try:
-            _study(task, progress or Note(task.note), found)
-        except Exception:
-            # Whatever a study raises is its verdict; the others go on.
-            found["error"] = traceback.format_exc()
-    found["seconds"] = time.perf_counter() - start
-    verdict = task.verdict(found)
-    write_json(task.folder / "verdict.json", verdict.to_json())
-    task.note.unlink(missing_ok=True)
-    return verdict
-
-
-def _study(task: Task, progress: Progress, found: Found) -> None:
-    t, sweep = task.theorem, task.sweep
-    curves = t.curves(sweep, Key(seed=task.seed).child(t.name), progress.advance)
-    stream = io.BytesIO()
-    curves.to_parquet(stream, index=False)
-    write_atomic(task.folder / "curves.parquet", stream.getvalue())
-    found["checks"] = t.judge(curves, sweep)
-    found["constants"] = t.constants(curves, sweep)
-    found["caption"] = t.caption(curves, sweep)
-    with theme():
-        save(t.draw(curves, sweep), task.folder, found["caption"])
+    says = (found.name, found.version, found.code, found.mode, found.seed, dict(found.sweep))
+    identity = run.identity
+    wanted = (run.name, identity["version"], identity["code"], run.mode, run.seed)
+    if says != (*wanted, identity["sweep"]):
+        return None
+    try:
+        read_curves(run.folder)
+    except DamagedError as error:
+        warnings.warn(f"{error} It is made anew.", DamageWarning, stacklevel=2)
+        return None
+    return found

@@ -18,14 +18,20 @@ import pandas as pd
 
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.register import ROLES, Role, refresh
-from rlhf_theory.theorems.card import Check, Theorem
+from rlhf_theory.theorems.card import Check, Part, Theorem
+
+
+def parts(sweep):
+    return [Part({"pairs": n}) for n in sweep["pairs"]]
 
 
 def measure(sweep, part, key):
+    n = np.asarray([part.settings["pairs"]] if part.settings else sweep["pairs"])
     with Path(sweep["counter"]).open("a") as stream:
         stream.write(".")
-    n = np.asarray(sweep["pairs"])
     gap = key.child("gap").uniform_numpy(sweep["replicas"], len(n)).mean(axis=0) / n
+    if part.settings and n != sweep["odd"]:
+        return pd.DataFrame({"pairs": n, "gap": gap})
     # Waits as long as there is a file of this name: a study that takes long.
     while Path(sweep["hold"]).exists():
         time.sleep(0.02)
@@ -69,19 +75,23 @@ def constants(table, sweep):
     return {"β": 3.25, "spread": "0.2 to 0.8", "limit": np.float64(np.nan)}
 
 
-def fake(name: str, folder: Path, how: str = "hold", **changes: Any) -> Theorem:
+def fake(
+    name: str, folder: Path, how: str = "hold", *, cut: bool = False, **changes: Any
+) -> Theorem:
     """Return a theorem that notes its calls in ``folder/NAME.calls``.
 
-    ``how``: hold (every check passes), fail, raise, die.
+    ``how``: hold (every check passes), fail, raise, die; where it is ``cut`` into parts, only that
+    with 100 pairs waits, raises or dies.
     """
     sweep = {
         "replicas": 4,
         "pairs": [10, 100, 1000],
         "how": how,
+        "odd": 100,
         "counter": str(folder / f"{name}.calls"),
         "hold": str(folder / f"{name}.hold"),
     }
-    parts: dict[str, Any] = {
+    card: dict[str, Any] = {
         "name": name,
         "title": f"The theorem {name} & its <title>",
         "claim": "J(π*) − J(π) ≤ β‖φ‖",
@@ -96,7 +106,7 @@ def fake(name: str, folder: Path, how: str = "hold", **changes: Any) -> Theorem:
         "caption": caption,
         "constants": constants,
     }
-    return Theorem(**{**parts, **changes})
+    return Theorem(**{**card, **({"parts": parts} if cut else {}), **changes})
 
 
 def calls(name: str, folder: Path) -> int:
