@@ -41,7 +41,8 @@ class Part:
     @property
     def label(self) -> str:
         """The part in a few words, unlike those of the other parts of its sweep."""
-        grid = [f"{k} {v}" for k, v in self.settings.items() if k not in ("first", "stop")]
+        named = [f"{k} {v}" for k, v in self.settings.items() if k not in ("first", "stop")]
+        grid = [words.strip() for words in named]
         if "first" in self.settings:
             grid.append(f"replicas {self.settings['first']}-{self.settings['stop'] - 1}")
         return ", ".join(grid) or "all"

@@ -9,24 +9,28 @@ from rlhf_theory.theorems.card import Check
 
 
 def fact(name: str, measured: float, required: str, *, passed: bool | np.bool_) -> Check:
-    """Return the check of a number that has no interval."""
+    """Return the check of a number that has no interval; NaN never passes."""
     return Check(
         name=name,
         measured=float(measured),
         interval=None,
         required=required,
-        passed=bool(passed),
+        passed=bool(passed) and not np.isnan(measured),
     )
 
 
 def estimate(name: str, found: Interval, required: str, *, passed: bool | np.bool_) -> Check:
-    """Return the check of a number with an interval; ``passed`` says what became of the rule."""
+    """Return the check of a number with an interval; ``passed`` says what became of the rule.
+
+    With NaN for the number or an end it never passes.
+    """
+    known = not np.isnan([found.value, *found.ends]).any()
     return Check(
         name=name,
         measured=float(found.value),
         interval=found.ends,
         required=required,
-        passed=bool(passed),
+        passed=bool(passed) and bool(known),
     )
 
 

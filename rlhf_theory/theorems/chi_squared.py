@@ -51,15 +51,13 @@ def _parts(sweep: Sweep) -> Sequence[Part]:
 
 
 def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
-    """Return unregularised regrets: columns ``pairs, replica, method``, then one per weight."""
+    """Return unregularised regrets: ``pairs, replica``, then a column per method and weight."""
     n, betas = part.settings["pairs"], _betas(sweep)
     first, world, key = block_of(part, chi_squared(pairs=n, replicas=sweep["replicas"]), key)
-    found = []
+    columns: dict[str, object] = {"pairs": n, "replica": np.arange(first, part.settings["stop"])}
     for method, loss in zip(_METHODS, _losses(n, betas, world, key), strict=True):
-        frame = pd.DataFrame(loss, columns=_columns(betas))
-        replica = np.arange(first, first + len(frame))
-        found.append(frame.assign(pairs=n, replica=replica, method=method))
-    return pd.concat(found, ignore_index=True)
+        columns |= dict(zip(_columns(method, betas), loss.T, strict=True))
+    return pd.DataFrame(columns)
 
 
 def _gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
@@ -72,7 +70,7 @@ def _gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
     frames = []
     for n in sweep["pairs"]:
         for method in _METHODS:
-            loss = select(table, pairs=n, method=method)[_columns(betas)].to_numpy()
+            loss = select(table, pairs=n)[_columns(method, betas)].to_numpy()
             # As it was measured: the order in memory decides the last bits of sums.
             frames += _rows(method, n, betas, np.ascontiguousarray(loss))
     return pd.concat(frames, ignore_index=True)
@@ -82,8 +80,8 @@ def _betas(sweep: Sweep) -> np.ndarray:
     return np.geomspace(*sweep["betas"])
 
 
-def _columns(betas: np.ndarray) -> list[str]:
-    return [f"at weight {k}" for k in range(betas.size)]
+def _columns(method: str, betas: np.ndarray) -> list[str]:
+    return [f"{method}: weight {k}" for k in range(betas.size)]
 
 
 def _losses(n: int, betas: np.ndarray, world: Bandit, key: Key) -> np.ndarray:

@@ -39,7 +39,6 @@ from rlhf_theory.worlds.hard_instances import (
 
 _LIMIT = 1.0 / (1.0 + math.e)  # sigma(-1): the single comparison is won by the worse action
 _KINDS = ("exact", "sample")
-_ACTIONS = ["a1", "a2", "a3", "a4"]
 _BEST, _REFERENCE = 3, 2  # a4 and a3
 _REWARDS = np.array([-0.9, -1.0, 0.0, 0.1])
 _LOSSES = _REWARDS.max() - _REWARDS
@@ -97,7 +96,7 @@ def _parts(sweep: Sweep) -> Sequence[Part]:
 
 
 def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
-    """Return how each action is played: columns ``kind, learner, pairs``, then one per action.
+    """Return how each action is played: ``kind, pairs``, then a column per learner and action.
 
     ``kind`` is "exact", one row of shares over all outcomes of the labels, or "sample", a row of
     probabilities per replica with drawn labels.
@@ -108,14 +107,13 @@ def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     else:
         world = greedy_failure(replicas=sweep["replicas"])
         data = greedy_failure_data(world, key.child("data", n), n)
-    found = []
+    columns: dict[str, object] = {"kind": kind, "pairs": n}
     for learner, model in _models(data, sweep).items():
         played = _played(model, world)
         if kind == "exact":
             played = (mass @ played)[None]
-        frame = pd.DataFrame(played, columns=_ACTIONS)
-        found.append(frame.assign(kind=kind, learner=learner, pairs=n))
-    return pd.concat(found, ignore_index=True)
+        columns |= dict(zip(_columns(learner), played.T, strict=True))
+    return pd.DataFrame(columns)
 
 
 def _played(model: RewardModel, world: Bandit) -> np.ndarray:
@@ -128,12 +126,18 @@ def _played(model: RewardModel, world: Bandit) -> np.ndarray:
 def _gather(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
     """Return how often each action is played: ``kind, learner, pairs, action, share``."""
     rows = []
-    table = pd.concat(tables, ignore_index=True)
-    for (kind, learner, n), part in table.groupby(["kind", "learner", "pairs"], sort=False):
-        played = np.ascontiguousarray(part[_ACTIONS].to_numpy())
-        shares = np.full(len(played), 1.0 / len(played)) @ played
-        rows += [(kind, learner, n, a + 1, share) for a, share in enumerate(shares)]
+    for table in tables:
+        kind, n = table["kind"].iloc[0], table["pairs"].iloc[0]
+        mass = np.full(len(table), 1.0 / len(table))
+        for learner in ("greedy", *map(_name, sweep["multipliers"])):
+            # Contiguous as it was measured: the order in memory decides the last bits of sums.
+            shares = mass @ np.ascontiguousarray(table[_columns(learner)].to_numpy())
+            rows += [(kind, learner, n, a + 1, share) for a, share in enumerate(shares)]
     return pd.DataFrame(rows, columns=["kind", "learner", "pairs", "action", "share"])
+
+
+def _columns(learner: str) -> list[str]:
+    return [f"{learner}: a{k}" for k in (1, 2, 3, 4)]
 
 
 # --------------------------------------------------------------------------- judge

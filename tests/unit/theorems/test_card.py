@@ -4,10 +4,12 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from rlhf_theory.randomness import Key
 from rlhf_theory.register import named
-from rlhf_theory.theorems.card import Check, Note, Verdict, sweep_data
+from rlhf_theory.theorems.card import Check, Note, Part, Verdict, sweep_data
 from tests.helpers.fake_theorems import fake
 
 
@@ -69,6 +71,40 @@ def test_another_number_of_replicas_replaces_that_of_the_mode(tmp_path):
     assert theorem.sweep("full")["replicas"] == 8
     assert theorem.sweep("quick", 7)["replicas"] == 7
     assert theorem.quick["replicas"] == 4
+
+
+def test_parts_are_computed_in_order_and_said_when_done(tmp_path):
+    said: list[str] = []
+    seen: list[list[str]] = []
+
+    def measure(sweep, part, key):
+        seen.append([*said])
+        return pd.DataFrame({"x": [part.settings["x"], sweep["add"] + key.seed]})
+
+    theorem = fake(
+        "a", tmp_path, parts=lambda sweep: [Part({"x": x}) for x in sweep["xs"]], measure=measure
+    )
+    curves = theorem.curves({"xs": [3, 1, 2], "add": 10}, Key(7), said.append)
+    assert curves["x"].tolist() == [3, 17, 1, 17, 2, 17]
+    assert curves.index.tolist() == list(range(6))
+    assert said == ["x 3", "x 1", "x 2"]
+    assert seen == [[], ["x 3"], ["x 3", "x 1"]]
+
+
+def test_a_card_may_gather_what_needs_all_parts(tmp_path):
+    theorem = fake(
+        "a",
+        tmp_path,
+        parts=lambda sweep: [Part({"x": 1}), Part({"x": 2})],
+        measure=lambda sweep, part, key: pd.DataFrame({"x": [part.settings["x"]]}),
+        gather=lambda tables, sweep: pd.DataFrame({"sum": [sum(t["x"].sum() for t in tables)]}),
+    )
+    assert theorem.curves({}, Key(0))["sum"].tolist() == [3]
+
+
+def test_a_card_that_is_not_cut_has_one_part(tmp_path):
+    theorem = fake("a", tmp_path)
+    assert [part.label for part in theorem.parts(theorem.quick)] == ["all"]
 
 
 def test_progress_may_be_a_note(tmp_path):
