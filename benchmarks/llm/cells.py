@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlhf_theory.store import read_json, write_json
+from llm_bridge.storage.records import found_whole, write_record
 from rlhf_theory.theorems.card import sweep_data
 
 Rows = list[dict[str, Any]]
@@ -60,7 +60,7 @@ class Cells:
             self.advance("read")
 
         def keep(k: int, rows: Rows) -> None:
-            write_json(files[k], {"rows": rows})
+            write_record(files[k], {"rows": rows})
             self.advance(str(tasks[k]))
 
         if self.jobs == 1 or len(missing) < 2:
@@ -86,5 +86,5 @@ def _digest(content: Any) -> str:
 
 
 def _read(file: Path) -> Rows | None:
-    content = read_json(file)
-    return None if content is None else content.get("rows")
+    content = found_whole(file)
+    return None if content is None else content["rows"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -14,12 +13,16 @@ from llm_bridge.evaluation.cards import Card, write_card
 from llm_bridge.evaluation.details import Details, frame_bytes
 from llm_bridge.jobs.evaluate import summary_table
 from llm_bridge.jobs.job import Say
+from llm_bridge.storage.content import model_files
+from llm_bridge.storage.records import DAMAGED, read_record, set_aside, write_record
 from llm_bridge.tiny.world import TinyWorldRecipe, build, one_thread
 from rlhf_theory.report.words import duration
-from rlhf_theory.store import write_atomic, write_json
+from rlhf_theory.store import DamagedError, write_atomic
 
 __all__ = ["DemoJob", "DemoSize"]
 
+
+_DONE = "done.json"
 
 QUICK = DemoSize(
     steps=250,
@@ -68,7 +71,8 @@ class DemoJob:
     def plan(self, out: Path) -> list[str]:
         """Return what would be done; see `Job`."""
         s = self._size
-        done = [p.parent.name for p in sorted(out.glob("arms/*/done.json"))]
+        arms = [p.parent for p in sorted(out.glob(f"arms/*/{_DONE}"))]
+        done = [arm.name for arm in arms if arm.suffix != DAMAGED]
         return [
             f"A Llama of 89 thousand weights, {s.steps} steps, unless it is in the cache.",
             f"Then {s.labels} labels each for offline DPO, its pessimistic version and the online "
@@ -137,11 +141,14 @@ def _headline(found: Details) -> str:
 def _complete(folder: Path) -> tuple[list[Details], float] | None:
     """Return results and seconds of an arm that is complete in its folder, else None."""
     try:
-        marker = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        found = [Details.load(folder, f"{t:03d}") for t in range(marker["policies"])]
-        return found, float(marker["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        marker = read_record(folder / _DONE)
+    except FileNotFoundError:
         return None
+    except DamagedError as error:
+        set_aside(str(error), folder)
+        return None
+    found = [Details.load(folder, f"{t:03d}") for t in range(marker["policies"])]
+    return found, float(marker["seconds"])
 
 
 def _carried_out(folder: Path, arm: Arm, card: Card) -> tuple[list[Details], float]:
@@ -151,10 +158,10 @@ def _carried_out(folder: Path, arm: Arm, card: Card) -> tuple[list[Details], flo
     start = time.perf_counter()
     found, model = arm()
     seconds = time.perf_counter() - start
-    for t, details in enumerate(found):
-        details.save(folder, f"{t:03d}")
+    files = [name for t, details in enumerate(found) for name in details.save(folder, f"{t:03d}")]
     if model is not None:
         model.save(folder / "model")
         write_card(folder / "model", card)
-    write_json(folder / "done.json", {"policies": len(found), "seconds": seconds})
+        files += [f"model/{file.name}" for file in model_files(folder / "model")]
+    write_record(folder / _DONE, {"policies": len(found), "seconds": seconds}, files)
     return found, seconds

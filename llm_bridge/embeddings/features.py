@@ -7,7 +7,6 @@ on samples of pi0, because confidence sets mean nothing for features that change
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property
@@ -252,8 +251,7 @@ class FittedFeatures:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the raw features' configuration and of the fitted numbers."""
-        content = self.transform.content(self.about)
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return self.transform.digest(self.about)
 
     def rows(self, prompts: Sequence[Piece], responses: Sequence[Piece]) -> torch.Tensor:
         """Return features, shape ``(n, d)``, of the dtype and on the device of `features`."""

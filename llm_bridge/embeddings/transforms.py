@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from llm_bridge.storage.records import set_aside
 from rlhf_theory.errors import ShapeError, check_choice
-from rlhf_theory.store import write_atomic
+from rlhf_theory.store import DamagedError, write_atomic
 
 SCALES = ("none", "unit", "ball")
 
@@ -155,18 +157,33 @@ class FrozenTransform:
             return z / torch.clamp(norm, min=self.radius)
         return z / torch.where(norm > 0, norm, 1.0)
 
-    def content(self, about: Mapping[str, object]) -> bytes:
-        """Return the content of a file that holds the transform and what it is about."""
+    def content(self, about: Mapping[str, object], digest: str | None = None) -> bytes:
+        """Return the content of a file with the transform, what it is about, and a digest."""
         tensors = {"mean": self.mean.cpu(), "inverse_std": self.inverse_std.cpu()}
         if self.matrix is not None:
             tensors["matrix"] = self.matrix.cpu().contiguous()
         # One entry only: safetensors writes several in any order, and equal content must be equal.
         facts = {"radius": self.radius, "kept": self.kept, "scale": self.scale, "about": about}
+        facts |= {} if digest is None else {"digest": digest}
         return safetensors.torch.save(tensors, {"facts": json.dumps(facts, sort_keys=True)})
 
+    def digest(self, about: Mapping[str, object]) -> str:
+        """Return a digest of all numbers and of what the transform is about."""
+        return hashlib.blake2b(self.content(about), digest_size=16).hexdigest()
+
     def save(self, file: Path, about: Mapping[str, object]) -> None:
-        """Write to a file; ``ValueError`` if it holds anything else already."""
-        content = self.content(about)
+        """Write to a file; ``ValueError`` if it holds anything else already.
+
+        A damaged file is set aside first.
+        """
+        content = self.content(about, self.digest(about))
+        if file.exists() and file.read_bytes() != content:
+            try:
+                self.load(file)
+            except DamagedError as error:
+                set_aside(str(error), file)
+            except ValueError:
+                pass  # somebody else's, refused below
         if file.exists():
             if file.read_bytes() != content:
                 message = (
@@ -180,7 +197,11 @@ class FrozenTransform:
 
     @classmethod
     def load(cls, file: Path) -> tuple[FrozenTransform, dict[str, object]]:
-        """Read the transform and what it is about; ``ValueError`` for any other file."""
+        """Read the transform and what it is about.
+
+        ``ValueError`` for any other file, one of those for one that is not what was written:
+        `DamagedError`.
+        """
         try:
             with safe_open(file, framework="pt") as stream:
                 facts = json.loads((stream.metadata() or {})["facts"])
@@ -194,9 +215,16 @@ class FrozenTransform:
                 facts["scale"],
             )
             about: dict[str, object] = facts["about"]
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            message = f"{file} must be a file of frozen features; it cannot be read ({error!r})."
+            whole = facts["digest"] == transform.digest(about)
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            message = (
+                f"{file} must be a file of frozen features with a digest; it is of a former "
+                f"version, or cannot be read ({error!r})."
+            )
             raise ValueError(message) from error
+        if not whole:
+            message = f"{file} is damaged: it is not what was written"
+            raise DamagedError(message)
         return transform, about
 
 

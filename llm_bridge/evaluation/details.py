@@ -14,6 +14,9 @@ from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.statistics import ratio_interval
 from rlhf_theory.store import write_atomic
 
+ENDS = (".parquet", ".answers.parquet")
+"""How the names of the files of some results end."""
+
 
 def frame_bytes(frame: pd.DataFrame) -> bytes:
     """Return a frame as a Parquet file."""
@@ -128,20 +131,27 @@ class Details:
         }
         return pd.DataFrame({**index, **columns})
 
-    def save(self, folder: Path, stem: str) -> None:
-        """Write ``STEM.parquet``, and ``STEM.answers.parquet`` where there are fresh responses."""
-        write_atomic(folder / f"{stem}.parquet", frame_bytes(self.to_pandas()))
-        if len(self.answers):
-            write_atomic(folder / f"{stem}.answers.parquet", frame_bytes(self.answers))
+    def save(self, folder: Path, stem: str) -> list[str]:
+        """Write ``STEM.parquet``, and ``STEM.answers.parquet`` where there are fresh responses.
+
+        Returns
+        -------
+        Names of the files, for whoever writes their record.
+        """
+        frames = [self.to_pandas(), *([self.answers] if len(self.answers) else [])]
+        names = [f"{stem}{end}" for end in ENDS[: len(frames)]]
+        for name, frame in zip(names, frames, strict=True):
+            write_atomic(folder / name, frame_bytes(frame))
+        return names
 
     @classmethod
     def load(cls, folder: Path, stem: str) -> Details:
         """Read what `save` wrote."""
-        frame = pd.read_parquet(folder / f"{stem}.parquet")
+        frame = pd.read_parquet(folder / f"{stem}{ENDS[0]}")
         r = int(frame["replica"].max()) + 1
         names = [c for c in frame.columns if c not in ("replica", "prompt", "weight")]
         first = frame[frame["replica"] == 0]
-        answers = folder / f"{stem}.answers.parquet"
+        answers = folder / f"{stem}{ENDS[1]}"
         return cls(
             tuple(first["prompt"]),
             {name: frame[name].to_numpy(dtype=float).reshape(r, -1) for name in names},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from llm_bridge.embeddings.featureless import NoFeatures
-from llm_bridge.evaluation.details import Details, frame_bytes
+from llm_bridge.evaluation.details import ENDS, Details, frame_bytes
 from llm_bridge.evaluation.figures import (
     Drawing,
     frontier,
@@ -36,10 +35,11 @@ from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.storage.content import content_hash
+from llm_bridge.storage.records import found_whole, write_record
 from rlhf_theory.commands.tables import aligned
 from rlhf_theory.core import RewardModel
 from rlhf_theory.report.words import pretty
-from rlhf_theory.store import write_atomic, write_json
+from rlhf_theory.store import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +167,13 @@ class EvaluateJob(PoolJob):
         """Return the results of a policy, and whether they were there for these weights."""
         folder.mkdir(exist_ok=True)
         marker = folder / f"{name}.json"
-        identity = {"fingerprint": policy.model.fingerprint}
-        try:
-            if json.loads(marker.read_text(encoding="utf-8")) == identity:
-                return Details.load(folder, name), True
-        except (OSError, ValueError):
-            pass  # not there, or not whole
+        fingerprint = policy.model.fingerprint
+        there = found_whole(marker, *(folder / f"{name}{end}" for end in ENDS))
+        if there is not None and there["fingerprint"] == fingerprint:
+            return Details.load(folder, name), True
         marker.unlink(missing_ok=True)
         found = held_out.details(policy)
-        found.save(folder, name)
-        write_json(marker, identity)
+        write_record(marker, {"fingerprint": fingerprint}, found.save(folder, name))
         return found, False
 
 

@@ -15,7 +15,7 @@ from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.evaluation.details import frame_bytes
 from llm_bridge.jobs.feature_options import FeatureOptions
-from llm_bridge.jobs.heads import is_head, save_head
+from llm_bridge.jobs.heads import is_head, save_head, whole_head
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import ModelJob
 from llm_bridge.jobs.sources import split_held_out
@@ -151,7 +151,7 @@ class FitJob(RewardJob):
 
     def run(self, out: Path, say: Say) -> None:
         """Read the texts, fit, measure, write; see `Job`."""
-        if is_head(out):
+        if whole_head(out):
             say(f"The fit in {out} is complete.")
             say((out / "summary.txt").read_text(encoding="utf-8").rstrip())
             return
@@ -193,11 +193,13 @@ class FitJob(RewardJob):
             f"comparisons by {self._rule()!r}.",
         ]
         reports = {"cross-fitted": fit.held_out, "held out": report}
+        written = ["summary.txt"]
         for name, quality in reports.items():
             if quality is not None:
                 lines.append(f"{name}: {quality}")
                 path = out / f"calibration-{name.replace(' ', '-')}.parquet"
                 write_atomic(path, frame_bytes(quality.table))
+                written.append(path.name)
         lines += [disagreement] if disagreement else []
         write_atomic(out / "summary.txt", ("\n".join(lines) + "\n").encode())
         numbers = {
@@ -216,7 +218,7 @@ class FitJob(RewardJob):
             "converged": bool(to_numpy(fit.solution.converged).all()),
             "calibration": numbers,
         }
-        save_head(out, fit, features, about, members)
+        save_head(out, fit, features, about, members, written)
 
 
 def _disagreement(members: RewardEnsemble, fit: HeadFit, data: PromptData) -> str:

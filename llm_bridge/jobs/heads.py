@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,19 @@ from llm_bridge.errors import ModelError
 from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.variants import Variant
+from llm_bridge.language.loading import written
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import HeadFit, OnFeatures
+from llm_bridge.storage.records import found_whole, write_record
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import RewardModel
 from rlhf_theory.estimators.ellipsoid import Ellipsoid
 from rlhf_theory.estimators.ensembles import RewardEnsemble
 from rlhf_theory.rewards import LinearReward
-from rlhf_theory.store import write_json
+
+HEAD = "head.json"
+_FILES = ("transform.safetensors", "head.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +75,9 @@ def save_head(
     features: FittedFeatures,
     about: Mapping[str, object],
     members: RewardEnsemble | None = None,
+    beside: Sequence[str] = (),
 ) -> None:
-    """Write a fit; ``head.json`` comes last and says that it is complete.
+    """Write a fit; ``head.json`` comes last, says that it is complete, and tells damage.
 
     Parameters
     ----------
@@ -87,6 +91,8 @@ def save_head(
         Plain data; holds ``model``, ``revision``, ``dtype`` and ``features`` of the job.
     members
         An ensemble on the same features.
+    beside
+        Names of further files in the folder that belong to the fit.
     """
     features.save(folder / "transform.safetensors")
     ball: Any = fit.confidence
@@ -98,12 +104,17 @@ def save_head(
         for name, value in arrays.items()
     }
     safetensors.torch.save_file(tensors, str(folder / "head.safetensors"))
-    write_json(folder / "head.json", {"kind": "linear reward", "format": 1, **about})
+    write_record(folder / HEAD, {"kind": "linear reward", **about}, [*_FILES, *beside])
 
 
 def is_head(folder: Path) -> bool:
     """Return whether a folder holds a fitted linear reward."""
-    return (folder / "head.json").is_file()
+    return (folder / HEAD).is_file()
+
+
+def whole_head(folder: Path) -> bool:
+    """Return whether a folder holds a fit that is what was written; sets aside a damaged one."""
+    return found_whole(folder / HEAD, *(folder / name for name in _FILES)) is not None
 
 
 def _require_members(variant: Variant, there: bool) -> None:
@@ -138,14 +149,14 @@ def load_head(
     Raises
     ------
     ModelError
-        If the folder holds no fit.
+        If the folder holds no fit, or a damaged one.
     ValueError
         If the model has changed since, or there is no such version.
     """
     if not is_head(folder):
         message = f"{folder} must be a folder that `rlhf-theory lm fit` has written; it holds none."
         raise ModelError(message)
-    about = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+    about = written(folder / HEAD)
     if variant is not None:
         _require_members(variant, about.get("ensemble", 0) > 0)
     own = replace(

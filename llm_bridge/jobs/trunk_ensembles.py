@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from llm_bridge.language.loading import written
 from llm_bridge.rewards.trained import TrainedReward
-from rlhf_theory.store import write_json
+from llm_bridge.storage.records import clear, write_record
 
 _FACTS = "ensemble.json"
 
@@ -15,10 +15,10 @@ _FACTS = "ensemble.json"
 def save_members(folder: Path, members: Sequence[TrainedReward]) -> None:
     """Write reward models; the file that says that they are complete comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _FACTS).unlink(missing_ok=True)
+    clear(folder / _FACTS)
     for k, member in enumerate(members):
         member.save(folder / str(k))
-    write_json(folder / _FACTS, {"kind": "reward ensemble", "format": 1, "members": len(members)})
+    write_record(folder / _FACTS, {"kind": "reward ensemble", "members": len(members)})
 
 
 def is_ensemble(folder: Path) -> bool:
@@ -27,6 +27,6 @@ def is_ensemble(folder: Path) -> bool:
 
 
 def members_of(folder: Path) -> list[Path]:
-    """Return the folders of the members."""
-    n = json.loads((folder / _FACTS).read_text(encoding="utf-8"))["members"]
+    """Return the folders of the members; ``ModelError`` where the record of them is damaged."""
+    n = written(folder / _FACTS)["members"]
     return [folder / str(k) for k in range(n)]

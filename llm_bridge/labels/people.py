@@ -21,11 +21,11 @@ from llm_bridge.labels.scoring import asked_pairs, shown, transcript
 from llm_bridge.language.models import Prompt
 from llm_bridge.language.sampler import Response
 from llm_bridge.storage.folders import claim
-from llm_bridge.storage.jsonl import jsonl_line, problems_with, read_jsonl, write_jsonl
+from llm_bridge.storage.jsonl import problems_with, read_jsonl, write_jsonl
 from rlhf_theory.arrays import as_like
 from rlhf_theory.data import Comparisons, PairQuery
 from rlhf_theory.randomness import Key
-from rlhf_theory.store import write_atomic
+from rlhf_theory.store import DamagedError, seal, unseal
 
 _MARKER = {"kind": "llm_bridge labels", "format": 1}
 _WORDS = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -83,7 +83,8 @@ class LabelFile:
       ``key``, ``prompt``, ``response_a``, ``response_b`` and an empty ``label``. Fill in the labels
       there, or send the file around and put the answers into the next one.
     * ``answers.jsonl``: what was answered, lines with ``key`` and ``label`` at least. Where a line
-      also has the responses, its ``label`` is about them, in their order there.
+      also has the responses, its ``label`` is about them, in their order there. A line that has
+      been read gets a ``digest``, by which damage is told from then on.
     * ``questions.jsonl``: all that was ever asked.
 
     A label is ``"a"`` or ``"b"`` for the better response, ``"tie"``, or a number from 0 to 1: the
@@ -179,13 +180,11 @@ class LabelFile:
         known: dict[str, tuple[float, str]] = {}
         _collect(self.answers, questions, known)
         filled = _collect(self.pending, questions, known)
-        if filled:
-            # Answers are safe before their questions are taken away.
-            old = self.answers.read_bytes() if self.answers.is_file() else b""
-            if old and not old.endswith(b"\n"):
-                old += b"\n"
-            lines = "".join(f"{jsonl_line(row)}\n" for row in filled)
-            write_atomic(self.answers, old + lines.encode())
+        rows = [row for _, row in read_jsonl(self.answers)[0]]
+        sealed = [r if "digest" in r or _waits(r) else seal(r) for r in (*rows, *filled)]
+        if sealed != rows:
+            write_jsonl(self.answers, sealed)
+        if filled:  # answers are safe before their questions are taken away
             self._write_pending({}, known)
         return {key: label for key, (label, _) in known.items()}
 
@@ -254,9 +253,15 @@ def _collect(
     rows, wrong = read_jsonl(path)
     filled: list[dict[str, object]] = []
     for number, row in rows:
-        label = row.get("label")
-        if label is None or label == "":
+        if not _as_read(row):
+            wrong.append(
+                f"line {number} is not what was read before: restore it or, if its label was "
+                "changed on purpose, remove its digest"
+            )
             continue
+        if _waits(row):
+            continue
+        label = row["label"]
         where = f"line {number} of {path.name}"
         own, key, value = _question(row), _key(row), _label(label)
         asked = questions.get(key, own)
@@ -288,6 +293,18 @@ def _collect(
         advice = "Correct these lines and start again. Nothing was changed."
         raise ValueError(problems_with(path, wrong, advice))
     return filled
+
+
+def _waits(row: Mapping[str, object]) -> bool:
+    return row.get("label") in (None, "")
+
+
+def _as_read(row: dict[str, object]) -> bool:
+    """Return whether a line is what it was when it got its digest; True where it has none yet."""
+    try:
+        return "digest" not in row or bool(unseal(row))
+    except DamagedError:
+        return False
 
 
 def _label(value: object) -> float | None:

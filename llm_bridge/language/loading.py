@@ -16,7 +16,12 @@ from transformers.utils import logging
 
 from llm_bridge.errors import ModelError, memory_advice
 from llm_bridge.language.fingerprints import weights_hash
+from llm_bridge.storage.records import FormerRecordError, read_record
 from rlhf_theory.errors import check_choice
+from rlhf_theory.store import DamagedError, Json
+
+WRITTEN = "written.json"
+"""The record of a folder that we have written: digests of its files. Others have none."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -88,6 +93,8 @@ def load_parts(
     """
     check_choice("dtype", dtype, DTYPES)
     where, is_folder = _locate(name, revision)
+    if is_folder and (Path(where) / WRITTEN).is_file():
+        written(Path(where) / WRITTEN)
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         message = f"device={device} needs a CUDA device; torch sees none. Take device='cpu'."
         raise ModelError(message)
@@ -136,6 +143,18 @@ def _locate(name: str | Path, revision: str | None) -> tuple[str, bool]:
         message = f"revision={revision} is of a model on a hub; {name} is a folder. Leave it out."
         raise ModelError(message)
     return str(path), True
+
+
+def written(record: Path) -> Json:
+    """Return what the record of a folder says; ``ModelError`` unless its files are as written."""
+    try:
+        return read_record(record)
+    except DamagedError as error:
+        known = f" If it was changed on purpose, remove {WRITTEN}." * (record.name == WRITTEN)
+        message = f"{error}. Start again the run that wrote {record.parent}.{known}"
+        raise ModelError(message) from error
+    except FormerRecordError as error:
+        raise ModelError(str(error)) from error
 
 
 def _explain(name: str | Path, is_folder: bool, offline: bool, error: Exception) -> str:

@@ -15,7 +15,16 @@ from transformers import AutoModelForCausalLM
 
 from llm_bridge.errors import ModelError
 from llm_bridge.language.chats import chat_of
-from llm_bridge.language.loading import LoadedModel, Loading, check_causal, load_parts, quiet
+from llm_bridge.language.loading import (
+    WRITTEN,
+    LoadedModel,
+    Loading,
+    check_causal,
+    load_parts,
+    quiet,
+)
+from llm_bridge.storage.content import model_files
+from llm_bridge.storage.records import clear, write_record
 
 Ids = tuple[int, ...]
 """Token ids of one text."""
@@ -193,7 +202,8 @@ class LanguageModel(LoadedModel):
         """Write model and tokenizer so that `from_pretrained` reads them.
 
         Adapters are merged into the weights. A process that is killed leaves a folder without
-        ``config.json``, which nobody takes for a model.
+        ``config.json``, which nobody takes for a model. `WRITTEN` comes last, with digests of all
+        files: whoever loads them checks it.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +214,8 @@ class LanguageModel(LoadedModel):
             model.save_pretrained(part)
             self.tokenizer.save_pretrained(part)
             written = sorted(Path(part).iterdir(), key=lambda p: p.name == "config.json")
+            clear(folder / WRITTEN, *model_files(folder))
             (folder / "config.json").unlink(missing_ok=True)
             for file in written:
                 file.replace(folder / file.name)
+            write_record(folder / WRITTEN, {}, [file.name for file in written])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,16 +22,18 @@ from llm_bridge.embeddings.readings import Piece, read
 from llm_bridge.errors import ModelError, memory_advice
 from llm_bridge.labels.scoring import by_ids, by_text, pool_rewards, remembered
 from llm_bridge.language.fingerprints import weights_hash
-from llm_bridge.language.loading import load_parts, quiet
+from llm_bridge.language.loading import load_parts, quiet, written
 from llm_bridge.language.models import LanguageModel, Prompt, evaluating
 from llm_bridge.language.sampler import Response
 from llm_bridge.rewards.modules import HeadSpec, Reader, RewardModule, batch_of
+from llm_bridge.storage.content import model_files
+from llm_bridge.storage.records import clear, write_record
 from rlhf_theory.arrays import Array
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
-from rlhf_theory.store import write_atomic, write_json
+from rlhf_theory.store import write_atomic
 
-_FORMAT = {"kind": "llm_bridge reward model", "format": 1}
+_KIND = {"kind": "llm_bridge reward model"}
 _FACTS = "reward_model.json"
 _HEAD = "reward_head.safetensors"
 
@@ -164,14 +165,14 @@ class TrainedReward:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _FACTS).unlink(missing_ok=True)
+        clear(folder / _FACTS, *model_files(folder))
         with quiet():
             self.reader.model.save_pretrained(folder)
             self.reader.tokenizer.save_pretrained(folder)
         weight = self.weight.detach().to("cpu").contiguous()
         write_atomic(folder / _HEAD, to_bytes({"weight": weight}))
         facts: dict[str, object] = {
-            **_FORMAT,
+            **_KIND,
             "reads": "text" if isinstance(self.reader, EncoderModel) else "tokens",
             "pooling": self.head.pooling,
             "over": self.head.over,
@@ -179,7 +180,8 @@ class TrainedReward:
         }
         if isinstance(self.reader, EncoderModel):
             facts["join"] = self.reader.join
-        write_json(folder / _FACTS, facts)
+        files = [f.name for f in model_files(folder) if f.name != _FACTS]
+        write_record(folder / _FACTS, facts, files)
 
     @classmethod
     def from_pretrained(
@@ -200,13 +202,15 @@ class TrainedReward:
         """
         folder = Path(folder).expanduser()
         try:
-            facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-            if {k: facts.get(k) for k in _FORMAT} != _FORMAT:
-                message = f"its {_FACTS} says {facts.get('kind')}, format {facts.get('format')}"
+            facts = written(folder / _FACTS)
+            if {k: facts.get(k) for k in _KIND} != _KIND:
+                message = f"its {_FACTS} says {facts.get('kind')}"
                 raise ValueError(message)
             weight = load_file(folder / _HEAD)["weight"]
             head = HeadSpec(pooling=facts["pooling"], over=facts["over"])
             offset = float(facts["offset"])
+        except ModelError:
+            raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
             message = (
                 f"{folder} must be a reward model written by TrainedReward.save; it cannot be read "

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from filelock import FileLock
 
 from llm_bridge.storage.folders import claim
 from rlhf_theory.errors import ShapeError, check_choice
+from rlhf_theory.store import DamageWarning
 
 ROOT = {"kind": "llm_bridge row cache", "format": 1}
 """What the marker of a cache's folder says; ``format`` changes with the files below it."""
@@ -140,11 +142,21 @@ class RowCache:
             if found.any():
                 result[found] = self._map[places[found]]
             raw = result.view(np.uint8).reshape(len(keys), self._record.itemsize)
-            for i in np.nonzero(found)[0].tolist():
-                if _checksum(keys[i], raw[i].data) != self._checksums[places[i]]:
-                    # Forgotten here, so that it can be appended again; the later entry counts.
-                    self._places.pop(keys[i], None)
-                    found[i], result[i] = False, np.zeros((), dtype=self._record)
+            damaged = [
+                i
+                for i in np.nonzero(found)[0].tolist()
+                if _checksum(keys[i], raw[i].data) != self._checksums[places[i]]
+            ]
+            for i in damaged:
+                # Forgotten here, so that it can be appended again; the later entry counts.
+                self._places.pop(keys[i], None)
+                found[i], result[i] = False, np.zeros((), dtype=self._record)
+        if damaged:
+            message = (
+                f"{self._rows_file} is damaged: {len(damaged)} of its rows are not what was "
+                "written. They stay where they are, are not used, and are computed anew."
+            )
+            warnings.warn(message, DamageWarning, stacklevel=2)
         return found, result["row"], result["exact"]
 
     def append(

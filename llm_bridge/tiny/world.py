@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from llm_bridge.language.models import LanguageModel
+from llm_bridge.storage.records import read_record, set_aside, write_record
 from llm_bridge.tiny.architecture import untrained
 from llm_bridge.tiny.gold import gold_preference, gold_reward
 from llm_bridge.tiny.grammar import questions, sample_answers, split_prompts
@@ -25,13 +26,13 @@ from llm_bridge.tiny.pretraining import Pair, pretrain
 from llm_bridge.tiny.words import vocabulary
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
-from rlhf_theory.store import write_json
+from rlhf_theory.store import DamagedError
 
 MARKER = "tiny_world.json"
 """The file by which a finished world is known; it is written last."""
 
 # Raise it when the way of training changes, so that worlds made another way are not taken.
-_PROCEDURE = 1
+_PROCEDURE = 2
 _STALE_SECONDS = 24 * 3600.0
 
 
@@ -202,13 +203,14 @@ def _pairs(recipe: TinyWorldRecipe, model: LanguageModel) -> list[Pair]:
 
 
 def _finished(home: Path) -> dict[str, Any] | None:
-    """Return what the marker says if the folder is complete, else None."""
+    """Return what the marker says, or None where there is none; sets a damaged world aside."""
     try:
-        content = json.loads((home / MARKER).read_text(encoding="utf-8"))
-        whole = all((home / n).stat().st_size == size for n, size in content["files"].items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return read_record(home / MARKER)
+    except FileNotFoundError:
         return None
-    return content if whole else None
+    except DamagedError as error:
+        set_aside(str(error), home)
+        return None
 
 
 def _make(recipe: TinyWorldRecipe, home: Path, progress: bool) -> None:
@@ -234,11 +236,10 @@ def _make(recipe: TinyWorldRecipe, home: Path, progress: bool) -> None:
         marker = {
             "recipe": asdict(recipe),
             "losses": [losses[0], sum(last) / len(last)],
-            "files": {f.name: f.stat().st_size for f in sorted(temporary.iterdir())},
         }
-        write_json(temporary / MARKER, marker)
+        write_record(temporary / MARKER, marker, [f.name for f in temporary.iterdir()])
         if _finished(home) is None:
-            # A folder of this name is damaged, or another process has just moved it away.
+            # A folder of this name has no marker, or another process has just moved it away.
             shutil.rmtree(home, ignore_errors=True)
             try:
                 temporary.rename(home)

@@ -22,15 +22,20 @@ from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.errors import memory_advice
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.storage.folders import claim
+from llm_bridge.storage.records import found_whole, write_record
 from llm_bridge.training.adapters import peft_version
 from llm_bridge.training.arguments import arguments, generators_kept
 from llm_bridge.training.settings import TrainingSettings
-from llm_bridge.training.trainer import PreferenceTrainer, newest_checkpoint, step_of
+from llm_bridge.training.trainer import (
+    PreferenceTrainer,
+    checkpoints,
+    step_of,
+    whole_checkpoint,
+)
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
-from rlhf_theory.store import read_json, write_json
 
-ROOT = {"kind": "llm_bridge trainings", "format": 1}
+ROOT = {"kind": "llm_bridge trainings", "format": 2}
 """What the marker of a folder of trainings says; ``format`` changes with what a training does."""
 
 _RESULT = "result.json"
@@ -108,7 +113,8 @@ class Training(ABC, Generic[M]):
     ) -> Trained[M]:
         """Return the result that is complete in a folder, or train there and keep it.
 
-        One process at a time does so, others wait. What is complete is never computed twice.
+        One process at a time does so, others wait. What is complete is never computed twice; what
+        is damaged is set aside with a `DamageWarning`, and computed again.
 
         Parameters
         ----------
@@ -125,16 +131,16 @@ class Training(ABC, Generic[M]):
                 return self._run(Path(scratch), work)
         here = self._claimed(Path(folder).expanduser(), self._identity(examples, loss))
         with FileLock(here / "lock"):  # the system frees it when its holder dies
-            if (here / _RESULT).is_file():
-                found = read_json(here / _RESULT) or {}
+            found = found_whole(here / _RESULT, here / "model")
+            if found is not None:
                 model, losses = self.load(here / "model"), np.asarray(found["losses"])
                 return Trained(model, losses, float(found["seconds"]), stored=True)
             trained = self._run(here, self.settings)
             # The model first, then the file that says that it is complete.
             trained.model.save(here / "model")
             facts = {"losses": list(map(float, trained.history)), "seconds": trained.seconds}
-            write_json(here / _RESULT, facts)
-            for checkpoint in here.glob("checkpoint-*"):
+            write_record(here / _RESULT, facts, ["model"])
+            for checkpoint in checkpoints(here):
                 shutil.rmtree(checkpoint)
         return trained
 
@@ -174,7 +180,7 @@ class Training(ABC, Generic[M]):
 
     def _run(self, folder: Path, settings: TrainingSettings) -> Trained[M]:
         start, device = time.perf_counter(), self.base.device
-        checkpoint = newest_checkpoint(folder)
+        checkpoint = whole_checkpoint(folder)
         knob = f"batch_size={settings.batch_size} (and gradient_accumulation larger)"
         with memory_advice(knob), generators_kept(device):
             module = self.module()

@@ -7,7 +7,6 @@ with the same weights) and a loss that is not a number is an error.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -20,24 +19,42 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from llm_bridge.storage.records import read_record, set_aside, write_record
 from llm_bridge.training.arguments import ByLength, switch_off_dropout
 from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.units import Batch
 from rlhf_theory.errors import ConvergenceError
-from rlhf_theory.store import write_json
+from rlhf_theory.store import DamagedError
 
 WHOLE = "whole.json"
-"""Written last into a checkpoint: the losses of all steps so far."""
+"""Written last into a checkpoint: the losses of all steps so far, and digests of its files."""
 
 CHECK_EVERY = 16
 """Steps between looks at the losses: a look waits for the device."""
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Return all checkpoints, the newest one last; without those that were set aside."""
+    found = (p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal())
+    return sorted(found, key=step_of)
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, None if there is none."""
-    whole = [p.parent for p in folder.glob(f"checkpoint-*/{WHOLE}")]
-    return max(whole, key=step_of, default=None)
+    """Return the newest checkpoint that was written to its end, None if there is none."""
+    return next((p for p in reversed(checkpoints(folder)) if (p / WHOLE).is_file()), None)
+
+
+def whole_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is what was written; sets newer, damaged ones aside."""
+    while (newest := newest_checkpoint(folder)) is not None:
+        try:
+            read_record(newest / WHOLE)
+        except DamagedError as error:
+            set_aside(str(error), newest)
+        else:
+            break
+    return newest
 
 
 def step_of(checkpoint: Path) -> int:
@@ -178,8 +195,9 @@ class PreferenceTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
         folder = self.folder
         new = folder / f"checkpoint-{self.state.global_step}"
-        write_json(new / WHOLE, {"losses": self.history})
-        older = sorted((p for p in folder.glob("checkpoint-*") if p != new), key=step_of)
+        files = [p.name for p in new.iterdir() if p.name != WHOLE]
+        write_record(new / WHOLE, {"losses": self.history}, files)
+        older = [p for p in checkpoints(folder) if p != new]
         for old in older[: max(0, len(older) + 1 - self.settings.save_total_limit)]:
             shutil.rmtree(old)
 
@@ -192,7 +210,7 @@ class PreferenceTrainer(Trainer):
     def run(self, checkpoint: Path | None = None) -> None:
         """Train to the end, from a checkpoint where there is one."""
         if checkpoint is not None:
-            self.history = list(json.loads((checkpoint / WHOLE).read_text())["losses"])
+            self.history = list(read_record(checkpoint / WHOLE)["losses"])
         with tqdm(
             desc=self.name,
             total=self.args.max_steps,

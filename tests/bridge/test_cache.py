@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from llm_bridge.storage.cache import INDEX, RowCache, row_key
 from rlhf_theory.errors import ShapeError
+from rlhf_theory.store import DamageWarning
 from tests.helpers.cache_writer import WIDTH, add, open_cache, wrong
 
 PROGRAM = Path(__file__).parents[1] / "helpers" / "cache_writer.py"
@@ -209,7 +210,8 @@ def test_damaged_row_counts_as_missing_and_is_replaced(tmp_path: Path) -> None:
         stream.seek(2 * ROW_BYTES + 100)
         stream.write(b"\0" * 64)
     reader = open_cache(tmp_path)
-    found, rows, exact = reader.lookup([row_key((i, i + 1), (7,)) for i in range(4)])
+    with pytest.warns(DamageWarning, match=r"rows\.bin is damaged: 1 of its rows"):
+        found, rows, exact = reader.lookup([row_key((i, i + 1), (7,)) for i in range(4)])
     assert found.tolist() == [True, True, False, True]
     assert not rows[2].any()
     assert not exact[2].any()

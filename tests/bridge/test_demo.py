@@ -8,6 +8,7 @@ import pytest
 from llm_bridge.demo.arms import DemoSize
 from llm_bridge.demo.job import DemoJob
 from llm_bridge.jobs.job import carry_out
+from rlhf_theory.store import DamageWarning
 from tests.unit.report.test_page import Outline
 
 SMALLEST = DemoSize(
@@ -77,7 +78,8 @@ def test_a_rerun_computes_nothing_and_a_damaged_arm_is_done_again(job, out):
     before = pd.read_parquet(out / "arms" / "offline DPO" / "000.parquet")
     (out / "arms" / "offline DPO" / "000.parquet").unlink()
     said.clear()
-    carry_out(job, out, dry_run=False, say=said.append)
+    with pytest.warns(DamageWarning, match=r"000\.parquet is missing.*set aside as offline DPO"):
+        carry_out(job, out, dry_run=False, say=said.append)
     assert sum("found complete" in line for line in said) == len(ARMS) - 1
     assert pd.read_parquet(out / "arms" / "offline DPO" / "000.parquet").equals(before)
 

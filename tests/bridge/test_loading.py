@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from llm_bridge.errors import ModelError
-from llm_bridge.language.loading import check_tokenizer, load_parts, quiet
+from llm_bridge.language.loading import WRITTEN, check_tokenizer, load_parts, quiet
 from llm_bridge.language.models import LanguageModel
 from tests.helpers.language import llama, randomize, word_tokenizer
 
@@ -39,8 +39,10 @@ def saved(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(saved, tmp_path) -> Path:
-    """A copy to be damaged."""
-    return Path(shutil.copytree(saved, tmp_path / "model"))
+    """A copy to be damaged, as if somebody else had written it: without our record."""
+    copy = Path(shutil.copytree(saved, tmp_path / "model"))
+    (copy / WRITTEN).unlink()
+    return copy
 
 
 def load(name, **settings) -> LanguageModel:
@@ -312,6 +314,9 @@ def test_a_saved_tokenizer_without_padding_is_helped(tmp_path):
     model = llama(word_tokenizer(WORDS))
     model.save(tmp_path)
     word_tokenizer(WORDS, pad_token=None).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"tokenizer.*is damaged.*purpose, remove written"):
+        load(tmp_path)
+    (tmp_path / WRITTEN).unlink()
     with pytest.raises(ModelError, match="Pass pad_token"):
         load(tmp_path)
     helped = load(tmp_path, pad_token="<unk>")

@@ -38,6 +38,7 @@ from rlhf_theory.arrays import to_numpy
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.planners.gibbs import Gibbs
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import seal, unseal
 from tests.helpers.language import llama, randomize, word_tokenizer
 
 WORDS = ("why", "who", "good", "bad", "plain", "so", "and")
@@ -359,15 +360,18 @@ def test_foreign_and_damaged_folders_are_refused(base, examples, tmp_path):
     w = torch.zeros(16)
     TrainedReward(trunk_of(base), w).save(tmp_path / "r")
     facts = tmp_path / "r" / "reward_model.json"
-    said = json.loads(facts.read_text())
-    for change in ({"format": 99}, {"pooling": "first"}, {"offset": None}, {"kind": "other"}):
-        facts.write_text(json.dumps({**said, **change}))
+    said = unseal(json.loads(facts.read_text()))
+    for change in ({"pooling": "first"}, {"offset": None}, {"kind": "other"}):
+        facts.write_text(json.dumps(seal({**said, **change})))
         with pytest.raises(ModelError, match=r"must be a reward model written by"):
             TrainedReward.from_pretrained(tmp_path / "r")
-    facts.write_text(json.dumps(said))
+    facts.write_text(json.dumps({**said, "format": 1}))
+    with pytest.raises(ModelError, match="it is of format 1"):
+        TrainedReward.from_pretrained(tmp_path / "r")
+    facts.write_text(json.dumps(seal(said)))
     head = tmp_path / "r" / "reward_head.safetensors"
     head.write_bytes(head.read_bytes()[:20])
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"head.safetensors is damaged.*Start again the run"):
         TrainedReward.from_pretrained(tmp_path / "r")
 
 

@@ -19,6 +19,7 @@ from llm_bridge.tiny.grammar import questions
 from llm_bridge.tiny.parser import judge
 from llm_bridge.tiny.world import TinyWorldRecipe, build, cache_folder
 from rlhf_theory.randomness import Key
+from rlhf_theory.store import DamageWarning
 
 SMALL = TinyWorldRecipe(hidden=16, layers=1, heads=2, steps=3, batch_size=8, sequences=64)
 
@@ -159,10 +160,6 @@ def test_equal_recipes_give_equal_weights(tmp_path):
     assert torch.get_num_threads() == threads
 
 
-def damage_by_missing_marker(home):
-    (home / world.MARKER).unlink()
-
-
 def damage_by_cut_weights(home):
     weights = home / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -178,24 +175,29 @@ def damage_by_foreign_marker(home):
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        damage_by_missing_marker,
-        damage_by_cut_weights,
-        damage_by_missing_tokenizer,
-        damage_by_foreign_marker,
-    ],
+    [damage_by_cut_weights, damage_by_missing_tokenizer, damage_by_foreign_marker],
 )
-def test_a_damaged_world_is_built_again(tmp_path, trainings, damage):
+def test_a_damaged_world_is_set_aside_and_built_again(tmp_path, trainings, damage):
     made = build(SMALL, tmp_path, progress=False)
     fingerprint = made.model().fingerprint
     damage(made.folder)
-    again = build(SMALL, tmp_path, progress=False)
+    with pytest.warns(DamageWarning, match="set aside"):
+        again = build(SMALL, tmp_path, progress=False)
     assert trainings == [3, 3]
     assert again.model().fingerprint == fingerprint
+    home = f"tiny-{SMALL.hash}"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [home, f"{home}.damaged"]
+
+
+def test_a_world_without_its_marker_was_never_finished_and_is_built_again(tmp_path, trainings):
+    made = build(SMALL, tmp_path, progress=False)
+    (made.folder / world.MARKER).unlink()
+    build(SMALL, tmp_path, progress=False)
+    assert trainings == [3, 3]
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("step", ["save", "write_json"])
+@pytest.mark.parametrize("step", ["save", "write_record"])
 def test_a_build_that_fails_while_writing_leaves_nothing(tmp_path, monkeypatch, trainings, step):
     def fail(*args):
         raise OSError("disk full")
