@@ -84,11 +84,10 @@ def run(
     path = study_path(study)
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
-        options = _backend_options(option)
         plan = plan_study(chosen, out, only=only or (), retry_failed=retry_failed, verify=verify)
-        _say_plan(chosen, plan, jobs, backend, options)
+        say_plan(chosen, plan, jobs, backend, _backend_options(option))
         return
-    _run(
+    _, code = carried_out(
         chosen,
         out,
         jobs=jobs,
@@ -102,6 +101,7 @@ def run(
         toml=path.read_text(encoding="utf-8"),
         quiet=quiet,
     )
+    raise typer.Exit(code)
 
 
 def extend(
@@ -129,7 +129,7 @@ def extend(
         message = "extend needs --replicas or --rounds, the numbers to reach; got neither."
         raise ValueError(message)
     study = longer(StudyResult(out).study, replicas=replicas, rounds=rounds)
-    _run(
+    _, code = carried_out(
         study,
         out,
         jobs=jobs,
@@ -141,6 +141,7 @@ def extend(
         max_time=None if max_time is None else seconds_of(max_time),
         quiet=quiet,
     )
+    raise typer.Exit(code)
 
 
 def status(
@@ -173,7 +174,22 @@ def status(
         typer.echo(line)
 
 
-def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
+def carried_out(
+    study: Study, out: Path | None, *, quiet: bool = False, **options: Any
+) -> tuple[StudyResult, int]:
+    """Run a study, write its page, say what is in it; return results and exit code.
+
+    Parameters
+    ----------
+    study
+        The study.
+    out
+        Folder of the results; None for its own.
+    quiet
+        No progress and no summary.
+    options
+        Those of `studies.running.run_study`.
+    """
     from rlhf_theory.studies.backends import BackendError
     from rlhf_theory.studies.running import default_folder
 
@@ -193,7 +209,7 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
     look = result.look()
     _show(result, look, quiet=quiet, unchanged=before == study.resolved())
     complete = _complete(result, look, options.get("only", ()))
-    raise typer.Exit(0 if complete else _unfinished(result, look))
+    return result, 0 if complete else _unfinished(result, look)
 
 
 def _unfinished(result: StudyResult, look: Look) -> int:
@@ -282,13 +298,14 @@ def _short(result: StudyResult) -> pd.DataFrame:
     return table[["world", "learner", "metric", "replicas", "mean", "lower", "upper"]]
 
 
-def _say_plan(
+def say_plan(
     study: Study,
     plan: Plan,
-    jobs: int | None,
-    backend: str | None,
-    options: Mapping[str, object],
+    jobs: int | None = None,
+    backend: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> None:
+    """Say what a run would do and how long it would take."""
     from rlhf_theory.studies.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
     from rlhf_theory.studies.running import n_workers
@@ -297,7 +314,7 @@ def _say_plan(
         _say(f"Damaged: {line} A run makes it anew.")
     workers = n_workers(study, jobs)
     kind = backend or study.run_options.backend
-    make_backend(kind, options)
+    make_backend(kind, options or {})
     guess = estimate(plan.todo, 1 if kind == "serial" else workers)
     typer.echo(aligned(_plan_rows(plan, guess.seconds)))
     blocks = plan.done + plan.failed + len(plan.todo)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 import traceback
+import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Literal
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from rlhf_theory.core import World
 from rlhf_theory.errors import Waiting
 from rlhf_theory.experiments.runner import run
 from rlhf_theory.store import read_json, write_atomic, write_json
@@ -22,6 +25,10 @@ from rlhf_theory.studies.cells import Cell
 from rlhf_theory.studies.exceptions import in_one_line, is_full, line_of, writable
 from rlhf_theory.studies.registry import build_learner, cell_world, kept_in
 from rlhf_theory.studies.tables import About, about_of, block_table, difference, encode, read_block
+from rlhf_theory.worlds.recipe import Leaving
+
+LEFT = ".files"
+"""Ends the name of the folder beside a block with what its world has left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +132,11 @@ def compute(task: Task) -> Outcome:
         if held is not None:
             task = _not_shorter(task, held[1])
         with undisturbed():
-            table = _table(task)
+            table, world = _table(task)
         if held is not None:
             _check_repeats(task, held[0], held[1], table)
         task.path.parent.mkdir(parents=True, exist_ok=True)
+        _leave_files(task, world)
         state = write_atomic(task.path, encode(table))
         _clear_superseded(task)
         return _finished(task, "done", clock, state, about_of(table))
@@ -187,7 +195,8 @@ def _not_shorter(task: Task, about: About) -> Task:
     return replace(task, cell=replace(task.cell, rounds=about.rounds))
 
 
-def _table(task: Task) -> pa.Table:
+def _table(task: Task) -> tuple[pa.Table, World]:
+    """Return the table of a block, and its world, which knows what else came out."""
     cell, first, stop = task.cell, task.first, task.stop
     kept = Path(task.folder) / "kept"
     with threadpool_limits(limits=cell.threads):
@@ -202,7 +211,22 @@ def _table(task: Task) -> pa.Table:
             block=cell.block,
             first_replica=first,
         )
-    return block_table(cell, first, stop, trace)
+    return block_table(cell, first, stop, trace), world
+
+
+def _leave_files(task: Task, world: World) -> None:
+    """Write what the world leaves beside the table, such as weights and answers, if it does."""
+    if not isinstance(world, Leaving):
+        return
+    new, final = task.beside(f".{uuid.uuid4().hex[:8]}.tmp"), task.beside(LEFT)
+    new.mkdir()
+    try:
+        world.leave(new, {**task.cell.settings(), "rounds": task.cell.rounds})
+        shutil.rmtree(final, ignore_errors=True)
+        if any(new.iterdir()):
+            new.rename(final)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _check_repeats(task: Task, old: pa.Table, about: About, new: pa.Table) -> None:
@@ -230,6 +254,7 @@ def _clear_superseded(task: Task) -> None:
         task.beside(".damaged", name).unlink(missing_ok=True)
     for name in task.replaces:
         task.beside(".parquet", name).unlink(missing_ok=True)
+        shutil.rmtree(task.beside(LEFT, name), ignore_errors=True)
 
 
 def record_failure(
