@@ -119,7 +119,7 @@ def on_prompts(
     judge, feedback = Measured(problem, reward), feedback_from(BradleyTerry(reward))
     world = PromptWorld(problem=problem, feedback=feedback, judge=judge)
     settings = TrainingSettings(**sweep["training"])
-    trained = replace(LEARNER, planner=DPOPlanner(settings=settings, tol=1.0))
+    trained = replace(LEARNER, planner=DPOPlanner.of(settings, tol=1.0))
     frames = []
     for seed in range(sweep["seeds"]):
         for planner, learner in (("exact planning", LEARNER), ("training as planning", trained)):

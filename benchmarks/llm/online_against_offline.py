@@ -111,8 +111,8 @@ def row(arm: str, seed: int, epochs: float, labels: int, split: str, found: Any)
 def trained(sweep: Sweep, arm: str, seed: int, epochs: float) -> Rows:
     """Run one arm with one seed and one number of steps."""
     problem = prompts_of(seed, sweep)
-    learner = IterativeDirect(
-        settings=TrainingSettings(
+    learner = IterativeDirect.of(
+        TrainingSettings(
             epochs=epochs,
             batch_size=sweep["train_batch"],
             learning_rate=sweep["rate"],
@@ -149,7 +149,7 @@ def standards(sweep: Sweep) -> Rows:
     start = row("π0", 0, 0.0, 0, "test", test.details(pi0))
     problem = prompts_of(0, sweep)
     settings = TrainingSettings(steps=sweep["gold_steps"], learning_rate=1e-3, progress=False)
-    planner = Imitation(stages=3, settings=settings)
+    planner = Imitation.of(settings, stages=3)
     plan = planner(gold(), problem, Key(0).child("gold")).value
     prompts = [p.text for p in test.problem.prompts]
     wide = test.problem.held_out(prompts, pool_size=sweep["optimum_pool"])

@@ -147,7 +147,7 @@ def direct(sweep: Sweep, seed: int, method: str, multiplier: float) -> Rows:
             progress=False,
         )
         more = losses(sweep, method, multiplier)
-        learner = DirectPreference(settings=settings, **more)
+        learner = DirectPreference.of(settings, **more)
         policy = learner(problem, data, Key(seed).child("direct")).value
         rows.append(row_of(test.fresh(policy), **about, step=step, dial=epochs))
     return rows

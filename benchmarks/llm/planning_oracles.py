@@ -58,15 +58,15 @@ def oracles(steps: int) -> Iterator[tuple[str, str, Any]]:
         extra = {"chi-po": {"r_max": 10.0}}.get(name, {})
         for rate in RATES:
             loss = planning(name, ETA, **extra)
-            yield name, kind, DPOPlanner(loss=loss, settings=settings(rate, steps))
+            yield name, kind, DPOPlanner.of(settings(rate, steps), loss=loss)
     for stages in (1, 3):
         for rate in RATES:
             per_stage = settings(rate, max(1, steps // stages))
-            planner = Imitation(stages=stages, draws=32, settings=per_stage)
+            planner = Imitation.of(per_stage, stages=stages, draws=32)
             label = "rejection" if stages == 1 else f"rejection, {stages} stages"
             yield label, "imitation", planner
     for rate in RATES:
-        best = Imitation(rule="best", draws=8, settings=settings(rate, steps))
+        best = Imitation.of(settings(rate, steps), rule="best", draws=8)
         yield "imitate best of 8", "imitation", best
 
 

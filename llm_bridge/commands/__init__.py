@@ -10,6 +10,7 @@ from llm_bridge.commands.evaluate import evaluate
 from llm_bridge.commands.fit import fit
 from llm_bridge.commands.iterate import iterate
 from llm_bridge.commands.select import select
+from llm_bridge.commands.setting_options import OnlineCommand
 from llm_bridge.commands.train import train
 
 __all__ = ["application"]
@@ -22,4 +23,4 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _part in (embed, fit, select, train, iterate, evaluate, demo):
-    application.command(_part.__name__)(_part)
+    application.command(_part.__name__, cls=OnlineCommand if _part is iterate else None)(_part)

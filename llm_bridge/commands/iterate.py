@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command
+from llm_bridge.commands.guard import command, work_offline
+
+if TYPE_CHECKING:
+    from rlhf_theory.study import StudyResult
 
 
 @command
 def iterate(
+    ctx: typer.Context,
     *,
     file: o.Prompts,
-    model: o.Model,
     out: o.Out,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            metavar="people|REWARD",
-            help="Who labels: people (files in OUT/labels), or a reward with Bradley-Terry noise.",
-        ),
-    ] = None,
-    preference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="module:function",
-            help="Labels of a general preference, for learners of a game.",
-        ),
-    ] = None,
-    label_scale: Annotated[
-        float,
-        typer.Option(help="What the reward is multiplied by in its labels; known to the learner."),
-    ] = 1.0,
     learner: Annotated[
         str, typer.Option(help="A learner of `rlhf-theory list learners` that plays rounds.")
     ] = "online-iterative",
@@ -47,52 +34,79 @@ def iterate(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of labels.")] = 3,
-    eta: o.Eta = 0.1,
-    pool_size: o.PoolSize = 8,
-    refresh: Annotated[
-        bool, typer.Option("--refresh/--no-refresh", help="Half of the pools follow the policy.")
-    ] = True,
-    features: o.Features,
-    training: o.Training,
-    steps: o.Steps = None,
-    batch_size: o.TrainingBatch = 16,
-    accumulation: o.Accumulation = 1,
-    test_share: o.TestShare = 0.2,
-    samples: Annotated[
-        int, typer.Option(help="Fresh responses per held-out prompt; 0, or at least 2.")
-    ] = 4,
-    max_new_tokens: o.MaxNewTokens = 64,
-    seed: o.Seed = 0,
-    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Train online: ask about the current policy, fit, train, evaluate, and again.
 
-    With --labels people it stops with exit code 3 whenever labels are missing, and says where the
-    questions are; called again it replays what is there. Settings that the learner does
-    not have are refused. Writes OUT/model with its card, OUT/trace.parquet and OUT/report.html.
+    Writes the study that this is, OUT/study.toml, and runs it: `rlhf-theory status`, `extend OUT
+    --rounds N`, `compare`, `plot` and `report` work on OUT, and the same command goes on. With
+    --labels people it stops with exit code 3 whenever labels are missing, and says where the
+    questions are. OUT/model is the last policy with its card, OUT/rounds has the answers of all.
     """
-    from llm_bridge.jobs.iterate import IterateJob
-    from llm_bridge.jobs.job import carry_out
-    from llm_bridge.jobs.learners import LearnerOptions
+    import tomllib
 
-    job = IterateJob(
-        file=file,
-        source=loading.source(model),
-        labels=labels,
-        preference=preference,
-        label_scale=label_scale,
-        learner=LearnerOptions(learner=learner, changes=tuple(sets or ())),
+    if ctx.obj.get("offline"):
+        work_offline()
+    from llm_bridge.commands.setting_options import given_of
+    from llm_bridge.jobs.online import online_study, toml_text
+    from rlhf_theory.commands.studies import carried_out, say_plan
+    from rlhf_theory.studies.running import plan_study
+    from rlhf_theory.study import Study
+
+    features = given_of("features", ctx.obj)
+    world = {"prompts": str(file), **given_of("world", ctx.obj)}
+    tables = online_study(
+        world | ({"features": features} if features else {}),
         rounds=rounds,
-        eta=eta,
-        pool_size=pool_size,
-        refresh=refresh,
-        features=features.options(),
-        training=training.settings(batch_size, steps, accumulation),
-        test_share=test_share,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        batch_size=2 * batch_size,
-        seed=seed,
+        learner=learner,
+        changes=sets or (),
+        training=given_of("training", ctx.obj),
     )
-    carry_out(job, out, dry_run=dry_run, say=typer.echo)
+    text = toml_text(tables, "Written by `rlhf-theory lm iterate`; `rlhf-theory run` takes it too.")
+    study = Study(**tomllib.loads(text))
+    if dry_run:
+        typer.echo(text)
+        say_plan(study, plan_study(study, out))
+        return
+    typer.echo(f"Study: {out / 'study.toml'}")
+    result, code = carried_out(study, out, toml=text)
+    if code == 0:
+        _say_rounds(result)
+        _link_files(result)
+    raise typer.Exit(code)
+
+
+_HEADLINE = {
+    "gold reward": ("fresh_gold", "pool_gold"),
+    "KL": ("fresh_kl_k1", "pool_kl"),
+    "J": ("fresh_objective", "pool_objective"),
+    "win rate": ("fresh_win_rate", "pool_win_rate"),
+    "exploitability": ("pool_exploitability",),
+}
+
+
+def _say_rounds(result: StudyResult) -> None:
+    """Say the main numbers of every policy, the mean over replicas."""
+    for number, rows in result.curves.groupby("round"):
+        means = rows.mean(numeric_only=True).dropna()
+        found = {str(name): float(mean) for name, mean in means.items()}
+        typer.echo(f"Round {number}: {_headline(found)}")
+
+
+def _headline(found: Mapping[str, float]) -> str:
+    words = {word: [found[n] for n in names if n in found] for word, names in _HEADLINE.items()}
+    return ", ".join(f"{word} {values[0]:.3g}" for word, values in words.items() if values)
+
+
+def _link_files(result: StudyResult) -> None:
+    """Give what the first block has left names in the folder: the model, and all answers."""
+    from rlhf_theory.studies.blocks import LEFT
+
+    out = result.folder.path
+    [task, *_] = result.folder.tasks(result.cells)
+    for name in ("model", "rounds"):
+        target, link = task.beside(LEFT) / name, out / name
+        if target.is_dir() and (link.is_symlink() or not link.exists()):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target.relative_to(Path(task.folder)), target_is_directory=True)
+            typer.echo(f"{name.capitalize()}: {link}")

@@ -216,7 +216,7 @@ class Bench:
     # ------------------------------------------------------------------ arms
 
     def _offline_direct(self) -> tuple[list[Details], LanguageModel]:
-        learner = DirectPreference(settings=self.settings, folder=self.training)
+        learner = DirectPreference.of(self.settings, folder=self.training)
         plan = learner(self.problem, self.offline_data, Key(self.seed).child("demo", "direct"))
         return self._judged(plan.value)
 
@@ -227,10 +227,8 @@ class Bench:
 
     def _online_direct(self) -> tuple[list[Details], LanguageModel]:
         return self._online(
-            IterativeDirect(
-                settings=self.settings,
-                batch_size=self.size.labels // self.size.rounds,
-                folder=self.training,
+            IterativeDirect.of(
+                self.settings, batch_size=self.size.labels // self.size.rounds, folder=self.training
             )
         )
 
@@ -240,8 +238,8 @@ class Bench:
         )
 
     def _self_play(self) -> tuple[list[Details], LanguageModel]:
-        planner = SelfPlay(
-            rounds=self.size.self_play_rounds, settings=self.settings, folder=self.training
+        planner = SelfPlay.of(
+            self.settings, rounds=self.size.self_play_rounds, folder=self.training
         )
         key = Key(self.seed).child("demo", "self-play")
         plan = planner(self.preference, self.game, key)
@@ -250,7 +248,7 @@ class Bench:
 
     @property
     def _planner(self) -> DPOPlanner:
-        return DPOPlanner(settings=self.settings, folder=self.training)
+        return DPOPlanner.of(self.settings, folder=self.training)
 
     def _judged(self, policy: Policy) -> tuple[list[Details], LanguageModel]:
         return [self.judge.details(policy)], require_model(policy, "What was trained").model

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from llm_bridge.evaluation.details import Details
 from rlhf_theory.report.words import pretty
 from rlhf_theory.store import write_atomic
 
@@ -111,6 +112,49 @@ def _metrics(frame: pd.DataFrame) -> str:
     for name, mean, lower, upper in zip(*columns, strict=True):
         lines.append(f"| {name} | {pretty(mean)} | {pretty(lower)} to {pretty(upper)} |")
     return "\n".join(lines)
+
+
+_MINIMISED = ("loss", "update", "rule")
+"""Settings that say what a training minimises, of planners and of learners."""
+
+
+def run_card(settings: Mapping[str, object], eta: float, found: Details, parent: str) -> Card:
+    """Return the card of the policy that a run has ended with.
+
+    Parameters
+    ----------
+    settings
+        What was run, as one flat table: ``world.model``, ``learner.kind``, ``rounds`` ...
+    eta
+        Weight of the KL.
+    found
+        What the policy was found to be worth.
+    parent
+        Fingerprint of pi0.
+    """
+    given = {name: value for name, value in settings.items() if value not in (None, [], "")}
+    learner, planner = given.get("learner.kind"), given.get("learner.planner.kind")
+    places = ("learner.planner", "learner") if planner else ("learner",)
+    names = [f"{place}.{name}" for place in places for name in _MINIMISED]
+    losses = (given.get(name, given.get(f"{name}.kind")) for name in names)
+    base = str(given.get("world.model", "pi0"))
+    how = f"{learner}, planner {planner}" if planner else f"{learner}, on labels"
+    length = f", {given['rounds']} rounds" if "rounds" in given else ""
+    return Card(
+        name=f"{Path(base).name}-{learner}",
+        base=base,
+        method=f"Trained by a run: {how}{length}.",
+        eta=eta,
+        loss=str(next(filter(None, losses), "dpo")),
+        data={
+            "prompts": given.get("world.prompts", ""),
+            "labels by": given.get("world.labels", given.get("world.preference", "")),
+        },
+        settings=given,
+        metrics=found.summary(),
+        metrics_note="On held-out prompts; intervals: 95 % bootstrap over prompts, one run.",
+        parent=parent,
+    )
 
 
 def write_card(folder: Path, card: Card) -> Path:

@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from llm_bridge.evaluation.cards import run_card, write_card
 from llm_bridge.evaluation.details import Details
 from llm_bridge.evaluation.fresh import FreshAnswers, draw_answers, fresh_values, host
 from llm_bridge.evaluation.metrics import METRICS, fresh_names, measured
 from llm_bridge.evaluation.win_rates import pool_win_probabilities, win_matrix
 from llm_bridge.pools.candidates import Generating
+from llm_bridge.pools.policy import LanguageModelPolicy
 from rlhf_theory.arrays import log_softmax
 from rlhf_theory.core import Policy, PreferenceOracle, RewardModel
 from rlhf_theory.errors import check_choice, check_nonnegative
@@ -93,6 +96,7 @@ class HeldOut:
     text_metrics: Mapping[str, Callable[[str, str], float]] = field(default_factory=dict)
     seed: int = 0
     records: list[Details] = field(default_factory=list, repr=False)
+    _last: list[Policy] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         gold = self.gold
@@ -128,6 +132,7 @@ class HeldOut:
         """Return all metrics, each of shape ``(R,)``, and keep the details."""
         found = self.details(policy)
         self.records.append(found)
+        self._last[:] = [policy]
         result = {name: found.mean(name) for name in found.per_prompt}
         if self.n_samples:
             result["fresh_kl_k3_error"] = found.standard_error("fresh_kl_k3")
@@ -149,6 +154,22 @@ class HeldOut:
             proxy=self.proxy is not None,
             text_metrics=self.text_metrics,
         )
+
+    def leave(self, folder: Path, settings: Mapping[str, object]) -> None:
+        """Write what is known of all policies, and the last one where it is a language model.
+
+        ``rounds/000.parquet`` and so on has results prompt by prompt, ``000.answers.parquet`` the
+        responses; ``model/`` the weights with their card. See `rlhf_theory.worlds.recipe.Leaving`.
+        """
+        (folder / "rounds").mkdir()
+        for t, found in enumerate(self.records):
+            found.save(folder / "rounds", f"{t:03d}")
+        last = self._last[0] if self._last else None
+        if isinstance(last, LanguageModelPolicy):
+            last.model.save(folder / "model")
+            reference = self.problem.policy.model.fingerprint
+            card = run_card(settings, self.problem.eta, self.records[-1], reference)
+            write_card(folder / "model", card)
 
     def block(self, first: int, stop: int) -> HeldOut:
         """Return the judge of replicas ``first .. stop - 1``, with the same records."""

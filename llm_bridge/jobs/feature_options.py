@@ -20,6 +20,18 @@ class FeatureOptions:
     ----------
     encoder
         Whether the model is an encoder instead of a causal model.
+    pooling
+        How tokens are pooled: last, mean, sum, first, or several.
+    layers
+        Hidden states to take: 0 is the embedding, -1 the last.
+    log_prob
+        Whether the response's log-probability is a feature.
+    dim
+        Directions of largest variance to project to.
+    whiten
+        Whether the features' covariance is the identity.
+    scale
+        ``"none"``, or ``"unit"`` or ``"ball"`` for features of length at most 1.
     """
 
     encoder: bool = False

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llm_bridge.planning.pair_rules import PairRule, pair_rule
 from llm_bridge.planning.planners import Loss, planning_loss
-from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.settings import TrainingSettings, Trains
 from rlhf_theory.arrays import Array
 from rlhf_theory.core import PairFeedback, Policy, Problem, Solution, closed_form
 from rlhf_theory.data import PreferenceData
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @learner("direct-preference")
 @dataclass(frozen=True, kw_only=True)
-class DirectPreference:
+class DirectPreference(Trains):
     r"""Train on the labels themselves: direct preference optimisation, an offline learner.
 
     With a confidence set the loss gets the margin :math:`\Gamma(x, a_w) - \Gamma(x, a_l)`: the
@@ -46,8 +45,6 @@ class DirectPreference:
     loss
         A loss of pairs; or a name, for the one that plans at the problem's ``eta``; None is DPO.
         An object is taken as it is: its ``beta`` is in units of the labels' logit.
-    settings
-        How to train.
     radius
         Rule for the confidence set over the problem's features that the margin comes from; None
         for no margin.
@@ -58,20 +55,17 @@ class DirectPreference:
     sample
         For XPO and VPO, which response of each comparison, 0 or 1, came from the calibration
         policy; for SLiC-HF which one is to be imitated; None otherwise.
-    folder
-        Where trainings are kept by content, see `training.train`; None for nowhere.
 
     Source: [2305.18290]; margins [2312.11456], Algorithm 1, direct version.
     """
 
     loss: Loss | str | None = None
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
     radius: ConfidenceRule | None = None
     scale: float | None = None
     sample: Literal[0, 1] | None = None
-    folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_pairs(planning_loss(self.loss, 1.0))
         known = None if self.radius is None else label_scale(self.radius)
         _check_scale(self.loss, self.scale, known)
@@ -99,7 +93,7 @@ class DirectPreference:
         return fit_labels(
             known,
             loss,
-            self.settings,
+            self.training,
             pi0=pi0,
             reference=pi0,
             start=pi0,
@@ -162,7 +156,7 @@ class DirectState:
 
 @learner("iterative-direct")
 @dataclass(frozen=True, kw_only=True)
-class IterativeDirect:
+class IterativeDirect(Trains):
     r"""Online direct preference optimisation: ask about the current policy, train, repeat.
 
     Every round draws ``batch_size`` comparisons by the rule ``pairs``, asks for their labels and
@@ -187,10 +181,10 @@ class IterativeDirect:
     loss
         As in `DirectPreference`. XPO and VPO need ``pairs="from-reference"``, whose second response
         is their calibration sample (in offline comparisons too).
-    settings
-        How to train, in every round.
     batch_size
         Labels per round.
+    minibatch
+        Examples per forward pass of a training: its ``batch_size``.
     pairs
         ``"on-policy"`` (both responses from :math:`\pi_t`), ``"reference"`` (the second from pi0),
         ``"best-worst"`` (extremes of 4 draws by the policy's own reward), ``"optimistic"`` (the
@@ -206,24 +200,22 @@ class IterativeDirect:
     scale
         Known scale ``s`` of the labels, as in `DirectPreference`; the confidence set of a pair rule
         has its own.
-    folder
-        Where trainings are kept by content, see `training.train`; None for nowhere.
 
     Source: [2405.07863] (all data, from pi0, best against worst); [2405.21046] (XPO: all data,
     against pi0); [2405.19320] (VPO).
     """
 
     loss: Loss | str | None = None
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
     batch_size: int = 256
+    minibatch: int = 16
     pairs: str | PairRule = "on-policy"
     data: Literal["all", "latest"] = "all"
     reference: Literal["fixed", "last"] = "fixed"
     start: Literal["reference", "last"] = "reference"
     scale: float | None = None
-    folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("batch_size", self.batch_size)
         check_choice("data", self.data, ("all", "latest"))
         check_choice("reference", self.reference, ("fixed", "last"))
@@ -244,6 +236,17 @@ class IterativeDirect:
                 f"pairs='from-reference'; got {self.pairs!r}."
             )
             raise ValueError(message)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """How to train, without the rest."""
+        return replace(super().training, batch_size=self.minibatch)
+
+    @classmethod
+    def of(cls, training: TrainingSettings, /, **own: Any) -> Self:
+        """Return one that trains by settings at hand; ``own`` are further arguments."""
+        how = vars(training) | {"minibatch": training.batch_size, "batch_size": cls.batch_size}
+        return cls(**(how | own))
 
     def init(self, problem: Problem, data: PreferenceData, key: Key) -> DirectState:
         """Train on the comparisons at hand; without any the policy is pi0."""
@@ -284,7 +287,7 @@ class IterativeDirect:
         plan = fit_labels(
             chosen,
             loss,
-            self.settings,
+            self.training,
             pi0=pi0,
             reference=reference,
             start=reference if self.start == "reference" else last,

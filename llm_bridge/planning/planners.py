@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.settings import Trains
 from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution, closed_form
 from rlhf_theory.errors import check_choice, check_positive
@@ -82,7 +81,7 @@ def plan_quality(policy: Policy, model: RewardModel, problem: Problem, key: Key)
 
 @planner("dpo")
 @dataclass(frozen=True, kw_only=True)
-class DPOPlanner:
+class DPOPlanner(Trains):
     r"""Train the problem's reference policy towards the Gibbs policy of a reward.
 
     Pairs of a pool get the labels :math:`\sigma(r(x,a) - r(x,b))` that the reward itself would
@@ -103,8 +102,6 @@ class DPOPlanner:
     loss
         A loss of `rlhf_theory.losses`; or a name, for the one whose minimiser is (nearest to) the
         Gibbs policy at the problem's ``eta``; None is DPO.
-    settings
-        How to train.
     pairs
         ``"all"`` pairs of every pool, or so many per prompt, drawn from the same law. Losses of
         groups take the pool as the group, each response as often as ``law`` says.
@@ -124,22 +121,19 @@ class DPOPlanner:
         measures from, or ``"last"``, the policy that the learner planned before (pi0 at first).
     tol
         Planning gap up to which the plan counts as converged.
-    folder
-        Where trainings are kept by content, see `training.train`; None for nowhere.
 
     Source: [2305.18290]; [2312.11456], planning oracle; identities I1 and I6 of the theory sheet.
     """
 
     loss: Loss | str | None = None
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
     pairs: Literal["all"] | int = "all"
     law: Literal["pool", "draws"] | None = None
     reference: Literal["fixed", "last"] = "fixed"
     start: Literal["reference", "last"] = "reference"
     tol: float = 0.05
-    folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("reference", self.reference, ("fixed", "last"))
         check_choice("start", self.start, ("reference", "last"))
         check_choice("law", self.law or "pool", ("pool", "draws"))
@@ -180,13 +174,13 @@ class DPOPlanner:
             self.pairs,
             key.child("pairs"),
             lifted=loss.law == "any" if self.law is None else self.law == "draws",
-            bf16=self.settings.bf16,
+            bf16=self.bf16,
         )
         trained = train(
             require_model(begin, "The start").model,
             examples,
             loss,
-            self.settings,
+            self.training,
             key=key.child("training"),
             folder=self.folder,
             name="plan",

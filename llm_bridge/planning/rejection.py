@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from llm_bridge.planning.planners import plan_quality
-from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.settings import Trains
 from rlhf_theory.core import Policy, Problem, RewardModel, Solution
 from rlhf_theory.errors import check_choice, check_positive
 from rlhf_theory.randomness import Key
@@ -44,7 +43,7 @@ def chosen_draws(
 
 @planner("imitation")
 @dataclass(frozen=True, kw_only=True)
-class Imitation:
+class Imitation(Trains):
     r"""Draw responses, keep the good ones, imitate them; once or in stages.
 
     With ``rule="rejection"`` stage ``i`` of ``N`` draws from the policy of stage ``i - 1``, the
@@ -68,12 +67,8 @@ class Imitation:
         Number of stages ``N``.
     draws
         Draws per prompt in each stage, at least 2.
-    settings
-        How to train, in every stage.
     tol
         Planning gap up to which the plan counts as converged.
-    folder
-        Where trainings are kept by content, see `training.train`; None for nowhere.
 
     Source: [2309.06657] (rejection sampling), [2312.11456] (in stages), [2304.06767] (imitating the
     best); theory sheet 1.5.
@@ -82,11 +77,10 @@ class Imitation:
     rule: Literal["rejection", "best"] = "rejection"
     stages: int = 1
     draws: int = 16
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
     tol: float = 0.05
-    folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("rule", self.rule, ("rejection", "best"))
         check_positive("stages", self.stages)
         check_positive("tol", self.tol)
@@ -126,7 +120,7 @@ class Imitation:
                 pi.model,
                 [problem.prompts[i].ids for i, _ in rows],
                 [drawn[i][j].ids for i, j in rows],
-                self.settings,
+                self.training,
                 key=here.child("training"),
                 weights=[float(share[i]) for i, _ in rows],
                 folder=self.folder,

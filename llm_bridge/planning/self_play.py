@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.settings import Trains
 from rlhf_theory.arrays import log_softmax, to_numpy
 from rlhf_theory.core import Policy, PreferenceModel, Problem, Solution
 from rlhf_theory.errors import check_choice, check_positive
@@ -41,7 +40,7 @@ def decreasing_step(tau: float, played: int) -> float:
 
 @planner("self-play")
 @dataclass(frozen=True, kw_only=True)
-class SelfPlay:
+class SelfPlay(Trains):
     r"""Train towards the equilibrium of a preference game, by rounds of self-play.
 
     With ``P pi`` the probability of beating ``pi``, round ``t`` trains the policy to
@@ -72,15 +71,11 @@ class SelfPlay:
     step
         ``a``, with ``a tau <= 1`` for ``"inpo"`` and ``"nash-md"``; None takes `decreasing_step`
         for these, and is refused for ``"sppo"``, which has no ``tau``.
-    settings
-        How to train, in every round.
     start
         ``"reference"`` begins the rounds at pi0, the problem's own, ``"last"`` at the policy
         planned before.
     tol
         Exploitability up to which the plan counts as converged.
-    folder
-        Where trainings are kept by content, see `training.train`; None for nowhere.
 
     Source: [2407.00617] (INPO), [2405.00675] (SPPO), [2312.00886] (Nash-MD); theory sheet 8.
     """
@@ -88,12 +83,11 @@ class SelfPlay:
     update: Update = "inpo"
     rounds: int = 3
     step: float | None = None
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
     start: Literal["reference", "last"] = "reference"
     tol: float = 0.05
-    folder: str | Path | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("update", self.update, ("inpo", "sppo", "nash-md"))
         check_choice("start", self.start, ("reference", "last"))
         for name in ("rounds", "tol"):
@@ -127,7 +121,7 @@ class SelfPlay:
         win = _win_probabilities(to_numpy(payoff)[0])
         begin = pi0 if self.start == "reference" or start is None else start
         pi = require_model(begin, "The start")
-        bf16 = self.settings.bf16
+        bf16 = self.bf16
         log_pi0 = pi0.pool_scores(pools, bf16=True) if bf16 else pools.log_pi0
         like, d0, n_steps = contexts.log_pi0, to_numpy(weights)[0], 0
         if np.ptp(win) == 0.0:  # nothing learnt yet: every policy is an equilibrium of the payoff
@@ -143,7 +137,7 @@ class SelfPlay:
                     pi.model,
                     game_examples(pools, loss, log_ref, np.exp(log_mu), win, d0),
                     loss,
-                    self.settings,
+                    self.training,
                     key=key.child("training", t),
                     folder=self.folder,
                     name=self.update,

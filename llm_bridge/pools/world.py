@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from llm_bridge.pools.problem import PromptProblem
@@ -14,6 +15,7 @@ from rlhf_theory.data import PreferenceData
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.worlds.bandit import cut
+from rlhf_theory.worlds.recipe import Leaving
 
 
 class Judge(Protocol):
@@ -70,6 +72,11 @@ class PromptWorld:
     def evaluate(self, policy: Policy) -> Mapping[str, Array]:
         """Return what the judge says, each of shape ``(R,)``."""
         return self.judge(policy)
+
+    def leave(self, folder: Path, settings: Mapping[str, object]) -> None:
+        """Write what the judge leaves; see `rlhf_theory.worlds.recipe.Leaving`."""
+        if isinstance(self.judge, Leaving):
+            self.judge.leave(folder, settings)
 
     def offline_data(
         self, key: Key, pairs: int, /, *, onto: PreferenceData | None = None

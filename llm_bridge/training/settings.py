@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 
@@ -134,13 +135,13 @@ class TrainingSettings:
 
     def identity(self) -> dict[str, object]:
         """Return what the result of a training depends on, as plain data."""
-        values = asdict(self)
+        values = {f.name: getattr(self, f.name) for f in fields(TrainingSettings)}
         for name in ("checkpoint_every", "save_total_limit", "progress"):
             del values[name]
         if self.steps is not None:
             del values["epochs"]
         if self.lora is not None:
-            values["lora"]["targets"] = list(self.lora.targets)
+            values["lora"] = {**asdict(self.lora), "targets": list(self.lora.targets)}
         return values
 
     def n_steps(self, n_examples: int) -> int:
@@ -149,3 +150,26 @@ class TrainingSettings:
             return self.steps
         batches = math.ceil(n_examples / self.batch_size)
         return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trains(TrainingSettings):
+    """What planners and learners that train a model have beside their own settings: how to train.
+
+    Attributes
+    ----------
+    folder
+        Where trainings are kept by content, see `training.train`; None for nowhere.
+    """
+
+    folder: str | Path | None = field(default=None, repr=False)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """How to train, without the rest."""
+        return TrainingSettings(**{f.name: getattr(self, f.name) for f in fields(TrainingSettings)})
+
+    @classmethod
+    def of(cls, training: TrainingSettings, /, **own: Any) -> Self:
+        """Return one that trains by settings at hand; ``own`` are further arguments."""
+        return cls(**vars(training), **own)

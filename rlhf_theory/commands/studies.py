@@ -91,11 +91,10 @@ def run(
     path = study_path(study)
     chosen = Study.from_toml(path, sets or (), quick=quick)
     if dry_run:
-        options = backend_options(option)
         plan = plan_study(chosen, out, only=only or (), retry_failed=retry_failed, verify=verify)
-        _say_plan(chosen, plan, jobs, backend, options)
+        say_plan(chosen, plan, jobs, backend, backend_options(option))
         return
-    _run(
+    _, code = carried_out(
         chosen,
         out,
         jobs=jobs,
@@ -110,6 +109,7 @@ def run(
         toml=path.read_text(encoding="utf-8"),
         quiet=quiet,
     )
+    raise typer.Exit(code)
 
 
 def extend(
@@ -140,7 +140,7 @@ def extend(
         raise ValueError(message)
     old = _old(keep_old, drop_old)
     study = longer(StudyResult(out).study, replicas=replicas, rounds=rounds, old=old)
-    _run(
+    _, code = carried_out(
         study,
         out,
         jobs=jobs,
@@ -153,6 +153,7 @@ def extend(
         old=old,
         quiet=quiet,
     )
+    raise typer.Exit(code)
 
 
 def status(
@@ -192,7 +193,22 @@ def _old(keep: bool, drop: bool) -> OldResults | None:
     return "keep" if keep else "drop" if drop else None
 
 
-def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None:
+def carried_out(
+    study: Study, out: Path | None, *, quiet: bool = False, **options: Any
+) -> tuple[StudyResult, int]:
+    """Run a study, write its page, say what is in it; return results and exit code.
+
+    Parameters
+    ----------
+    study
+        The study.
+    out
+        Folder of the results; None for its own.
+    quiet
+        No progress and no summary.
+    options
+        Those of `studies.running.run_study`.
+    """
     from rlhf_theory.engine.backends import BackendError
     from rlhf_theory.studies.running import default_folder
 
@@ -213,7 +229,7 @@ def _run(study: Study, out: Path | None, *, quiet: bool, **options: Any) -> None
     unchanged = before == study.resolved() and options.get("old") is None
     _show(result, look, quiet=quiet, unchanged=unchanged)
     complete = _complete(result, look, options.get("only", ()))
-    raise typer.Exit(0 if complete else _unfinished(result, look))
+    return result, 0 if complete else _unfinished(result, look)
 
 
 def _unfinished(result: StudyResult, look: Look) -> int:
@@ -320,13 +336,14 @@ def _short(result: StudyResult) -> pd.DataFrame:
     return table[["world", "learner", "metric", "replicas", "mean", "lower", "upper"]]
 
 
-def _say_plan(
+def say_plan(
     study: Study,
     plan: Plan,
-    jobs: int | None,
-    backend: str | None,
-    options: Mapping[str, object],
+    jobs: int | None = None,
+    backend: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> None:
+    """Say what a run would do and how long it would take."""
     from rlhf_theory.engine.backends import make_backend
     from rlhf_theory.studies.pilot import estimate
     from rlhf_theory.studies.running import n_workers
@@ -335,7 +352,7 @@ def _say_plan(
         _say(f"Damaged: {line} A run makes it anew.")
     workers = n_workers(study, jobs)
     kind = backend or study.run_options.backend
-    make_backend(kind, options)
+    make_backend(kind, options or {})
     guess = estimate(plan.todo, 1 if kind == "serial" else workers)
     typer.echo(aligned(_plan_rows(plan, guess.seconds)))
     blocks = plan.done + plan.failed + len(plan.todo)

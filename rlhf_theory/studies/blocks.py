@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from rlhf_theory.core import World
 from rlhf_theory.engine.attempts import undisturbed
 from rlhf_theory.engine.seals import encode
 from rlhf_theory.engine.tasks import Made
@@ -25,6 +28,10 @@ from rlhf_theory.studies.tables import (
     difference,
     read_block,
 )
+from rlhf_theory.worlds.recipe import Leaving
+
+LEFT = ".files"
+"""Ends the name of the folder beside a block with what its world has left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +97,12 @@ class Task:
         if held is not None:
             task = _not_shorter(self, held[1])
         with undisturbed():
-            table = _table(task)
+            table, world = _table(task)
         if held is not None:
             _check_repeats(task, held[0], held[1], table)
         content = encode(table, REPEATED)
         keep_identity(task.path.parent, task.cell)
+        _leave_files(task, world)
         file = write_atomic(task.path, content)
         _clear_superseded(task)
         return Made("done", file, about_of(table))
@@ -118,7 +126,8 @@ def _not_shorter(task: Task, about: About) -> Task:
     return replace(task, cell=replace(task.cell, rounds=about.rounds))
 
 
-def _table(task: Task) -> pa.Table:
+def _table(task: Task) -> tuple[pa.Table, World]:
+    """Return the table of a block, and its world, which knows what else came out."""
     cell, first, stop = task.cell, task.first, task.stop
     kept = Path(task.folder) / "kept"
     with threadpool_limits(limits=cell.threads):
@@ -136,7 +145,22 @@ def _table(task: Task) -> pa.Table:
     # What was imported only now may have been edited since the look before.
     for spec in (cell.world, cell.learner):
         check_codes(spec)
-    return block_table(cell, first, stop, trace)
+    return block_table(cell, first, stop, trace), world
+
+
+def _leave_files(task: Task, world: World) -> None:
+    """Write what the world leaves beside the table, such as weights and answers, if it does."""
+    if not isinstance(world, Leaving):
+        return
+    new, final = task.beside(f".{uuid.uuid4().hex[:8]}.tmp"), task.beside(LEFT)
+    new.mkdir()
+    try:
+        world.leave(new, {**task.cell.settings(), "rounds": task.cell.rounds})
+        shutil.rmtree(final, ignore_errors=True)
+        if any(new.iterdir()):
+            new.rename(final)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _check_repeats(task: Task, old: pa.Table, about: About, new: pa.Table) -> None:
@@ -164,3 +188,4 @@ def _clear_superseded(task: Task) -> None:
         task.beside(".damaged", name).unlink(missing_ok=True)
     for name in task.replaces:
         task.beside(".parquet", name).unlink(missing_ok=True)
+        shutil.rmtree(task.beside(LEFT, name), ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -280,8 +281,21 @@ def _change_entries(data: Toml, name: str, rest: Keys, value: object) -> set[Pat
                 f"no {role} has a setting {setting!r}: its {keys[0]} is of a kind without it. "
                 f"Change {name}.{keys[0]} as a whole."
             )
+            message += _shorter(entries, chosen, role, keys, name)
         raise ValueError(message)
     return touched
+
+
+def _shorter(
+    entries: Sequence[Any], chosen: Sequence[int], role: str, keys: Keys, name: str
+) -> str:
+    """Return the place without one of its keys, if that is one: settings may have lost a table."""
+    for left_out in range(1, len(keys) - 1):
+        fewer = [*keys[:left_out], *keys[left_out + 1 :]]
+        tried = copy.deepcopy([entries[i] for i in chosen if isinstance(entries[i], dict)])
+        if any(_assign(entry, Slot(role, Any), fewer, None, ()) for entry in tried):
+            return f" Did you mean {name}.{place_of(fewer)}?"
+    return ""
 
 
 def _settings(role: str, entry: Any) -> list[str]:

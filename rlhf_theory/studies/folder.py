@@ -8,6 +8,7 @@
     journal/                 what is known of finished blocks
     cells/KEY/cell.json                      what the key is a hash of; see `identities`
     cells/KEY/r000000-000064.parquet         a block
+    cells/KEY/r000000-000064.files/          what its world has left: weights, answers
     cells/KEY/r000000-000064.failed.json     why there is none
     cells/KEY/r000000-000064.damaged         what was one, and is not what was written any more
     curves.parquet           all blocks in one table, once the study is finished
@@ -19,6 +20,7 @@ The files of the blocks are the truth. Journals only save opening them, so they 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -259,7 +261,9 @@ class StudyFolder:
                 for entry in entries:
                     if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                         with suppress(OSError):  # somebody else has removed it
-                            if entry.stat().st_mtime < before:
+                            if entry.stat().st_mtime < before and entry.is_dir():
+                                shutil.rmtree(entry.path)
+                            elif entry.stat().st_mtime < before:
                                 Path(entry.path).unlink()
 
     # ----------------------------------------------------------------------------- the results

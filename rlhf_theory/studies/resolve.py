@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import re
 import types
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from rlhf_theory.register import Entry
 from rlhf_theory.store import canonical
 from rlhf_theory.studies import registry
 from rlhf_theory.studies.cells import CODE, MARKS
-from rlhf_theory.studies.entries import find
+from rlhf_theory.studies.entries import find, kind_of
 from rlhf_theory.studies.former import SETTINGS
 from rlhf_theory.studies.grids import grid_hint
 from rlhf_theory.studies.messages import Path, an, choices, shown
@@ -183,6 +184,8 @@ class Resolver:
         table = {**base, **table}
         if "kind" not in table:
             only = list(slot.known())
+            if not only and dataclasses.is_dataclass(slot.accepts):
+                only = [kind_of(slot.accepts, slot.role)]  # nothing else has a name there
             if len(only) != 1:
                 self.say((*path, "kind"), f"is missing; choose from {choices(only)}.")
                 return None
@@ -239,6 +242,10 @@ class Resolver:
                 now = SETTINGS.get((entry.role, str(name)))
                 if now in allowed:
                     text = f"was a name in format 1; write {now}."
+                inner = table[name]
+                if isinstance(inner, Mapping) and inner and {*inner} - {"kind"} <= {*known}:
+                    flat = ", ".join(f"{k} = {shown(v)}" for k, v in inner.items() if k != "kind")
+                    text = f"is no table of {entry.name!r}: write {flat} beside its kind."
                 if entry.role == "world" and name in ("replicas", "name"):
                     text = f"{name} of a world is not set here, but once for the whole study."
                 self.say((*path, name), text)

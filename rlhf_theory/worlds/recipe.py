@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from rlhf_theory.core import World
 
@@ -38,3 +40,20 @@ class WorldRecipe(ABC):
     @abstractmethod
     def block(self, first: int, stop: int) -> World:
         """Make replicas ``first .. stop - 1``."""
+
+
+@runtime_checkable
+class Leaving(Protocol):
+    """A world that leaves files beside the table of a block, such as weights and answers."""
+
+    def leave(self, folder: Path, settings: Mapping[str, object]) -> None:
+        """Write them, once the run is over.
+
+        Parameters
+        ----------
+        folder
+            An empty folder of its own.
+        settings
+            What was run, as one flat table: ``learner.batch_size``, ``rounds`` ...
+        """
+        ...

@@ -156,27 +156,27 @@ class _FirstWins:
 
 def _direct(loss: Any) -> Any:
     def run(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
-        learner = DirectPreference(loss=loss, settings=settings, folder=folder)
+        learner = DirectPreference.of(settings, loss=loss, folder=folder)
         learner(problem, compared(problem), KEY)
 
     return run
 
 
 def _iterative(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
-    learner = IterativeDirect(settings=settings, folder=folder, batch_size=8)
+    learner = IterativeDirect.of(settings, folder=folder, batch_size=8)
     state = learner.init(problem, problem.empty_data(), KEY)
     learner.step(state, problem, _FirstWins(), KEY)
 
 
 def _planner(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
     theta = torch.tensor([[1.0, -1.0, 0.5]], dtype=torch.float64)
-    DPOPlanner(settings=settings, folder=folder)(LinearReward(theta), problem, KEY)
+    DPOPlanner.of(settings, folder=folder)(LinearReward(theta), problem, KEY)
 
 
 def _self_play(problem: PromptProblem, settings: TrainingSettings, folder: Path) -> None:
     theta = torch.tensor([[1.0, -2.0, 0.5, 3.0, -2.0, 2.5]], dtype=torch.float64)
     model = ProbabilityPreference(SkewBilinear(theta))
-    play = SelfPlay(rounds=1, settings=settings, folder=folder)
+    play = SelfPlay.of(settings, rounds=1, folder=folder)
     play(model, problem, KEY)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,13 @@ import pytest
 import safetensors.numpy
 from typer.testing import CliRunner
 
-from llm_bridge.commands import application, guard
+import rlhf_theory.cli
+from llm_bridge.commands import application, guard, setting_options
+from llm_bridge.jobs.prompts import Prompts
 from llm_bridge.labels.preference_files import PreferencePair, read_preferences, write_preferences
 from llm_bridge.language.models import LanguageModel
+from llm_bridge.training.settings import TrainingSettings
+from rlhf_theory.study import Study, StudyResult
 
 GOLD = "llm_bridge.tiny:gold_reward"
 PREFERENCE = "llm_bridge.tiny:gold_preference"
@@ -55,8 +61,7 @@ def lm(home, monkeypatch):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Draw nothing: figures take most of the time of a small run."""
-    for job in ("evaluate", "iterate"):
-        monkeypatch.setattr(f"llm_bridge.jobs.{job}.draw_results", lambda *_a, **_k: {})
+    monkeypatch.setattr("llm_bridge.jobs.evaluate.draw_results", lambda *_a, **_k: {})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -273,41 +278,61 @@ def test_evaluate_judges_by_a_preference(lm):
         ("pools", ("--labels", GOLD, "--set", "planner=gibbs", "--set", "enhancer=from-reference")),
     ],
 )
-def test_iterate_plays_rounds_and_reports(lm, home, name, options, request):
-    if name != "online":
-        request.getfixturevalue("no_figures")
+def test_iterate_plays_rounds_and_reports(lm, home, name, options):
     out = f"i-{name}"
     options = (*LOOP, *(() if name == "pools" else TRAINING), *options)
     code, said = lm("iterate", "prompts.txt", *options, "--out", out)
     assert code == 0, said
+    assert f"Study: {out}/study.toml" in said
     assert said.count("Round ") == 3
-    trace = pd.read_parquet(home / out / "trace.parquet")
-    assert trace["round"].tolist() == [0, 1, 2]
+    curves = StudyResult(home / out).curves
+    assert curves["round"].tolist() == [0, 1, 2]
     assert len(list((home / out / "rounds").glob("00?.parquet"))) == 3
     assert (home / out / "model" / "README.md").is_file() == (name != "pools")
     assert (home / out / "report.html").is_file()
     if name == "direct":
-        trainings = files(home / out / "training")
+        before = files(home / out / "kept")
         code, said = lm("iterate", "prompts.txt", *options, "--out", out)
-        assert code == 0
-        assert files(home / out / "training") == trainings
-        assert pd.read_parquet(home / out / "trace.parquet").equals(trace)
+        assert (code, "Nothing was left to compute" in said) == (0, True)
+        assert files(home / out / "kept") == before
+        # The file alone is the same study, for every command that takes one.
+        tables = tomllib.loads((home / out / "study.toml").read_text())
+        assert [c.key for c in Study(**tables).cells()] == [
+            c.key for c in StudyResult(home / out).cells
+        ]
+        plain = CliRunner().invoke(rlhf_theory.cli.application(), ["extend", out, "--rounds", "3"])
+        assert plain.exit_code == 0, plain.output
+        assert len(list((home / out / "rounds").glob("00?.parquet"))) == 4
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_iterate_waits_for_people_and_replays(lm, home):
     command = ("iterate", "prompts.txt", *LOOP, *TRAINING, "--labels", "people", "--out", "ip")
     waits = 0
     while (done := lm(*command))[0] == guard.PENDING:
         waits += 1
         assert waits <= 2, "it asks in two rounds at most"
-        pending = home / "ip" / "labels" / "pending.jsonl"
+        pending = home / "ip" / "kept" / "labels" / "pending.jsonl"
+        assert "ip/kept/labels/pending.jsonl" in "".join(done[1].split())
         rows = [json.loads(line) for line in pending.read_text().splitlines()]
         pending.write_text("".join(json.dumps({**r, "label": 0.25}) + "\n" for r in rows))
     code, said = done
     assert code == 0, said
     assert waits == 2
     assert (home / "ip" / "model" / "model.safetensors").is_file()
+
+
+def test_options_of_iterate_are_the_settings_of_their_classes(lm):
+    said = lm("iterate", "--help")[1]
+    for kind, given_else in (
+        (Prompts, {"prompts", "features", "folder", "game"}),
+        (TrainingSettings, set()),
+    ):
+        for f in dataclasses.fields(kind):
+            if f.name not in given_else and f.name != "batch_size":
+                flag = setting_options.FLAGS.get(f.name, f"--{f.name.replace('_', '-')}")
+                assert flag in said
+    assert "[default: 5e-05]" in said
+    assert {"--batch-size", "--minibatch", "--pooling", "--dim"} <= set(said.split())
 
 
 # --------------------------------------------------------------------------- dry runs and bad input
@@ -322,7 +347,6 @@ def test_iterate_waits_for_people_and_replays(lm, home):
         (("fit", "pairs.jsonl", "--model", "model", "--trunk"), "Trunk and linear head"),
         (("select", "prompts.txt", "--model", "model", "--pairs", "5"), "5 pairs by the rule"),
         (TRAIN, "DPO(beta=0.5) on model"),
-        (("iterate", "prompts.txt", *LOOP, "--labels", GOLD), "2 rounds of 6 labels"),
         (("evaluate", "prompts.txt", "--reference", "model"), "16 prompts; pools of 16"),
         (("demo",), "A Llama of 89 thousand weights"),
     ],
@@ -332,6 +356,16 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lm, arguments, words
     assert code == 0, said
     assert words in said
     assert "nothing was written; it would write to nowhere" in said
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_dry_run_of_iterate_shows_the_study(lm):
+    command = ("iterate", "prompts.txt", *LOOP, "--labels", GOLD, "--set", "planner=gibbs")
+    code, said = lm(*command, "--dry-run", "--out", "nowhere")
+    assert code == 0, said
+    assert 'kind = "online-iterative"\nbatch_size = 6\nplanner = "gibbs"' in said
+    assert "1 cells, 1 blocks: 0 done" in said
+    assert "Folder: nowhere. Nothing was written." in said
 
 
 @pytest.mark.usefixtures("untouched")
@@ -358,7 +392,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(lm, arguments, words
         (("iterate", "prompts.txt", "--model", "model"), "Say who labels"),
         (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--set", "data=latest"),
          "no learner has a setting 'data'; there are"),
-        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--test-share", "2"),
+        (("iterate", "prompts.txt", "--model", "model", "--labels", GOLD, "--held-out", "2"),
          "must lie in [0, 1)"),
         (("fit", "pairs.jsonl", "--model", "model", "--test-share", "1"), "must lie in [0, 1)"),
         (("iterate", "prompts.txt", "--model", "model", "--preference", PREFERENCE),

@@ -81,7 +81,7 @@ def test_probabilities_as_labels_lead_to_the_gibbs_policy(policy, problem):
     """Labels without noise: DPO's minimiser is the Gibbs policy of the reward (identity I6)."""
     data = labelled(problem, 300, soft=True)
     settings = TrainingSettings(steps=60, batch_size=32, learning_rate=3e-3)
-    plan = DirectPreference(settings=settings)(problem, data, KEY)
+    plan = DirectPreference.of(settings)(problem, data, KEY)
     before, after = (
         float(plan_quality(pi, REWARD, problem, KEY).gap[0]) for pi in (policy, plan.value)
     )
@@ -96,7 +96,7 @@ def test_margins_lead_to_the_gibbs_policy_of_the_lower_bound(problem):
     data = labelled(problem, 300, soft=True)
     rule = Constant(beta=10.0, lam=1.0)
     settings = TrainingSettings(steps=80, batch_size=32, learning_rate=3e-3)
-    plan = DirectPreference(settings=settings, radius=rule)(problem, data, KEY)
+    plan = DirectPreference.of(settings, radius=rule)(problem, data, KEY)
     confidence = rule.confidence_set(rule.fit(data), data, problem)
 
     class Pessimistic:
@@ -164,7 +164,7 @@ def test_a_prompt_with_several_pools_is_measured_from_all_of_them(policy):
 
 def test_examples_are_the_comparisons(policy, problem, recorder):
     data = labelled(problem, 40)
-    DirectPreference(settings=QUICK)(problem, data, KEY)
+    DirectPreference.of(QUICK)(problem, data, KEY)
     base, examples, loss, _ = recorder.calls[0]
     assert base is policy.model
     assert loss == DPO(ETA)
@@ -194,7 +194,7 @@ def test_without_data_the_result_is_the_reference(policy, problem, recorder):
 @pytest.mark.parametrize("loss", ["exponential", "robust-dpo", KTO(ETA), VPO(ETA, 0.1, "offline")])
 def test_losses_get_what_they_need(problem, loss):
     sample = 1 if isinstance(loss, VPO) else None
-    learner = DirectPreference(loss=loss, settings=QUICK, sample=sample)
+    learner = DirectPreference.of(QUICK, loss=loss, sample=sample)
     plan = learner(problem, labelled(problem, 20), KEY)
     assert isinstance(plan.value, LanguageModelPolicy)
     assert plan.n_iter == 4
@@ -202,10 +202,10 @@ def test_losses_get_what_they_need(problem, loss):
 
 def test_the_residual_is_what_the_loss_still_fell(problem, recorder):
     settings = replace(QUICK, steps=10, learning_rate=3e-3)
-    plan = DirectPreference(settings=settings)(problem, labelled(problem, 60), KEY)
+    plan = DirectPreference.of(settings)(problem, labelled(problem, 60), KEY)
     assert float(plan.residual[0]) >= 0.0
     assert bool(plan.converged[0])
-    one = DirectPreference(settings=replace(QUICK, steps=1))
+    one = DirectPreference.of(replace(QUICK, steps=1))
     assert math.isinf(float(one(problem, labelled(problem, 10), KEY).residual[0]))
 
 
@@ -214,7 +214,7 @@ def test_the_residual_is_what_the_loss_still_fell(problem, recorder):
 
 @pytest.mark.parametrize("pairs", ["on-policy", "from-reference", "optimistic", "best-worst"])
 def test_every_rule_runs_and_pools_follow(problem, pairs):
-    learner = IterativeDirect(settings=QUICK, batch_size=12, pairs=pairs)
+    learner = IterativeDirect.of(QUICK, batch_size=12, pairs=pairs)
 
     def evaluate(pi: Any) -> Any:
         return {"suboptimality": plan_quality(pi, REWARD, problem, KEY).gap}
@@ -234,8 +234,8 @@ def test_every_rule_runs_and_pools_follow(problem, pairs):
 )
 @pytest.mark.parametrize("start", ["reference", "last"])
 def test_named_settings_mean_what_they_say(policy, problem, recorder, reference, start, data):
-    learner = IterativeDirect(
-        settings=replace(QUICK, steps=2, learning_rate=1e-2),
+    learner = IterativeDirect.of(
+        replace(QUICK, steps=2, learning_rate=1e-2),
         batch_size=8,
         data=data,
         reference=reference,
@@ -259,7 +259,7 @@ def test_named_settings_mean_what_they_say(policy, problem, recorder, reference,
 
 
 def test_offline_data_are_trained_on_first(policy, problem, recorder):
-    learner = IterativeDirect(settings=QUICK, batch_size=8, data="latest")
+    learner = IterativeDirect.of(QUICK, batch_size=8, data="latest")
     data = labelled(problem, 10)
     data = data.add(compared(*_batch(problem, 6)))
     state = learner.init(problem, data, KEY)
@@ -277,7 +277,7 @@ def _batch(problem: Any, n: int) -> Any:
 
 def test_optimistic_losses_sample_the_reference(problem, recorder):
     loss = XPO(ETA, 0.01)
-    learner = IterativeDirect(loss=loss, settings=QUICK, batch_size=8, pairs="from-reference")
+    learner = IterativeDirect.of(QUICK, loss=loss, batch_size=8, pairs="from-reference")
     state = learner.init(problem, problem.empty_data(), KEY)
     learner.step(state, problem, feedback, KEY)
     assert {e.sample for e in recorder.calls[0][1]} == {1}
@@ -287,7 +287,7 @@ def test_optimistic_losses_sample_the_reference(problem, recorder):
 
 
 def test_runs_with_one_key_are_equal(problem):
-    learner = IterativeDirect(settings=QUICK, batch_size=8)
+    learner = IterativeDirect.of(QUICK, batch_size=8)
     ends = []
     for _ in range(2):
         state = learner.init(problem, problem.empty_data(), KEY)
@@ -323,7 +323,7 @@ def test_settings_that_cannot_work_are_refused(change, says):
 
 
 def test_bad_input_is_refused(policy, problem):
-    learner = DirectPreference(settings=QUICK)
+    learner = DirectPreference.of(QUICK)
     data = labelled(problem, 10)
     with pytest.raises(ValueError, match="PromptData"):
         learner(problem, PairList.empty(1, 3, data.count), KEY)
@@ -341,10 +341,8 @@ def test_bad_input_is_refused(policy, problem):
     with pytest.raises(ValueError, match="n_replicas=1"):
         learner(many, many.empty_data(), KEY)
     with pytest.raises(ValueError, match="does not take a margin"):
-        DirectPreference(loss=IPO(0.3), settings=QUICK, radius=Constant(beta=1.0))(
-            problem, data, KEY
-        )
+        DirectPreference.of(QUICK, loss=IPO(0.3), radius=Constant(beta=1.0))(problem, data, KEY)
     elsewhere = problem.held_out(["is elm good"])
     with pytest.raises(ValueError, match="pools for every compared prompt"):
-        DirectPreference(settings=QUICK, radius=Constant(beta=1.0))(elsewhere, data, KEY)
+        DirectPreference.of(QUICK, radius=Constant(beta=1.0))(elsewhere, data, KEY)
     assert isinstance(data, PromptData)

@@ -181,7 +181,7 @@ def test_a_round_of_equal_pairs_trains_by_its_samples_and_asks_nobody(
 
     people = LabelFile(tmp_path / "labels")
     for loss, trains in ((XPO(ETA, 0.1), True), (DPO(ETA), False)):
-        learner = IterativeDirect(loss=loss, settings=QUICK, batch_size=6, pairs=Repeating())
+        learner = IterativeDirect.of(QUICK, loss=loss, batch_size=6, pairs=Repeating())
         state = learner.init(problem, problem.empty_data(), KEY)
         new, _ = learner.step(state, problem, people, KEY)
         assert float(new.data.n_labels[0]) == 0.0
@@ -201,7 +201,7 @@ def test_equal_pairs_count_beside_the_others(problem, calls):
     assert labels < 40
     for loss, n in ((XPO(ETA, 0.1), 40), (BCO(ETA), 40), ("ipo", labels), (DPO(ETA), labels)):
         sample = 1 if isinstance(loss, XPO) else None
-        DirectPreference(loss=loss, settings=QUICK, sample=sample)(problem, data, KEY)
+        DirectPreference.of(QUICK, loss=loss, sample=sample)(problem, data, KEY)
         assert len(calls[-1][0]) == n
     # In the order of the draws; comparisons that were weighted away do not come back.
     everything = data.comparisons_of(0, equal=True)
@@ -238,7 +238,7 @@ def test_labels_of_another_scale_lead_to_the_same_optimum(policy, calls, scale, 
     problem = PromptProblem(texts, policy, features=TokenFeatures(3), pool_size=6, eta=ETA)
     data = all_pairs(problem, scale)
     radius = rule(beta=1.0, lam=1e-6, scale=scale)
-    DirectPreference(settings=QUICK, radius=radius)(problem, data, KEY)
+    DirectPreference.of(QUICK, radius=radius)(problem, data, KEY)
     ((examples, loss),) = calls
     pools, x = problem.pools, problem.table
     confidence = radius.confidence_set(radius.fit(data), data, problem)
@@ -263,17 +263,17 @@ def test_labels_of_another_scale_lead_to_the_same_optimum(policy, calls, scale, 
 
 def test_a_name_stands_for_the_loss_at_the_scale_of_the_labels(problem, calls):
     data = labelled(problem, 10)
-    DirectPreference(settings=QUICK, scale=3.0)(problem, data, KEY)
+    DirectPreference.of(QUICK, scale=3.0)(problem, data, KEY)
     assert calls[-1][1] == DPO(3.0 * ETA)
-    DirectPreference(loss="ipo", settings=QUICK, scale=3.0)(problem, data, KEY)
+    DirectPreference.of(QUICK, loss="ipo", scale=3.0)(problem, data, KEY)
     assert calls[-1][1] == planning("ipo", 3.0 * ETA)
-    learner = IterativeDirect(settings=QUICK, scale=3.0)
+    learner = IterativeDirect.of(QUICK, scale=3.0)
     learner.init(problem, data, KEY)
     assert calls[-1][1] == DPO(3.0 * ETA)
     # An object is taken as it is, the margin still scaled.
     radius, gamma = Constant(beta=1.0, scale=3.0), []
     for loss, scale in ((DPO(0.7), 3.0), ("dpo", None)):
-        DirectPreference(loss=loss, settings=QUICK, scale=scale, radius=radius)(problem, data, KEY)
+        DirectPreference.of(QUICK, loss=loss, scale=scale, radius=radius)(problem, data, KEY)
         gamma.append([e.gamma for e in calls[-1][0]])
     assert calls[-2][1] == DPO(0.7)
     assert gamma[0] == gamma[1]

@@ -46,7 +46,7 @@ def test_rules_meet_the_same_prompts_and_the_same_noise(problem):
         return ask
 
     for pairs in RULES:
-        learner = IterativeDirect(settings=QUICK, batch_size=12, pairs=pairs)
+        learner = IterativeDirect.of(QUICK, batch_size=12, pairs=pairs)
         state = learner.init(problem, problem.empty_data(), KEY)
         learner.step(state, problem, asked(pairs), KEY.child("round", 0))
     online = rt.OnlineIterative(batch_size=12)

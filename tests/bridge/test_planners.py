@@ -75,7 +75,7 @@ def test_training_approaches_the_gibbs_policy_over_all_strings(strings):
     settings = TrainingSettings(
         steps=200, batch_size=2, learning_rate=3e-3, schedule="cosine", warmup=10
     )
-    plan = DPOPlanner(settings=settings)(REWARD, strings, KEY, None)
+    plan = DPOPlanner.of(settings)(REWARD, strings, KEY, None)
     assert before > 0.2
     assert float(plan.residual[0]) < before / 100
     # A second way, without the pools' arithmetic: probabilities of the strings themselves.
@@ -96,7 +96,7 @@ def test_training_approaches_the_gibbs_policy_over_all_strings(strings):
 
 
 def test_residual_is_the_gap_of_the_objective(problem):
-    plan = DPOPlanner(settings=replace(QUICK, steps=5))(REWARD, problem, KEY, None)
+    plan = DPOPlanner.of(replace(QUICK, steps=5))(REWARD, problem, KEY, None)
     quality = plan_quality(plan.value, REWARD, problem, KEY)
     assert float(plan.residual[0]) == pytest.approx(float(quality.gap[0]), rel=1e-9)
     # Identity I1: the divergence from the Gibbs policy is what is lacking in the objective.
@@ -111,7 +111,7 @@ def test_residual_is_the_gap_of_the_objective(problem):
 @pytest.mark.parametrize("loss", [None, "exponential", "savage", "infonca"])
 def test_exact_losses_plan_exactly(policy, problem, loss):
     before = _gap(policy, problem)
-    plan = DPOPlanner(loss=loss, settings=QUICK)(REWARD, problem, KEY, None)
+    plan = DPOPlanner.of(QUICK, loss=loss)(REWARD, problem, KEY, None)
     assert before > 0.2
     assert float(plan.residual[0]) < 0.02 * before
     assert bool(plan.converged[0])
@@ -121,21 +121,21 @@ def test_exact_losses_plan_exactly(policy, problem, loss):
     "loss", ["ipo", "nca", "bco", "sppo", planning("f-dpo", ETA, divergence="forward-kl"), "hinge"]
 )
 def test_other_losses_plan_better_than_nothing(policy, problem, loss):
-    plan = DPOPlanner(loss=loss, settings=QUICK)(REWARD, problem, KEY, None)
+    plan = DPOPlanner.of(QUICK, loss=loss)(REWARD, problem, KEY, None)
     assert float(plan.residual[0]) < 0.4 * _gap(policy, problem)
 
 
 def test_a_plan_that_is_far_off_has_not_converged(problem):
     settings = replace(QUICK, steps=1, learning_rate=1e-6)
-    plan = DPOPlanner(settings=settings)(REWARD, problem, KEY, None)
+    plan = DPOPlanner.of(settings)(REWARD, problem, KEY, None)
     assert not bool(plan.converged[0])
     assert "More steps" in plan.message
-    content = DPOPlanner(settings=settings, tol=100.0)(REWARD, problem, KEY, None)
+    content = DPOPlanner.of(settings, tol=100.0)(REWARD, problem, KEY, None)
     assert bool(content.converged[0])
 
 
 def test_sampled_pairs_plan_too(policy, problem):
-    plan = DPOPlanner(pairs=10, settings=QUICK)(REWARD, problem, KEY, None)
+    plan = DPOPlanner.of(QUICK, pairs=10)(REWARD, problem, KEY, None)
     assert float(plan.residual[0]) < 0.1 * _gap(policy, problem)
 
 
@@ -176,11 +176,11 @@ class Recorder:
 @pytest.mark.parametrize("start", ["reference", "last"])
 def test_start_and_reference_mean_what_they_say(policy, problem, monkeypatch, reference, start):
     other = LanguageModelPolicy(
-        DPOPlanner(settings=QUICK)(REWARD, problem, KEY, None).value.model, policy.sampler
+        DPOPlanner.of(QUICK)(REWARD, problem, KEY, None).value.model, policy.sampler
     )
     recorder = Recorder()
     monkeypatch.setattr("llm_bridge.training.train.train", recorder)
-    planner = DPOPlanner(settings=QUICK, reference=reference, start=start)
+    planner = DPOPlanner.of(QUICK, reference=reference, start=start)
     plan = planner(REWARD, problem, KEY, other)
     base, examples, loss, _ = recorder.calls[0]
     measured = policy if reference == "fixed" else other
@@ -222,7 +222,7 @@ def test_responses_of_next_to_no_mass_are_trained_on(problem, monkeypatch, loss,
     far = replace(pools, log_mass=np.log(mass / mass.sum(axis=1, keepdims=True)))
     recorder = Recorder()
     monkeypatch.setattr("llm_bridge.training.train.train", recorder)
-    planner = DPOPlanner(loss=loss, law=law, settings=QUICK)
+    planner = DPOPlanner.of(QUICK, loss=loss, law=law)
     planner(REWARD, problem.with_pools(far), KEY, None)
     for e, response in zip(recorder.calls[0][1], [r[1].ids for r in far.responses], strict=True):
         if loss == "infonca":
@@ -238,7 +238,7 @@ def test_the_law_of_draws_from_pi0_is_that_of_the_pool(problem, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr("llm_bridge.training.train.train", recorder)
     for law in ("pool", "draws"):
-        DPOPlanner(law=law, settings=QUICK)(REWARD, problem, KEY, None)
+        DPOPlanner.of(QUICK, law=law)(REWARD, problem, KEY, None)
     for one, other in zip(*(call[1] for call in recorder.calls), strict=True):
         assert one.share == pytest.approx(other.share, rel=1e-12)
         assert replace(one, share=()) == replace(other, share=())
@@ -248,7 +248,7 @@ def test_the_law_of_draws_from_pi0_is_that_of_the_pool(problem, monkeypatch):
 
 
 def _run(problem: Any, rounds: int, change: Any = None) -> tuple[Any, list[Any]]:
-    planner = DPOPlanner(settings=replace(QUICK, steps=15))
+    planner = DPOPlanner.of(replace(QUICK, steps=15))
     learner = rt.OnlineIterative(batch_size=400, planner=planner)
     deployed = []
 
@@ -284,7 +284,7 @@ def test_pools_follow_the_trained_model(policy, problem):
 
 
 def test_trainings_are_found_again_by_a_second_run(problem, tmp_path):
-    planner = DPOPlanner(settings=QUICK, folder=tmp_path)
+    planner = DPOPlanner.of(QUICK, folder=tmp_path)
     first = planner(REWARD, problem, KEY, None)
     folders = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())
     again = planner(REWARD, problem, KEY, None)
@@ -298,7 +298,7 @@ def test_trainings_are_found_again_by_a_second_run(problem, tmp_path):
 
 
 def test_what_cannot_be_planned_is_refused(policy, problem):
-    planner = DPOPlanner(settings=QUICK)
+    planner = DPOPlanner.of(QUICK)
     with pytest.raises(ValueError, match="n_replicas=1"):
         planner(REWARD, rewarded_problem(policy, n_replicas=2), KEY, None)
     with pytest.raises(ValueError, match="reference policy pi0 must be a LanguageModelPolicy"):
@@ -342,4 +342,4 @@ def test_settings_that_cannot_work_are_refused(change, says):
 
 def test_losses_that_need_a_sample_are_refused(problem):
     with pytest.raises(ValueError, match="must have a sample"):
-        DPOPlanner(loss=XPO(ETA, 0.1), settings=QUICK)(REWARD, problem, KEY, None)
+        DPOPlanner.of(QUICK, loss=XPO(ETA, 0.1))(REWARD, problem, KEY, None)

@@ -13,9 +13,13 @@ from llm_bridge.embeddings.features import TransformerFeatures
 from llm_bridge.jobs.prompts import Prompts
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.labels.oracles import RewardModelOracle, TextReward
+from llm_bridge.planning.direct import IterativeDirect
+from llm_bridge.planning.planners import DPOPlanner
 from llm_bridge.tiny import questions
+from llm_bridge.training.settings import LoRA, TrainingSettings
 from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.oracles import feedback_from
+from rlhf_theory.studies import registry
 from rlhf_theory.studies.running import longer
 from rlhf_theory.study import Study
 
@@ -69,7 +73,7 @@ TRAINS = {
     "kind": "online-iterative",
     "label": "trains",
     "batch_size": 8,
-    "planner": {"kind": "dpo", "settings": {"steps": 2}},
+    "planner": {"kind": "dpo", "steps": 2},
 }
 
 
@@ -241,3 +245,59 @@ def test_mistakes_are_told_before_a_model_is_loaded(here, changes, says, monkeyp
     monkeypatch.setattr(ModelSource, "language_model", None)
     with pytest.raises(ValueError, match=says):
         study(world(**changes))
+
+
+# --------------------------------------------------------------------------- how to train
+
+
+def spec_of(learner, **changes):
+    return study(world(**changes), learners=[learner]).cells()[0].learner
+
+
+def test_how_to_train_stands_beside_the_kind_of_a_planner(here):
+    spec = spec_of(TRAINS)
+    assert (spec["planner"]["steps"], spec["planner"]["learning_rate"]) == (2, 5e-5)
+    made = DPOPlanner(steps=2)
+    assert registry.spec_of(made) == spec["planner"]
+    learner = rt.OnlineIterative(batch_size=8, planner=made)
+    assert spec_of({**registry.spec_of(learner), "label": "trains"}) == spec
+    lora = spec_of({**TRAINS, "planner": {"kind": "dpo", "lora": {"rank": 2}}})
+    assert registry.build_learner(lora).planner.training.lora == LoRA(rank=2)
+
+
+def test_how_to_train_is_swept_and_changed(here):
+    play = {
+        "kind": "nash-game",
+        "game": "probability",
+        "planner": {"kind": "self-play", "rounds": {"grid": [1, 2]}, "steps": 3},
+    }
+    games = study(world(game=True), learners=[play])
+    assert [cell.learner["planner"]["rounds"] for cell in games.cells()] == [1, 2]
+    assert {cell.learner["planner"]["steps"] for cell in games.cells()} == {3}
+    (here / "study.toml").write_text(
+        'format = 2\nname = "models"\nrounds = 1\n'
+        '[[world]]\nkind = "prompts"\nprompts = "prompts.txt"\nmodel = "model"\n'
+        f'labels = "{REWARD}"\n'
+        '[[learner]]\nkind = "online-iterative"\nplanner = { kind = "dpo", steps = 2 }\n'
+    )
+    sets = ["learner.planner.steps={ grid = [5, 7] }", "learner.planner.learning_rate=.01"]
+    swept = Study.from_toml(here / "study.toml", sets)
+    planners = [cell.learner["planner"] for cell in swept.cells()]
+    assert [p["steps"] for p in planners] == [5, 7]
+    assert {p["learning_rate"] for p in planners} == {0.01}
+    with pytest.raises(ValueError, match=r"Did you mean learner\.planner\.steps\?"):
+        Study.from_toml(here / "study.toml", ["learner.planner.settings.steps=5"])
+
+
+def test_the_former_table_of_settings_is_refused_with_what_to_write(here):
+    nested = {**TRAINS, "planner": {"kind": "dpo", "settings": {"steps": 2}}}
+    with pytest.raises(ValueError, match="write steps = 2 beside its kind"):
+        study(world(), learners=[nested])
+
+
+def test_labels_and_examples_of_a_pass_have_names_of_their_own():
+    how = TrainingSettings(steps=3, batch_size=5)
+    assert IterativeDirect.of(how).training == how
+    assert IterativeDirect.of(how).batch_size == 256
+    assert IterativeDirect.of(how, batch_size=7).batch_size == 7
+    assert DPOPlanner.of(how, tol=1.0) == DPOPlanner(steps=3, batch_size=5, tol=1.0)

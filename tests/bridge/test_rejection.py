@@ -68,7 +68,7 @@ def test_imitation_raises_the_objective(problem, rule, stages):
     # The best rule keeps one draw per prompt, so that an epoch is a single step.
     epochs = 40 if rule == "best" else 6
     settings = TrainingSettings(epochs=epochs, batch_size=8, learning_rate=2e-3, progress=False)
-    planner = Imitation(rule=rule, stages=stages, draws=64, settings=settings)
+    planner = Imitation.of(settings, rule=rule, stages=stages, draws=64)
     plan = planner(REWARD, problem, Key(5))
     contexts, weights = problem.population(Key(0), 0)
     r = REWARD.rewards(contexts)

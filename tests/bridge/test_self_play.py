@@ -134,7 +134,7 @@ def test_training_comes_nearer_to_the_equilibrium(problem, preference, update):
         epochs=25, batch_size=2, learning_rate=3e-3, schedule="constant", progress=False
     )
     step = 2.0 if update == "sppo" else None
-    planner = SelfPlay(update=update, rounds=2, step=step, settings=settings)
+    planner = SelfPlay.of(settings, update=update, rounds=2, step=step)
     plan = planner(preference, problem, Key(1))
     contexts, weights = problem.population(Key(0), 0)
     payoff = preference.payoff(contexts)
@@ -157,7 +157,7 @@ def test_nothing_learnt_yet_is_answered_by_pi0(problem):
 
 def test_the_nash_learner_of_the_theory_plans_by_self_play(problem, preference):
     settings = TrainingSettings(epochs=1, batch_size=2, learning_rate=1e-3, progress=False)
-    planner = SelfPlay(rounds=1, settings=settings)
+    planner = SelfPlay.of(settings, rounds=1)
     learner = NashGame(batch_size=4, game="probability", planner=planner)
     labels = feedback_from(GeneralPreference(preference, "probability"))
     state = learner.init(problem, problem.empty_data(), Key(3))

@@ -10,7 +10,7 @@ import torch
 
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
-from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.settings import TrainingSettings, Trains
 from rlhf_theory.core import Policy, Solution
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
@@ -46,7 +46,7 @@ def name(request):
 
 @pytest.fixture
 def planner(name):
-    return replace(found("planner")[name].target(), settings=QUICK)
+    return found("planner")[name].target.of(QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,7 @@ def test_its_settings_are_plain_values(planner, name):
     assert pickle.loads(pickle.dumps(planner)) == planner
     assert hash(kind()) == hash(kind())
     assert all(field.kw_only for field in fields(kind))
-    # The command sets these in every training of a run.
-    assert {"settings", "folder"} <= {field.name for field in fields(kind)}
+    assert issubclass(kind, Trains)  # how to train is said by the names that all others have
 
 
 def test_one_step_trains_a_policy_and_says_how_far_it_is(planner, problem, name):

@@ -6,14 +6,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
 
-from llm_bridge.jobs.iterate import IterateJob
-from llm_bridge.jobs.learners import LearnerOptions
+from llm_bridge.jobs.online import online_study
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.planning.direct import DirectPreference, IterativeDirect
@@ -31,6 +29,7 @@ from rlhf_theory.oracles import feedback_from
 from rlhf_theory.oracles.bradley_terry import BradleyTerry
 from rlhf_theory.randomness import Key, categorical
 from rlhf_theory.rewards import LinearReward, ProbabilityPreference, SkewBilinear
+from rlhf_theory.study import Study
 from tests.golden.api import columns, enhancer, learner
 from tests.helpers.assembled import Assembled
 from tests.helpers.prompts import TokenFeatures
@@ -74,12 +73,12 @@ def training(**changes: Any) -> TrainingSettings:
 
 def planner(kind: str, **settings: Any) -> Any:
     """A planning oracle that trains pi0 of the problem."""
-    return _PLANNERS[kind](**{"settings": training(), **settings})
+    return _PLANNERS[kind].of(training(), **settings)
 
 
 def direct(kind: str, **settings: Any) -> Any:
     """A learner that trains on labels."""
-    return _DIRECT[kind](**{"settings": training(), **settings})
+    return _DIRECT[kind].of(training(), **settings)
 
 
 def labelled(pairs: int, key: Key = KEY) -> Any:
@@ -191,35 +190,34 @@ def iterate(
 ) -> dict[str, Any]:
     """Return what two rounds of `lm iterate` leave behind; labels by reward or by preference."""
     trains = options.get("planner") != "pools"
-    given: dict[str, Any] = {
-        "learner": _options(options),
-        "rounds": 2,
-        "eta": 0.5,
-        "pool_size": 3,
-        "max_new_tokens": 6,
-    }
-    if trains:
-        given |= {"training": training(steps=3), "samples": 2}
+    kind, changes = _learner(options)
+    given: dict[str, Any] = {"eta": 0.5, "pool_size": 3, "max_new_tokens": 6}
+    given |= {"samples": 2} if trains else {}
     what = "preference" if general else "labels"
     given[what] = f"tests.golden.letters:{'preference' if general else 'reward'}"
+    how = {"minibatch" if k == "batch_size" else k: v for k, v in (TRAINING | {"steps": 3}).items()}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
+        home, out = Path(folder), Path(folder) / "out"
         pi0().model.save(home / "model")
         prompts = split_prompts(Key(0))[0][:20]
         (home / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-        source = ModelSource(name=str(home / "model"))
-        job = IterateJob(file=home / "prompts.txt", source=source, **{**given, **settings})
-        out = home / "out"
-        out.mkdir()
-        # Figures take most of the time of a small run.
-        with mock.patch("llm_bridge.jobs.iterate.draw_results", return_value={}):
-            job.run(out, lambda _line: None)
-        found = columns(pd.read_parquet(out / "trace.parquet"))
-        for path in sorted((out / "rounds").glob("*.parquet")) if details else ():
+        given |= {"prompts": str(home / "prompts.txt"), "model": str(home / "model")}
+        tables = online_study(
+            {**given, **settings},
+            rounds=2,
+            learner=kind,
+            changes=changes,
+            training=how if trains else {},
+        )
+        result = Study(**tables).run(out, quiet=True)
+        about = ["cell", "pairs", "regret", "world", "learner", "family", "metric"]
+        found = columns(result.curves.drop(columns=about).astype({"replica": "int64"}))
+        [block] = (out / "cells").glob("*/*.files")
+        for path in sorted((block / "rounds").glob("*.parquet")) if details else ():
             for name, values in columns(pd.read_parquet(path)).items():
                 found[f"rounds/{path.stem}/{name}"] = values
         if trains:
-            trained = ModelSource(name=str(out / "model")).policy(max_new_tokens=6, batch_size=32)
+            trained = ModelSource(name=str(block / "model")).policy(max_new_tokens=6, batch_size=32)
             found["last log_pi"] = to_numpy(trained.log_probs(problem().table))
     return found
 
@@ -229,12 +227,11 @@ _PLACES = {"update": "planner.update", "self_play_rounds": "planner.rounds", "lo
 _PLACES |= {"beta": "radius.beta", "lam": "radius.lam"}
 
 
-def _options(options: dict[str, Any]) -> LearnerOptions:
+def _learner(options: dict[str, Any]) -> tuple[str, list[str]]:
     """Return the learner of a case; the record speaks of options that were one each."""
     given = {"batch_size": 12, **options}
     kind = _LEARNERS[given.pop("learner", "online")]
     if given.get("planner") == "pools":
         given["planner"] = "nash" if kind == "nash-game" else "gibbs"
     direct = kind == "iterative-direct"
-    changes = [f"{k if direct else _PLACES.get(k, k)}={v}" for k, v in given.items()]
-    return LearnerOptions(learner=kind, changes=tuple(changes))
+    return kind, [f"{k if direct else _PLACES.get(k, k)}={v}" for k, v in given.items()]
