@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sysconfig
 import traceback
 from pathlib import Path
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+_NO_ROOM = 64 * 1024
 
 _OURS = Path(__file__).parents[1]
 _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
@@ -16,6 +19,27 @@ _INSTALLED = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "
 def is_full(number: int | None) -> bool:
     """Return whether the number of an `OSError` means a full disk or quota."""
     return number in _FULL
+
+
+def fills_disk(error: BaseException, folder: Path) -> bool:
+    """Return whether an exception means a full disk or quota.
+
+    Libraries that write in other languages say so in words, or not at all: then no room where the
+    file was to lie counts.
+    """
+    said: BaseException | None = error
+    while said is not None:
+        if isinstance(said, OSError) and is_full(said.errno):
+            return True
+        if f"os error {errno.ENOSPC}" in in_one_line(said):  # Rust's words
+            return True
+        said = said.__cause__ or said.__context__
+    return folder.exists() and no_room(folder)
+
+
+def no_room(folder: Path) -> bool:
+    """Return whether a disk is so full that not even a small file can be written."""
+    return shutil.disk_usage(folder).free < _NO_ROOM
 
 
 def writable(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from rlhf_theory.engine.attempts import Answer, Attempt, Marks
 from rlhf_theory.engine.backends import Backend, BackendError, Pool
-from rlhf_theory.engine.exceptions import is_full
+from rlhf_theory.engine.exceptions import is_full, no_room
 from rlhf_theory.engine.interrupts import Interrupt
 from rlhf_theory.engine.tasks import Named, Outcome
 from rlhf_theory.engine.workers import Worker
@@ -28,7 +27,6 @@ _PATIENCE = 60.0
 # Workers that die before they begin anything are no task's fault, and will not do better.
 _IDLE_DEATHS = 5
 _BROKEN_CALLS = 3
-_NO_ROOM = 64 * 1024
 
 
 class Folder(Protocol):
@@ -294,7 +292,7 @@ class Loop:
             self.deaths[number] += 1
             if self.deaths[number] < MAX_DEATHS:
                 self.suspects.append(number)
-            elif shutil.disk_usage(self.folder.path).free < _NO_ROOM:
+            elif no_room(self.folder.path):
                 self._stop_full()
             else:
                 self._failed(number, _KILLER)

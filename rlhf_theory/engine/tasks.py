@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from rlhf_theory.engine.exceptions import in_one_line, is_full, line_of, writable
+from rlhf_theory.engine.exceptions import fills_disk, in_one_line, is_full, line_of, writable
 from rlhf_theory.engine.sources import OtherCodeError
 from rlhf_theory.errors import Waiting
 from rlhf_theory.store import read_json, write_json
@@ -170,7 +170,7 @@ def ask(task: Shared) -> Made:
 def _failed(task: Task, error: BaseException, seconds: float) -> Outcome:
     """Record what a task is raising, unless the disk is full."""
     text = in_one_line(error)
-    if isinstance(error, OSError) and is_full(error.errno):
+    if fills_disk(error, task.path.parent):
         return _failure(task, text, "", seconds, disk=True)
     trace = writable(traceback.format_exc())
     try:

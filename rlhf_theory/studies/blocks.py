@@ -152,7 +152,9 @@ def _leave_files(task: Task, world: World) -> None:
     """Write what the world leaves beside the table, such as weights and answers, if it does."""
     if not isinstance(world, Leaving):
         return
-    new, final = task.beside(f".{uuid.uuid4().hex[:8]}.tmp"), task.beside(LEFT)
+    final = task.beside(LEFT)
+    # By this name a later run removes it, should this process be killed.
+    new = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     new.mkdir()
     try:
         world.leave(new, {**task.cell.settings(), "rounds": task.cell.rounds})

@@ -15,6 +15,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from rlhf_theory.engine.attempts import undisturbed
+from rlhf_theory.engine.exceptions import fills_disk
 from rlhf_theory.engine.sources import OtherCodeError
 from rlhf_theory.engine.tasks import Made, failure_path
 from rlhf_theory.plots.figures import save
@@ -145,9 +146,11 @@ class VerdictTask:
             try:
                 with undisturbed(), threadpool_limits(limits=1):
                     _judged(self.run, self.parts, found)
-            except Exception:
-                # Whatever a study raises is its verdict; the others go on. A part that is not what
-                # was written any more is measured anew by the next run.
+            except Exception as error:
+                if fills_disk(error, folder):
+                    raise
+                # Whatever else a study raises is its verdict; the others go on. A part that is not
+                # what was written any more is measured anew by the next run.
                 found["error"] = traceback.format_exc()
         found["seconds"] = found.get("seconds", 0.0) + time.perf_counter() - start
         verdict = self.run.verdict(found)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from llm_bridge.training.objective import Objective
 from llm_bridge.training.train import LoRA, TrainingSettings, train
@@ -115,30 +112,6 @@ def test_a_finished_training_is_found_by_its_content(tiny_model, tmp_path, monke
         result = train(tiny_model, data, loss, settings, key=key, folder=tmp_path, name="mine")
         assert not result.stored
     assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 5
-
-
-def test_a_training_of_another_process_is_waited_for(tiny_model, tmp_path, monkeypatch):
-    made = examples(tiny_model, 8)
-    first = train(tiny_model, made, DPO(0.5), QUICK, key=KEY, folder=tmp_path)
-    (here,) = (p for p in tmp_path.iterdir() if p.is_dir())
-    hidden = here / "hidden"
-    (here / "result.json").rename(hidden)  # as long as the other has not finished
-    held = threading.Event()
-
-    def other() -> None:
-        with FileLock(here / "lock"):
-            held.set()
-            time.sleep(0.3)
-            hidden.rename(here / "result.json")
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    held.wait()
-    monkeypatch.setattr(PreferenceTrainer, "run", None)  # must not train
-    found = train(tiny_model, made, DPO(0.5), QUICK, key=KEY, folder=tmp_path)
-    thread.join()
-    assert found.stored
-    assert distance(found.model, first.model) == 0.0
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tiny_model, tmp_path):

@@ -1,11 +1,8 @@
-"""Small theorems for the tests of the machinery: they count their calls, wait, raise or die."""
+"""Small theorems for the tests of the machinery: they count their calls, or raise."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,14 +29,9 @@ def measure(sweep, part, key):
     gap = key.child("gap").uniform_numpy(sweep["replicas"], len(n)).mean(axis=0) / n
     if part.settings and n != sweep["odd"]:
         return pd.DataFrame({"pairs": n, "gap": gap})
-    # Waits as long as there is a file of this name: a study that takes long.
-    while Path(sweep["hold"]).exists():
-        time.sleep(0.02)
     if sweep["how"] == "raise":
         message = "this study raises <&>"
         raise RuntimeError(message)
-    if sweep["how"] == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
     return pd.DataFrame({"pairs": n, "gap": gap})
 
 
@@ -80,8 +72,8 @@ def fake(
 ) -> Theorem:
     """Return a theorem that notes its calls in ``folder/NAME.calls``.
 
-    ``how``: hold (every check passes), fail, raise, die; where it is ``cut`` into parts, only that
-    with 100 pairs waits, raises or dies.
+    ``how``: hold (every check passes), fail, raise; where it is ``cut`` into parts, only that with
+    100 pairs raises.
     """
     sweep = {
         "replicas": 4,
@@ -89,7 +81,6 @@ def fake(
         "how": how,
         "odd": 100,
         "counter": str(folder / f"{name}.calls"),
-        "hold": str(folder / f"{name}.hold"),
     }
     card: dict[str, Any] = {
         "name": name,
@@ -128,15 +119,3 @@ def registered(*cards: Theorem) -> Iterator[None]:
     finally:
         del sys.modules[home.__name__]
         refresh()
-
-
-if __name__ == "__main__":
-    # The command with fakes registered; its arguments come after FOLDER and NAME,NAME.
-    from rlhf_theory.cli import main
-
-    # As a module and not as a script, so that workers can import what they are sent.
-    from tests.helpers.fake_theorems import fake as make
-
-    where = Path(sys.argv[1])
-    with registered(*(make(name, where) for name in sys.argv[2].split(","))):
-        main(sys.argv[3:])

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -16,7 +13,6 @@ import pytest
 
 from rlhf_theory.store import DamageWarning
 from rlhf_theory.theorems import reproduce as module
-from rlhf_theory.theorems import tasks
 from rlhf_theory.theorems.reproduce import check_device, reproduce
 from rlhf_theory.theorems.stored import FILES, CardRun, read_curves, read_verdict, stored_verdict
 from tests.helpers import fake_theorems
@@ -36,13 +32,6 @@ def side(tmp_path):
 def same_results(one: Path, two: Path, name: str) -> bool:
     kinds = [f for f in FILES if f != "verdict.json"]
     return all((one / name / f).read_bytes() == (two / name / f).read_bytes() for f in kinds)
-
-
-def wait_for(condition, seconds=300.0):  # only against hanging: busy machines are slow
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited too long"
-        time.sleep(0.02)
 
 
 def test_a_study_leaves_its_files(tmp_path, side):
@@ -131,18 +120,6 @@ def test_a_study_without_checks_has_shown_nothing(tmp_path, side):
     assert not verdict.passed
 
 
-def test_a_disk_that_refuses_stops_the_run_and_says_so(tmp_path, side, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    said: list[str] = []
-    monkeypatch.setattr(tasks, "write_atomic", refuse)
-    assert reproduce([fake("a", side)], tmp_path / "out", jobs=1, say=said.append) == []
-    assert any("The disk is full" in line for line in said)
-    monkeypatch.undo()
-    assert reproduce([fake("a", side)], tmp_path / "out", jobs=1)[0].passed
-
-
 def test_a_verdict_that_cannot_be_read_is_none(tmp_path, side):
     theorem = fake("a", side)
     reproduce([theorem], tmp_path / "out", jobs=1)
@@ -153,18 +130,6 @@ def test_a_verdict_that_cannot_be_read_is_none(tmp_path, side):
     run = CardRun(theorem=theorem, folder=folder, sweep=theorem.quick, mode="quick", seed=0)
     with pytest.warns(DamageWarning):
         assert stored_verdict(run) is None
-
-
-def test_workers_change_nothing_and_a_dying_worker_only_its_own_study(tmp_path, side):
-    cards = [fake("a", side), fake("bad", side, "die", cost=5.0)]
-    said: list[str] = []
-    verdicts = reproduce(cards, tmp_path / "out", jobs=2, say=said.append)
-    assert [v.passed for v in verdicts] == [True, False]
-    assert "died 3 times" in verdicts[1].error
-    assert read_verdict(tmp_path / "out" / "bad").error == verdicts[1].error
-    assert sorted(line.split()[0] for line in said if "[" in line) == ["[1/2]", "[2/2]"]
-    reproduce(cards[:1], tmp_path / "alone", jobs=1)
-    assert same_results(tmp_path / "out", tmp_path / "alone", "a")
 
 
 # --------------------------------------------------------------------------- one card in parts
@@ -193,15 +158,6 @@ def test_parts_that_are_measured_are_not_measured_again_after_a_failure(tmp_path
     assert "this study raises" in json.loads(record.read_text())["error"]
     reproduce([fake("a", side, "raise", cut=True)], out, jobs=1)
     assert calls("a", side) == 4
-
-
-def test_a_part_that_kills_its_worker_leaves_the_others(tmp_path, side):
-    out = tmp_path / "out"
-    cards = [fake("a", side, "die", cut=True), fake("b", side, cut=True)]
-    verdicts = reproduce(cards, out, jobs=2)
-    assert "a: pairs 100: the worker died 3 times" in verdicts[0].error
-    assert verdicts[1].passed
-    assert len(list((out / "a" / "parts").glob("*.parquet"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
@@ -283,50 +239,6 @@ def test_the_time_limit_leaves_what_is_not_begun(tmp_path, side):
     assert any("The time limit is reached" in line for line in said)
     assert calls("a", side) == 0
     assert reproduce([card], tmp_path / "out", jobs=1)[0].passed
-
-
-def start(side: Path, names: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.fake_theorems", str(side), names, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_killed_run_goes_on_with_the_same_numbers(tmp_path, side):
-    out = tmp_path / "out"
-    (side / "b.hold").touch()
-    run = start(side, "a,b", "reproduce", "all", "--jobs", "1", "--out", str(out))
-    wait_for(lambda: calls("b", side) == 1 or run.poll() is not None)
-    run.kill()
-    run.communicate()
-    assert read_verdict(out / "a").passed
-    assert not (out / "b" / "verdict.json").exists()
-
-    (side / "b.hold").unlink()
-    cards = [fake("a", side), fake("b", side)]
-    assert all(v.passed for v in reproduce(cards, out, jobs=1))
-    assert (calls("a", side), calls("b", side)) == (1, 2)
-    assert not list(out.rglob("*.tmp"))
-    reproduce(cards, tmp_path / "whole", jobs=1)
-    assert all(same_results(out, tmp_path / "whole", name) for name in ("a", "b"))
-
-
-def test_an_interrupt_ends_the_workers_and_exits_with_130(tmp_path, side):
-    out = tmp_path / "out"
-    for name in ("a", "b"):
-        (side / f"{name}.hold").touch()
-    run = start(side, "a,b", "reproduce", "--jobs", "2", "--out", str(out))
-    wait_for(lambda: calls("a", side) + calls("b", side) == 2 or run.poll() is not None)
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=300)
-    assert run.returncode == 130, said
-    assert "The same command goes on" in said
-    assert not list(out.glob("*/verdict.json"))
 
 
 def test_the_device_must_be_known_and_there(tmp_path, side, monkeypatch):
