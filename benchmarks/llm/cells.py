@@ -38,8 +38,8 @@ class Cells:
     """
 
     folder: Path
-    jobs: int = 1
-    advance: Callable[[str], None] = str
+    jobs: int
+    advance: Callable[[str], None]
 
     def rows(
         self,
