@@ -14,7 +14,7 @@ from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.errors import ModelError
 from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.sources import ModelSource
-from llm_bridge.jobs.variants import Variant
+from llm_bridge.jobs.variants import HEAD, Variant
 from llm_bridge.language.loading import written
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import HeadFit, OnFeatures
@@ -26,7 +26,6 @@ from rlhf_theory.estimators.ellipsoid import Ellipsoid
 from rlhf_theory.estimators.ensembles import RewardEnsemble
 from rlhf_theory.rewards import LinearReward
 
-HEAD = "head.json"
 _FILES = ("transform.safetensors", "head.safetensors")
 
 

@@ -150,14 +150,22 @@ class Prompts(WorldRecipe):
             fresh=self.samples > 0,
         )
 
-    def content(self) -> Mapping[str, str]:
-        """Return hashes of the prompts and of the files of the model."""
+    def content(self) -> Mapping[str, object]:
+        """Return hashes of the prompts, of the files of the model, and of who labels."""
+        from llm_bridge.jobs.variants import reward_content
         from llm_bridge.storage.content import content_hash, model_content
+        from rlhf_theory.studies.entries import function
+        from rlhf_theory.studies.registry import head_of
 
-        return {
+        found: dict[str, object] = {
             "prompts": content_hash(Path(self.prompts)),
             "model": model_content(self.model, self.revision),
         }
+        if self.preference is not None:
+            found["preference"] = head_of(function(self.preference))
+        elif self.labels != PEOPLE:
+            found["labels"] = reward_content(str(self.labels), self.revision)
+        return found
 
     def block(self, first: int, stop: int) -> World:
         """Load the model, draw the pools of one replica; ``ValueError`` for several."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llm_bridge.jobs.heads import is_head, load_head, reads_other_words
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.trunk_ensembles import is_ensemble, members_of
-from llm_bridge.jobs.variants import variant_of
+from llm_bridge.jobs.variants import TRUNK, variant_of
 from llm_bridge.labels.classifiers import TransformerReward
 from llm_bridge.labels.oracles import TextReward
 from llm_bridge.labels.preferences import TextPreference
@@ -19,27 +16,7 @@ from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import ModelEnsemble
 from llm_bridge.rewards.trained import TrainedReward
 from rlhf_theory.core import RewardModel
-from rlhf_theory.errors import suggestion
-
-
-def callable_of(spec: str) -> Callable[..., Any]:
-    """Return a Python function named ``module:function``.
-
-    ``ValueError`` if there is no such module or function.
-    """
-    module, _, name = spec.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        message = f"The function {spec!r} cannot be imported: {error}."
-        raise ValueError(message) from error
-    f = getattr(found, name, None)
-    if not callable(f):
-        names = [n for n in vars(found) if callable(getattr(found, n))]
-        message = f"The module {module!r} has no function {name!r}." + suggestion(name, names)
-        raise ValueError(message)
-    result: Callable[..., Any] = f
-    return result
+from rlhf_theory.studies.entries import function
 
 
 def reward_of(
@@ -86,9 +63,9 @@ def reward_of(
         )
         raise ValueError(message)
     if ":" in name and not folder.exists():
-        return TextReward(callable_of(name))
+        return TextReward(function(name).target)
     for trained in (folder / "reward", folder):
-        if (trained / "reward_model.json").is_file():
+        if (trained / TRUNK).is_file():
             return _trained(trained, source, writer)
     loading = source.loading()
     if folder.exists():
@@ -104,7 +81,4 @@ def _trained(folder: Path, source: ModelSource, writer: LanguageModel | None) ->
 
 def preference_of(spec: str) -> TextPreference:
     """Return the preference of a function ``module:function`` of a prompt and two responses."""
-    if ":" not in spec:
-        message = f"A preference must be a function, module:function; got {spec!r}."
-        raise ValueError(message)
-    return TextPreference(callable_of(spec))
+    return TextPreference(function(spec).target)

@@ -149,7 +149,7 @@ def check_codes(spec: Spec) -> None:
     """Raise `OtherCodeError` unless the code of a spec and of its parts is what it says."""
     if "code" in spec:
         check_code(spec["code"])
-    for value in spec.values():
+    for value in (*spec.values(), *spec.get("content", {}).values()):
         for part in value if isinstance(value, list | tuple) else [value]:
             if is_spec(part):
                 check_codes(part)

@@ -30,11 +30,12 @@ class WorldRecipe(ABC):
         """Names of what the world evaluates, the one that it is about first."""
 
     @abstractmethod
-    def content(self) -> Mapping[str, str]:
+    def content(self) -> Mapping[str, object]:
         """Return hashes of what settings name by place, such as files and models, by setting.
 
-        The key of results has them instead of the places. ``ValueError`` or ``OSError`` for what
-        is not there.
+        Plain data; of a user's function what `rlhf_theory.studies.registry.head_of` says. The key
+        of results has them instead of the places. ``ValueError`` or ``OSError`` for what is not
+        there.
         """
 
     @abstractmethod

@@ -157,7 +157,8 @@ def head(folder: Path, model: LanguageModel) -> Kept:
 def ensemble(folder: Path, model: LanguageModel) -> Kept:
     save_members(folder, [TrainedReward(trunk_of(model), torch.ones(32)) for _ in range(3)])
     for part in folder.glob("*/*"):
-        part.unlink()  # of the members, which are rewards
+        if part.name != "reward_model.json":  # what else members are is checked with them
+            part.unlink()
     return Kept(folder, lambda: members_of(folder), members_of(folder))
 
 
