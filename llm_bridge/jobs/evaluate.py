@@ -28,9 +28,10 @@ from llm_bridge.evaluation.report import (
     results_section,
     write_run_page,
 )
+from llm_bridge.jobs.callables import callable_of
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import PoolJob
-from llm_bridge.jobs.rewards import callable_of, preference_of, reward_of
+from llm_bridge.jobs.rewards import preference_of, reward_of
 from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy

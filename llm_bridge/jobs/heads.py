@@ -18,6 +18,7 @@ from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.variants import Variant
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import HeadFit, OnFeatures
+from llm_bridge.storage.kept import Kept
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.arrays import to_numpy
 from rlhf_theory.core import RewardModel
@@ -121,6 +122,7 @@ def load_head(
     *,
     tokens_of: LanguageModel | None = None,
     variant: Variant | None = None,
+    kept: Kept | None = None,
 ) -> Head:
     """Read a fit and load the model of its features.
 
@@ -134,6 +136,8 @@ def load_head(
         The language model that writes the responses, where it is not the one that reads them.
     variant
         The version that will be asked for, so that one that is not there is refused at once.
+    kept
+        Where features are kept by content; None for nowhere.
 
     Raises
     ------
@@ -159,6 +163,7 @@ def load_head(
     reader = own.reader(encoder=options.encoder)
     writer = tokens_of if reads_other_words(reader, tokens_of) else None
     raw = options.make(reader, cache=None, batch_size=32, tokens_of=writer)
+    raw = replace(raw, kept=kept)
     features = FittedFeatures.load(folder / "transform.safetensors", raw)
     arrays = safetensors.torch.load_file(str(folder / "head.safetensors"), device=source.device)
     sigma = arrays["sigma"]
