@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,14 +168,23 @@ class Prompts(WorldRecipe):
             found["labels"] = reward_content(str(self.labels), self.revision)
         return found
 
-    def block(self, first: int, stop: int) -> World:
-        """Load the model, draw the pools of one replica; ``ValueError`` for several."""
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Set the threads that a block needs, and give back what was set before."""
         import torch
 
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def block(self, first: int, stop: int) -> World:
+        """Load the model, draw the pools of one replica; ``ValueError`` for several."""
         if stop - first != 1:
             message = f"Replicas of prompts are blocks of their own; got {first} .. {stop - 1}."
             raise ValueError(message)
-        torch.set_num_threads(self.threads)
         return self.made(self.seed + first)
 
     def made(self, seed: int) -> PromptWorld:
@@ -182,6 +192,7 @@ class Prompts(WorldRecipe):
         from llm_bridge.jobs.sources import ModelSource
         from llm_bridge.pools.problem import PromptProblem
         from llm_bridge.pools.world import PromptWorld
+        from llm_bridge.storage.kept import Kept
 
         train, test = self.split()
         source = ModelSource(
@@ -193,12 +204,14 @@ class Prompts(WorldRecipe):
             pad_token=self.pad_token,
         )
         policy = source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        folder = self._kept("answers")
+        kept = None if folder is None else Kept(folder)
+        policy = replace(policy, kept=kept)
+        features = self.features.make(policy.model, cache=None, batch_size=self.batch_size)
         problem = PromptProblem(
             train,
             policy,
-            features=self.features.make(
-                policy.model, cache=self._kept("cache"), batch_size=self.batch_size
-            ),
+            features=replace(features, kept=kept),
             pool_size=self.pool_size,
             eta=self.eta,
             seed=seed,
@@ -243,9 +256,9 @@ class Prompts(WorldRecipe):
                 raise ValueError(message)
             return LabelFile(folder), None, None
         if self.preference is not None:
-            preference = preference_of(self.preference)
+            preference = preference_of(self.preference, policy.kept)
             return feedback_from(preference), None, preference
-        reward = reward_of(str(self.labels), source, writer=policy.model)
+        reward = reward_of(str(self.labels), source, writer=policy.model, kept=policy.kept)
         oracle = RewardModelOracle(reward, self.label_scale)
         return feedback_from(oracle), reward, oracle if self.game else None
 

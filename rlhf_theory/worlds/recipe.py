@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -37,6 +38,10 @@ class WorldRecipe(ABC):
         of results has them instead of the places. ``ValueError`` or ``OSError`` for what is not
         there.
         """
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Return a context in which a block is made and run, such as one that sets threads."""
+        return nullcontext()
 
     @abstractmethod
     def block(self, first: int, stop: int) -> World:
