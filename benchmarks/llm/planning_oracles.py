@@ -102,7 +102,7 @@ def measure(seeds: int, n_prompts: int, steps: int) -> pd.DataFrame:
             rows += [about | row for row in compared(policy, reward, pools)]
         for name, kind, planner in oracles(steps):
             plan = planner(reward, problem, key.child(name))
-            rate = planner.settings.learning_rate
+            rate = planner.learning_rate
             about = {"seed": seed, "oracle": name, "kind": kind, "rate": rate}
             rows += [about | row for row in compared(plan.value, reward, pools)]
             gaps = ", ".join(f"{row['pools']} {row['gap']:.3f}" for row in rows[-2:])

@@ -64,6 +64,9 @@ class Prompts(WorldRecipe):
         reward itself: give the learner's rule the same ``scale``.
     features
         Features of the responses.
+    cache
+        Folder of a feature cache to share, such as ``cache`` in the folder of ``lm embed``; None
+        for none. What it holds is not read again.
     eta
         Weight of the KL.
     pool_size
@@ -101,6 +104,7 @@ class Prompts(WorldRecipe):
     preference: str | None = None
     label_scale: float = 1.0
     features: FeatureOptions = field(default_factory=FeatureOptions)
+    cache: str | None = None
     eta: float = 0.1
     pool_size: int = 8
     refresh: bool = False
@@ -161,6 +165,8 @@ class Prompts(WorldRecipe):
         found: dict[str, object] = {
             "prompts": content_hash(Path(self.prompts)),
             "model": model_content(self.model, self.revision),
+            # Wherever it is, it gives the same features, in single precision.
+            **({} if self.cache is None else {"cache": "rows"}),
         }
         if self.preference is not None:
             found["preference"] = head_of(function(self.preference))
@@ -207,7 +213,8 @@ class Prompts(WorldRecipe):
         folder = self._kept("answers")
         kept = None if folder is None else Kept(folder)
         policy = replace(policy, kept=kept)
-        features = self.features.make(policy.model, cache=None, batch_size=self.batch_size)
+        cache = None if self.cache is None else Path(self.cache)
+        features = self.features.make(policy.model, cache=cache, batch_size=self.batch_size)
         problem = PromptProblem(
             train,
             policy,
