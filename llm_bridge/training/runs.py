@@ -8,10 +8,10 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from llm_bridge.training.trainer import (
     step_of,
     whole_checkpoint,
 )
+from rlhf_theory.engine.tasks import Made, ask, failure_path
 from rlhf_theory.errors import ConvergenceError
 from rlhf_theory.randomness import Key
 
@@ -113,8 +114,9 @@ class Training(ABC, Generic[M]):
     ) -> Trained[M]:
         """Return the result that is complete in a folder, or train there and keep it.
 
-        One process at a time does so, others wait. What is complete is never computed twice; what
-        is damaged is set aside with a `DamageWarning`, and computed again.
+        It is a task of the engine, see `engine.tasks.ask`: one process at a time does so, others
+        wait. What is complete is never computed twice; what is damaged is set aside with a
+        `DamageWarning`, and computed again; a failure is recorded beside it.
 
         Parameters
         ----------
@@ -130,19 +132,8 @@ class Training(ABC, Generic[M]):
                 work = replace(self.settings, checkpoint_every=0)
                 return self._run(Path(scratch), work)
         here = self._claimed(Path(folder).expanduser(), self._identity(examples, loss))
-        with FileLock(here / "lock"):  # the system frees it when its holder dies
-            found = found_whole(here / _RESULT, here / "model")
-            if found is not None:
-                model, losses = self.load(here / "model"), np.asarray(found["losses"])
-                return Trained(model, losses, float(found["seconds"]), stored=True)
-            trained = self._run(here, self.settings)
-            # The model first, then the file that says that it is complete.
-            trained.model.save(here / "model")
-            facts = {"losses": list(map(float, trained.history)), "seconds": trained.seconds}
-            write_record(here / _RESULT, facts, ["model"])
-            for checkpoint in checkpoints(here):
-                shutil.rmtree(checkpoint)
-        return trained
+        task = _Asked(here, self.load, lambda: self._run(here, self.settings))
+        return cast("Trained[M]", ask(task).about)
 
     def _identity(self, examples: Sequence[object], loss: object) -> dict[str, object]:
         """Return what the result depends on, as plain data."""
@@ -202,3 +193,41 @@ class Training(ABC, Generic[M]):
         resumed_at = 0 if checkpoint is None else step_of(checkpoint)
         seconds = time.perf_counter() - start
         return Trained(model, np.asarray(trainer.history), seconds, resumed_at)
+
+
+@dataclass(frozen=True)
+class _Asked(Generic[M]):
+    """A training as a task: in its folder, with a way to read the result and one to come to it."""
+
+    folder: Path
+    load: Callable[[Path], M]
+    train: Callable[[], Trained[M]]
+    at_once: ClassVar[None] = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        return self.folder / _RESULT
+
+    def claimed(self) -> FileLock:
+        return FileLock(self.folder / "lock")
+
+    def make(self) -> Made:
+        """Train, unless the result is there; the model first, then the file that says it is."""
+        model = self.folder / "model"
+        found = found_whole(self.path, model)
+        if found is not None:
+            losses, seconds = np.asarray(found["losses"]), float(found["seconds"])
+            stored = Trained(self.load(model), losses, seconds, stored=True)
+            return Made("skipped", self.path.stat(), stored)
+        trained = self.train()
+        trained.model.save(model)
+        facts = {"losses": list(map(float, trained.history)), "seconds": trained.seconds}
+        write_record(self.path, facts, ["model"])
+        for checkpoint in checkpoints(self.folder):
+            shutil.rmtree(checkpoint)
+        failure_path(self.path).unlink(missing_ok=True)
+        return Made("done", self.path.stat(), trained)

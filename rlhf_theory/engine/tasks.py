@@ -6,6 +6,7 @@ import os
 import platform
 import time
 import traceback
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +53,17 @@ class Task(Named, Protocol):
         ...
 
 
+class Shared(Task, Protocol):
+    """What several tasks may need at once, and ask for: a training."""
+
+    def claimed(self) -> AbstractContextManager[object]:
+        """Have it alone: others wait. The system frees it when its holder dies.
+
+        `make` takes no claim: of several processes that compute it together one has it.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Made:
     """The finished file of a task.
@@ -63,7 +75,7 @@ class Made:
     file
         State of the file that was written or found.
     about
-        What it holds, for the folder; small.
+        What it holds, for the folder or for whoever asks. What goes to a folder is small.
     """
 
     state: Literal["done", "skipped"]
@@ -133,16 +145,39 @@ def compute(task: Task) -> Outcome:
         seconds = time.perf_counter() - clock
         return Outcome(name=task.name, state="waiting", seconds=seconds, error=str(request))
     except BaseException as error:
-        seconds = time.perf_counter() - clock
-        text = in_one_line(error)
-        if isinstance(error, OSError) and is_full(error.errno):
-            return _failure(task, text, "", seconds, disk=True)
-        trace = writable(traceback.format_exc())
+        return _failed(task, error, time.perf_counter() - clock)
+
+
+def ask(task: Shared) -> Made:
+    """Return what another task needs: found there, or computed here, by one who asks at a time.
+
+    Raises
+    ------
+    BaseException
+        What the task raises; a failure is recorded beside its file as by `compute`.
+    """
+    clock = time.perf_counter()
+    with task.claimed():
         try:
-            return record_failure(task, text, trace, where=line_of(error), seconds=seconds)
-        except OSError as problem:
-            full = is_full(problem.errno)
-            return _failure(task, text, trace, seconds, disk=full)
+            return task.make()
+        except (KeyboardInterrupt, OtherCodeError, Waiting):
+            raise  # no failure of the task
+        except BaseException as error:
+            _failed(task, error, time.perf_counter() - clock)
+            raise
+
+
+def _failed(task: Task, error: BaseException, seconds: float) -> Outcome:
+    """Record what a task is raising, unless the disk is full."""
+    text = in_one_line(error)
+    if isinstance(error, OSError) and is_full(error.errno):
+        return _failure(task, text, "", seconds, disk=True)
+    trace = writable(traceback.format_exc())
+    try:
+        return record_failure(task, text, trace, where=line_of(error), seconds=seconds)
+    except OSError as problem:
+        full = is_full(problem.errno)
+        return _failure(task, text, trace, seconds, disk=full)
 
 
 def _failure(task: Task, text: str, trace: str, seconds: float, *, disk: bool = False) -> Outcome:
