@@ -11,6 +11,8 @@ plug-in learners show what is left of it at few labels. Arms differ in their pai
 * best-worst: the extremes of four draws from pi_t by its own reward.
 
     python -m benchmarks.llm.cards worth-of-labels [--quick] [--jobs 2]
+
+The quick form is a smoke run: its four replicas are too few for a verdict, which mostly fails.
 """
 
 from __future__ import annotations
