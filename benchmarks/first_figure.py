@@ -9,17 +9,16 @@ computed from the problem alone. A few minutes for the card, a second for the fi
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.plots import axes, curves, style
+from rlhf_theory.theorems.stored import read_curves, read_verdict
 
 CARD = "online-against-offline"
 OFFLINE, ONLINE = "offline, π0 × π0", "iterates × iterates"
@@ -31,8 +30,11 @@ WORDS = {
 
 def draw(folder: Path) -> Figure:
     """Draw the card's world with poor coverage, both arms over the number of labels."""
-    gaps = pd.read_parquet(folder / CARD / "curves.parquet").query("world == 'poor'")
-    card = json.loads((folder / CARD / "verdict.json").read_text(encoding="utf-8"))
+    gaps = read_curves(folder / CARD).query("world == 'poor'")
+    card = read_verdict(folder / CARD)
+    if card is None:
+        message = f"{folder} must hold the card {CARD}; make it as the head of this file says."
+        raise ValueError(message)
     fig, (panel,) = style.figure(aspect=0.52)
     axes.log_axes(panel)
 
@@ -50,8 +52,7 @@ def draw(folder: Path) -> Figure:
 
     ends = np.array([100.0, 50_000.0])
     limits = {
-        arm: card["constants"][f"limit of labels × gap, {arm}, π0 covers π* poorly"]
-        for arm in WORDS
+        arm: card.constants[f"limit of labels × gap, {arm}, π0 covers π* poorly"] for arm in WORDS
     }
     for arm, label in ((OFFLINE, "limits computed from the problem alone"), (ONLINE, "")):
         dots = (0, (1, 1.5))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_runs import tiny_policy
 
+from benchmarks.llm.tiny_runs import tiny_policy
 from llm_bridge.embeddings.encoders import load_encoder
 from llm_bridge.embeddings.features import TransformerFeatures
 from llm_bridge.pools.problem import PromptProblem

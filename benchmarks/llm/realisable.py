@@ -10,25 +10,23 @@ features are sentence embeddings of MiniLM, projected and frozen:
   radius and with a tenth of it;
 * exploration online: the gap of every way to explore, and bound (a).
 
-    python benchmarks/llm/realisable.py [--quick] [--replicas R] [--out FOLDER]
-
-Writes verdict.json, curves.parquet, figure.svg, .pdf and .csv with its caption. One thread.
+    python -m benchmarks.llm.cards realisable [--quick] [--jobs 2]
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from embedded_world import embedded_problem, embedded_world
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from studies import carried_out
 
+from benchmarks.llm.embedded_world import embedded_problem, embedded_world
 from rlhf_theory.algorithms.online_iterative import OnlineState
 from rlhf_theory.arrays import Array
 from rlhf_theory.core import Problem
@@ -41,7 +39,7 @@ from rlhf_theory.evaluation.statistics import (
 )
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem
+from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem, sweep_data
 from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.theorems.coverage_runs import used_shares
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS
@@ -61,6 +59,7 @@ from rlhf_theory.theorems.online_runs import (
 )
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.sweeps import block_of, replica_parts
+from rlhf_theory.worlds.bandit import Bandit
 
 RULES = ("R2′", "R3", "R4", "R5")
 FIXED = "uniform pairs"
@@ -89,35 +88,45 @@ class Coverage:
         return {f"used {rule}": shares[rule][1] for rule in RULES}, memory
 
 
-def measure(sweep: Sweep, _part: Part, key: Key) -> pd.DataFrame:
+@functools.lru_cache(maxsize=1)
+def world_of(settings: str) -> Bandit:
+    """Return the world of a sweep, written as JSON; making one takes a while, so it is kept."""
+    sweep = json.loads(settings)
+    return embedded_world(embedded_problem(sweep), sweep)
+
+
+def measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     """Columns part (``"offline"`` or ``"online"``), learner, replica and those of the studies."""
-    world = embedded_world(embedded_problem(sweep), sweep)
-    numbers = {"limit": limit_of(world), **label_spread(world)}
-    frames = [pd.DataFrame([{"part": "world", **numbers}])]
+    world = world_of(json.dumps(sweep_data(sweep)))
+    if "learner" not in part.settings:
+        cell = Cell("learners", "", {}, sweep["pairs"], EVERY, rules=("R4",))
+        first, some, own = block_of(part, world, key.child("offline"))
+        found = pd.concat(measure_cell(cell, some, sweep, own, first)).assign(part="offline")
+        if first:
+            return found
+        numbers = {"part": "world", "limit": limit_of(world), **label_spread(world)}
+        return pd.concat([pd.DataFrame([numbers]), found])
 
-    cell = Cell("learners", "", {}, sweep["pairs"], EVERY, rules=("R4",))
-    blocks = replica_parts(sweep)
-    for block in blocks:
-        first, some, own = block_of(block, world, key.child("offline"))
-        found = measure_cell(cell, some, sweep, own, first)
-        frames += [f.assign(part="offline") for f in found]
-
+    name = part.settings["learner"]
     watches = (
         *(Certificate(name, rule) for name, rule in certificates(sweep).items()),
         Coverage(sweep, world.theta_star),
     )
+    seen = Watched(learner=exploring_learners(sweep)[name], watches=watches)
     # One key for all learners: they meet the same prompts and label noise.
-    paired = key.child("rounds")
-    for name, learner in exploring_learners(sweep).items():
-        seen = Watched(learner=learner, watches=watches)
-        frame = pd.concat([curves_of(seen, world, sweep, block, paired) for block in blocks])
-        unused = [c for c in frame if c.startswith("closed")]
-        # Single precision is plenty for what is drawn, and halves what is stored.
-        frame = frame.drop(columns=unused).astype(
-            {c: "float32" for c in frame.select_dtypes("float64") if c not in unused}
-        )
-        frames.append(frame.assign(part="online", learner=name))
-    return pd.concat(frames, ignore_index=True)
+    frame = curves_of(seen, world, sweep, part, key.child("rounds"))
+    unused = [c for c in frame if c.startswith("closed")]
+    # Single precision is plenty for what is drawn, and halves what is stored.
+    frame = frame.drop(columns=unused).astype(
+        {c: "float32" for c in frame.select_dtypes("float64") if c not in unused}
+    )
+    return frame.assign(part="online", learner=name)
+
+
+def parts(sweep: Sweep) -> list[Part]:
+    """Return a part for every block of the offline learners, and of every online learner."""
+    learners = [{"learner": name} for name in exploring_learners(sweep)]
+    return replica_parts(sweep, [{}, *learners])
 
 
 # --------------------------------------------------------------------------- judge
@@ -429,13 +438,10 @@ STUDY = Theorem(
     departures=("R5 is judged for a fixed design at single n only: it claims no more.",),
     quick={**FULL, "replicas": 100, "rounds": 8, "looks": [1, 2, 4, 7]},
     full=FULL,
+    parts=parts,
     measure=measure,
     judge=judge,
     draw=draw,
     caption=caption,
     constants=constants,
 )
-
-
-if __name__ == "__main__":
-    sys.exit(carried_out(STUDY, "realisable"))

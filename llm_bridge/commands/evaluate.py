@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command
+from llm_bridge.commands.guard import configured
 
 
-@command
+@configured(prompts="file", model="reference", labels="gold")
 def evaluate(
     *,
     file: o.Prompts,

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command
+from llm_bridge.commands.guard import configured
 
 
-@command
+@configured(held_out="test_share")
 def fit(
     *,
     file: Annotated[

@@ -8,7 +8,8 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +34,52 @@ def work_offline() -> None:
     """Let no library ask a hub; has to come before transformers is imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def configured(**names: str | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command that takes ``--config``, beside what `command` does.
+
+    ``names`` are as in `config.config_values`: what options are called that are settings of the
+    world under another name.
+    """
+
+    def decorated(function: Callable[..., None]) -> Callable[..., None]:
+        made = command(function)
+        signature = inspect.signature(made)
+
+        def read(ctx: typer.Context, path: Path | None) -> Path | None:
+            if path is not None:
+                from llm_bridge.commands.config import config_values
+
+                try:
+                    ctx.default_map = config_values(path, [*signature.parameters], names)
+                except (ValueError, OSError) as error:
+                    typer.echo(f"Error: {error}", err=True)
+                    raise typer.Exit(2) from None
+            return path
+
+        option = typer.Option(
+            metavar="STUDY",
+            is_eager=True,  # before the options for which it speaks
+            callback=read,
+            help="A study file, whose world of prompts says what is not given here.",
+        )
+        config = inspect.Parameter(
+            "config",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Path | None, option],
+        )
+
+        @functools.wraps(made)
+        def run(*, config: Path | None = None, **given: Any) -> None:  # noqa: ARG001
+            made(**given)
+
+        known = [*signature.parameters.values(), config]
+        vars(run)["__signature__"] = signature.replace(parameters=known)
+        return run
+
+    return decorated
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

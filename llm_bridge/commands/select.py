@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command
+from llm_bridge.commands.guard import configured
 
 
-@command
+@configured(prompts="file")
 def select(
     *,
     file: o.Prompts,

@@ -25,6 +25,7 @@ from llm_bridge.errors import memory_advice
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.storage.cache import DTYPES as CACHE_DTYPES
 from llm_bridge.storage.cache import RowCache
+from llm_bridge.storage.kept import Arrays, Kept
 from rlhf_theory.errors import check_choice, check_positive
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -69,6 +70,9 @@ class TransformerFeatures:
         Of the features that come out, ``"float64"`` or ``"float32"``.
     progress
         Show a progress bar, on terminals only.
+    kept
+        Where answers are kept call by call, for the very bits of a run that is repeated; None for
+        nowhere.
 
     Raises
     ------
@@ -95,6 +99,7 @@ class TransformerFeatures:
     cache_dtype: str = "float32"
     dtype: str = "float64"
     progress: bool = True
+    kept: Kept | None = field(default=None, repr=False)
     spec: FeatureSpec = field(init=False, repr=False)
     settings: TransformSettings = field(init=False, repr=False)
 
@@ -147,16 +152,38 @@ class TransformerFeatures:
         self, prompts: Sequence[Piece], responses: Sequence[Piece]
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what `rows` does, as NumPy arrays in the precision of the model or the cache."""
-        return extract(
-            self.reader,
-            self.spec,
-            prompts,
-            responses,
-            tokens_of=writer_of(self.tokens_of),
-            batch_size=self.batch_size,
-            store=self.store,
-            progress=self.progress,
+
+        def read() -> Arrays:
+            phi, log_probs = extract(
+                self.reader,
+                self.spec,
+                prompts,
+                responses,
+                tokens_of=writer_of(self.tokens_of),
+                batch_size=self.batch_size,
+                store=self.store,
+                progress=self.progress,
+            )
+            return {"phi": phi} | ({} if log_probs is None else {"log_probs": log_probs})
+
+        found = (
+            read()
+            if self.kept is None
+            else self.kept.once(
+                "features",
+                {
+                    **self.reader.about,
+                    **self.configuration,
+                    "batch_size": self.batch_size,
+                    "writer": getattr(writer_of(self.tokens_of), "fingerprint", None),
+                    "texts": [
+                        [_plain(p), _plain(r)] for p, r in zip(prompts, responses, strict=True)
+                    ],
+                },
+                read,
+            )
         )
+        return found["phi"], found.get("log_probs")
 
     def rows(
         self, prompts: Sequence[Piece], responses: Sequence[Piece]
@@ -211,6 +238,13 @@ class TransformerFeatures:
 
     def _log_probs(self, host: np.ndarray | None) -> torch.Tensor | None:
         return None if host is None else self._arrive(host, "float64")
+
+
+def _plain(piece: Piece) -> list[object]:
+    """Return a prompt or a response, whatever it is given as, as plain data."""
+    if isinstance(piece, Sequence):
+        return [piece] if isinstance(piece, str) else list(piece)
+    return [piece.text, *map(int, piece.ids)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from llm_bridge.evaluation.report import (
 )
 from llm_bridge.jobs.job import Say
 from llm_bridge.jobs.model_jobs import PoolJob
-from llm_bridge.jobs.rewards import callable_of, preference_of, reward_of
+from llm_bridge.jobs.rewards import preference_of, reward_of
 from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
@@ -40,6 +40,7 @@ from rlhf_theory.commands.tables import aligned
 from rlhf_theory.core import RewardModel
 from rlhf_theory.report.words import pretty
 from rlhf_theory.store import write_atomic
+from rlhf_theory.studies.entries import function
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ class EvaluateJob(PoolJob):
             game=self.game,
             n_samples=self.samples,
             text_metrics={
-                name: callable_of(spec)
+                name: function(spec).target
                 for name, _, spec in (m.partition("=") for m in self.metrics)
             },
             seed=self.seed,

@@ -14,10 +14,11 @@ from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.errors import ModelError
 from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.sources import ModelSource
-from llm_bridge.jobs.variants import Variant
+from llm_bridge.jobs.variants import HEAD, Variant
 from llm_bridge.language.loading import written
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import HeadFit, OnFeatures
+from llm_bridge.storage.kept import Kept
 from llm_bridge.storage.records import found_whole, write_record
 from rlhf_theory.algorithms.offline_pessimistic import LowerBound
 from rlhf_theory.arrays import to_numpy
@@ -26,7 +27,6 @@ from rlhf_theory.estimators.ellipsoid import Ellipsoid
 from rlhf_theory.estimators.ensembles import RewardEnsemble
 from rlhf_theory.rewards import LinearReward
 
-HEAD = "head.json"
 _FILES = ("transform.safetensors", "head.safetensors")
 
 
@@ -132,6 +132,7 @@ def load_head(
     *,
     tokens_of: LanguageModel | None = None,
     variant: Variant | None = None,
+    kept: Kept | None = None,
 ) -> Head:
     """Read a fit and load the model of its features.
 
@@ -145,6 +146,8 @@ def load_head(
         The language model that writes the responses, where it is not the one that reads them.
     variant
         The version that will be asked for, so that one that is not there is refused at once.
+    kept
+        Where features are kept by content; None for nowhere.
 
     Raises
     ------
@@ -170,6 +173,7 @@ def load_head(
     reader = own.reader(encoder=options.encoder)
     writer = tokens_of if reads_other_words(reader, tokens_of) else None
     raw = options.make(reader, cache=None, batch_size=32, tokens_of=writer)
+    raw = replace(raw, kept=kept)
     features = FittedFeatures.load(folder / "transform.safetensors", raw)
     arrays = safetensors.torch.load_file(str(folder / "head.safetensors"), device=source.device)
     sigma = arrays["sigma"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,9 @@ class Prompts(WorldRecipe):
         reward itself: give the learner's rule the same ``scale``.
     features
         Features of the responses.
+    cache
+        Folder of a feature cache to share, such as ``cache`` in the folder of ``lm embed``; None
+        for none. What it holds is not read again.
     eta
         Weight of the KL.
     pool_size
@@ -100,6 +104,7 @@ class Prompts(WorldRecipe):
     preference: str | None = None
     label_scale: float = 1.0
     features: FeatureOptions = field(default_factory=FeatureOptions)
+    cache: str | None = None
     eta: float = 0.1
     pool_size: int = 8
     refresh: bool = False
@@ -150,23 +155,42 @@ class Prompts(WorldRecipe):
             fresh=self.samples > 0,
         )
 
-    def content(self) -> Mapping[str, str]:
-        """Return hashes of the prompts and of the files of the model."""
+    def content(self) -> Mapping[str, object]:
+        """Return hashes of the prompts, of the files of the model, and of who labels."""
+        from llm_bridge.jobs.variants import reward_content
         from llm_bridge.storage.content import content_hash, model_content
+        from rlhf_theory.studies.entries import function
+        from rlhf_theory.studies.registry import head_of
 
-        return {
+        found: dict[str, object] = {
             "prompts": content_hash(Path(self.prompts)),
             "model": model_content(self.model, self.revision),
+            # Wherever it is, it gives the same features, in single precision.
+            **({} if self.cache is None else {"cache": "rows"}),
         }
+        if self.preference is not None:
+            found["preference"] = head_of(function(self.preference))
+        elif self.labels != PEOPLE:
+            found["labels"] = reward_content(str(self.labels), self.revision)
+        return found
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Set the threads that a block needs, and give back what was set before."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def block(self, first: int, stop: int) -> World:
         """Load the model, draw the pools of one replica; ``ValueError`` for several."""
-        import torch
-
         if stop - first != 1:
             message = f"Replicas of prompts are blocks of their own; got {first} .. {stop - 1}."
             raise ValueError(message)
-        torch.set_num_threads(self.threads)
         return self.made(self.seed + first)
 
     def made(self, seed: int) -> PromptWorld:
@@ -174,6 +198,7 @@ class Prompts(WorldRecipe):
         from llm_bridge.jobs.sources import ModelSource
         from llm_bridge.pools.problem import PromptProblem
         from llm_bridge.pools.world import PromptWorld
+        from llm_bridge.storage.kept import Kept
 
         train, test = self.split()
         source = ModelSource(
@@ -185,12 +210,15 @@ class Prompts(WorldRecipe):
             pad_token=self.pad_token,
         )
         policy = source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        folder = self._kept("answers")
+        kept = None if folder is None else Kept(folder)
+        policy = replace(policy, kept=kept)
+        cache = None if self.cache is None else Path(self.cache)
+        features = self.features.make(policy.model, cache=cache, batch_size=self.batch_size)
         problem = PromptProblem(
             train,
             policy,
-            features=self.features.make(
-                policy.model, cache=self._kept("cache"), batch_size=self.batch_size
-            ),
+            features=replace(features, kept=kept),
             pool_size=self.pool_size,
             eta=self.eta,
             seed=seed,
@@ -235,9 +263,9 @@ class Prompts(WorldRecipe):
                 raise ValueError(message)
             return LabelFile(folder), None, None
         if self.preference is not None:
-            preference = preference_of(self.preference)
+            preference = preference_of(self.preference, policy.kept)
             return feedback_from(preference), None, preference
-        reward = reward_of(str(self.labels), source, writer=policy.model)
+        reward = reward_of(str(self.labels), source, writer=policy.model, kept=policy.kept)
         oracle = RewardModelOracle(reward, self.label_scale)
         return feedback_from(oracle), reward, oracle if self.game else None
 

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llm_bridge.jobs.heads import is_head, load_head, reads_other_words
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.trunk_ensembles import is_ensemble, members_of
-from llm_bridge.jobs.variants import variant_of
+from llm_bridge.jobs.variants import TRUNK, Variant, reward_content, variant_of
 from llm_bridge.labels.classifiers import TransformerReward
+from llm_bridge.labels.kept import KeptPreference, KeptReward
 from llm_bridge.labels.oracles import TextReward
-from llm_bridge.labels.preferences import TextPreference
+from llm_bridge.labels.preferences import JudgedPreference, TextPreference
+from llm_bridge.labels.scoring import Scorer
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.rewards.models import ModelEnsemble
 from llm_bridge.rewards.trained import TrainedReward
+from llm_bridge.storage.kept import Kept
 from rlhf_theory.core import RewardModel
-from rlhf_theory.errors import suggestion
-
-
-def callable_of(spec: str) -> Callable[..., Any]:
-    """Return a Python function named ``module:function``.
-
-    ``ValueError`` if there is no such module or function.
-    """
-    module, _, name = spec.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        message = f"The function {spec!r} cannot be imported: {error}."
-        raise ValueError(message) from error
-    f = getattr(found, name, None)
-    if not callable(f):
-        names = [n for n in vars(found) if callable(getattr(found, n))]
-        message = f"The module {module!r} has no function {name!r}." + suggestion(name, names)
-        raise ValueError(message)
-    result: Callable[..., Any] = f
-    return result
+from rlhf_theory.store import canonical
+from rlhf_theory.studies.entries import function
+from rlhf_theory.studies.registry import head_of
 
 
 def reward_of(
-    spec: str, source: ModelSource, *, writer: LanguageModel | None = None
+    spec: str,
+    source: ModelSource,
+    *,
+    writer: LanguageModel | None = None,
+    kept: Kept | None = None,
 ) -> RewardModel:
     """Return a reward named by a string.
 
@@ -58,6 +44,8 @@ def reward_of(
         How models are loaded; its name does not count.
     writer
         The language model whose responses are scored, for rewards on the features of another one.
+    kept
+        Where what it says is kept by content, so that nothing is asked twice; None for nowhere.
 
     Raises
     ------
@@ -67,8 +55,18 @@ def reward_of(
     name, variant = variant_of(spec)
     folder = Path(name).expanduser()
     if is_head(folder):
-        head = load_head(folder, source, tokens_of=writer, variant=variant)
+        head = load_head(folder, source, tokens_of=writer, variant=variant, kept=kept)
         return head.reward(variant)
+    found = _reward(name, variant, source, writer)
+    if kept is None or not isinstance(found, Scorer):
+        return found
+    return KeptReward(found, canonical(reward_content(spec, source.revision)), kept)
+
+
+def _reward(
+    name: str, variant: Variant, source: ModelSource, writer: LanguageModel | None
+) -> RewardModel:
+    folder = Path(name).expanduser()
     if variant.kind == "lower":
         message = (
             "Only a linear reward of `rlhf-theory lm fit` (without --trunk) has a lower bound; "
@@ -86,9 +84,9 @@ def reward_of(
         )
         raise ValueError(message)
     if ":" in name and not folder.exists():
-        return TextReward(callable_of(name))
+        return TextReward(function(name).target)
     for trained in (folder / "reward", folder):
-        if (trained / "reward_model.json").is_file():
+        if (trained / TRUNK).is_file():
             return _trained(trained, source, writer)
     loading = source.loading()
     if folder.exists():
@@ -102,9 +100,11 @@ def _trained(folder: Path, source: ModelSource, writer: LanguageModel | None) ->
     return replace(reward, tokens_of=writer) if foreign else reward
 
 
-def preference_of(spec: str) -> TextPreference:
-    """Return the preference of a function ``module:function`` of a prompt and two responses."""
-    if ":" not in spec:
-        message = f"A preference must be a function, module:function; got {spec!r}."
-        raise ValueError(message)
-    return TextPreference(callable_of(spec))
+def preference_of(spec: str, kept: Kept | None = None) -> JudgedPreference:
+    """Return the preference of a function ``module:function`` of a prompt and two responses.
+
+    ``kept`` is where its answers are kept, so that nothing is asked twice; None for nowhere.
+    """
+    entry = function(spec)
+    judge = TextPreference(entry.target)
+    return judge if kept is None else KeptPreference(judge, canonical(head_of(entry)), kept)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_bridge.storage.content import content_hash, model_content
 from rlhf_theory.errors import check_choice
+from rlhf_theory.studies.entries import function
+from rlhf_theory.studies.registry import head_of
+
+HEAD, TRUNK, ENSEMBLE = "head.json", "reward_model.json", "ensemble.json"
+"""Records of fitted rewards: of a linear one, a trained trunk, and several of these."""
+
+RECORDS = (HEAD, f"reward/{ENSEMBLE}", ENSEMBLE, f"reward/{TRUNK}", TRUNK)
+"""Where they lie in the folder of a fitted reward, in the order in which they are looked for."""
 
 _KINDS = ("estimate", "lower", "mean", "min", "uncertainty")
 
@@ -41,6 +50,31 @@ class Variant:
         if self.kind == "uncertainty":
             return ensemble.uncertainty_weighted(self.weight)
         return ensemble.mean()
+
+
+def reward_content(spec: str, revision: str | None = None) -> object:
+    """Return what stands for a reward in keys, by content; see `rewards.reward_of`.
+
+    Parameters
+    ----------
+    spec
+        A function, a fitted reward, or a classifier; with a version.
+    revision
+        That of a classifier on a hub.
+
+    Returns
+    -------
+    For a function what `head_of` says of its code; else a hash. A record of a fitted reward has
+    digests of all that belongs to it.
+    """
+    name, _ = variant_of(spec)
+    folder = Path(name).expanduser()
+    for record in (folder / path for path in RECORDS):
+        if record.is_file():
+            return f"{content_hash(record)}{spec.removeprefix(name)}"
+    if ":" in name and not folder.exists():
+        return head_of(function(name))
+    return model_content(name, revision)
 
 
 def variant_of(spec: str) -> tuple[str, Variant]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+import transformers
 from huggingface_hub import constants as hub
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -287,6 +288,17 @@ class LoadedModel:
         config = self.model.config.get_text_config()
         length = getattr(config, "max_position_embeddings", None)
         return None if length is None else int(length)
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What numbers of this model depend on besides the texts, to the last bit; plain data."""
+        return {
+            "model": self.fingerprint,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "versions": [str(torch.__version__), transformers.__version__],
+        }
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from llm_bridge.language.log_probs import sequence_log_probs
 from llm_bridge.language.models import Ids, LanguageModel
 from llm_bridge.language.sampler import BatchedSampler, Response, Sampler
 from llm_bridge.pools.candidates import Pools
+from llm_bridge.storage.kept import Arrays, Kept, unworded, words
 from rlhf_theory.arrays import Array, as_like, log_softmax, namespace, take_rows, to_numpy
 from rlhf_theory.core import Policy, Problem
 from rlhf_theory.data import Contexts
@@ -38,11 +39,15 @@ class LanguageModelPolicy:
         How responses are drawn.
     batch_size
         Rows per forward pass when responses are scored.
+    kept
+        Where samples and scores are kept by content, so that none is computed twice; None for
+        nowhere.
     """
 
     model: LanguageModel
     sampler: Sampler = field(default_factory=BatchedSampler)
     batch_size: int = 32
+    kept: Kept | None = field(default=None, repr=False)
     # Not carried over by `replace`, which may put in another model.
     _scores: dict[tuple[str, bool], np.ndarray] = field(
         default_factory=dict, init=False, repr=False
@@ -98,13 +103,39 @@ class LanguageModelPolicy:
         self, prompts: Sequence[Ids], responses: Sequence[Ids], *, bf16: bool = False
     ) -> np.ndarray:
         """Return ``log pi(response | prompt)``, shape ``(n,)``; see `sequence_log_probs`."""
-        return sequence_log_probs(
-            self.model, prompts, responses, batch_size=self.batch_size, bf16=bf16
-        )
+
+        def computed() -> Arrays:
+            scores = sequence_log_probs(
+                self.model, prompts, responses, batch_size=self.batch_size, bf16=bf16
+            )
+            return {"scores": scores}
+
+        if self.kept is None:
+            return computed()["scores"]
+        texts = {"prompts": _numbers(prompts), "responses": _numbers(responses)}
+        question = {**self.model.about, "batch_size": self.batch_size, "bf16": bf16, **texts}
+        return self.kept.once("scores", question, computed)["scores"]
 
     def sample(self, prompts: Sequence[Ids], n: int, key: Key) -> list[list[Response]]:
         """Return ``n`` independent responses to every prompt."""
-        return self.sampler(self.model, prompts, n, key)
+        sampler = repr(self.sampler)
+        if self.kept is None or " at 0x" in sampler:  # settings that nobody can read
+            return self.sampler(self.model, prompts, n, key)
+
+        def drawn() -> Arrays:
+            rows = self.sampler(self.model, prompts, n, key)
+            return {"rows": words([[astuple(r) for r in row] for row in rows])}
+
+        address = [key.seed, key.first, *(p if isinstance(p, str) else int(p) for p in key.path)]
+        question = {"sampler": sampler, "prompts": _numbers(prompts), "n": n, "key": address}
+        found: Any = unworded(
+            self.kept.once("samples", {**self.model.about, **question}, drawn)["rows"]
+        )
+        return [[Response(tuple(r[0]), *r[1:]) for r in row] for row in found]
+
+
+def _numbers(texts: Sequence[Ids]) -> list[list[int]]:
+    return [list(map(int, ids)) for ids in texts]
 
 
 def require_model(policy: Policy, what: str) -> LanguageModelPolicy:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 
 from llm_bridge.language.log_probs import sequence_log_probs
@@ -117,6 +119,7 @@ def with_mismatched(
     *,
     batch_size: int = 32,
     bf16: bool = False,
+    score: Callable[..., np.ndarray] | None = None,
 ) -> list[Example]:
     """Give every example a response of another prompt, as KTO's estimate of the KL needs.
 
@@ -133,6 +136,8 @@ def with_mismatched(
         Rows per forward pass.
     bf16
         Whether the training is in half precision, as ``TrainingSettings.bf16``.
+    score
+        Who scores for the reference, such as a policy that keeps its scores.
     """
     n = len(examples)
     strangers: list[Ids] = []
@@ -144,7 +149,8 @@ def with_mismatched(
             raise ValueError(message)
         strangers.append(other.responses[i % len(other.responses)])
     prompts = [e.prompt for e in examples]
-    scores = sequence_log_probs(reference, prompts, strangers, batch_size=batch_size, bf16=bf16)
+    score = score or partial(sequence_log_probs, reference, batch_size=batch_size)
+    scores = score(prompts, strangers, bf16=bf16)
     return [
         replace(e, mismatched=ids, log_ref_mismatched=float(score))
         for e, ids, score in zip(examples, strangers, scores, strict=True)

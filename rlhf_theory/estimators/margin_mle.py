@@ -10,6 +10,7 @@ from rlhf_theory.data import PreferenceData
 from rlhf_theory.errors import check_positive
 from rlhf_theory.visited_pairs import VisitedPairs
 
+_PATIENCE = 8
 _HINT = (
     "Raise `max_iter`, or lower `bound`: with a wide bound the likelihood is far from quadratic."
 )
@@ -41,7 +42,8 @@ def bounded_margin_mle(
     scale
         Known scale ``s`` of the labels ``sigma(s <z, theta>)``.
     tol
-        Largest residual.
+        Largest residual to go on for. Where rounding keeps it larger, the best iterate is returned,
+        which has converged if its residual is at most ``tol`` per label.
     max_iter
         Newton iterations.
 
@@ -81,9 +83,11 @@ def bounded_margin_mle(
     u = full_like(count.shape, 0.0, count)
     up, down = xp.ones_like(u) / bound, xp.ones_like(u) / bound  # multipliers of u <= b, u >= -b
     residual = full_like((n_replicas,), math.inf, count)
+    best, least = theta, residual
+    since = full_like((n_replicas,), 0.0, count)  # iterations without a better one
     n_iter = 0
     for n_iter in range(1, max_iter + 1):  # noqa: B007
-        above, below = bound - u, bound + u
+        above, below = _slack(bound - u, eps * bound), _slack(bound + u, eps * bound)
         prob = sigmoid(scale * u)
         slope = scale * design.adjoint(count * prob) - target
         gap = xp.sum(up * above + down * below, axis=-1)
@@ -100,17 +104,30 @@ def bounded_margin_mle(
         d_down = mu / below - down - down / below * du
         # Stay strictly inside: 99 % of the way to the first bound that would be met.
         reach = _reach([above, below, up, down], [-du, du, d_up, d_down])
-        # A replica that has converged stays put, so its value cannot depend on the others.
-        reach = xp.where(residual > tol, reach, xp.zeros_like(reach))[:, None]
+        # A replica that has converged stays put, so its value cannot depend on the others. So does
+        # one that rounding keeps from it: near a bound that is met its steps only get worse.
+        moves = (residual > tol) & (since < _PATIENCE)
+        reach = xp.where(moves, reach, xp.zeros_like(reach))[:, None]
         theta, u = theta + reach * step, u + reach * du
         up, down = up + reach * d_up, down + reach * d_down
         gradient = scale * design.adjoint(count * sigmoid(scale * u)) - target
         gradient = gradient + design.adjoint(up - down)
         residual = xp.sum(up * (bound - u) + down * (bound + u), axis=-1)
         residual = residual + xp.max(xp.abs(gradient), axis=-1)
-        if bool(xp.all(residual <= tol)):
+        better = residual < least
+        best, least = xp.where(better[:, None], theta, best), xp.where(better, residual, least)
+        since = xp.where(better, xp.zeros_like(since), since + 1.0)
+        if bool(xp.all((residual <= tol) | (since >= _PATIENCE))):
             break
-    return Solution(theta, residual, residual <= tol, n_iter, _HINT)
+    labels = xp.sum(count, axis=-1)
+    enough = tol * xp.where(labels > 1.0, labels, xp.ones_like(labels))
+    return Solution(best, least, least <= enough, n_iter, _HINT)
+
+
+def _slack(slack: Array, least: float) -> Array:
+    """Return a distance to a bound, not rounded to 0."""
+    xp = namespace(slack)
+    return xp.where(slack > 0.0, slack, full_like(slack.shape, least, slack))
 
 
 def _reach(values: list[Array], changes: list[Array]) -> Array:

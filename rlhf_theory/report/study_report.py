@@ -92,6 +92,7 @@ def write_study_report(result: ResultTables, say: Callable[[str], None] | None =
         folder / "report.html",
         name=result.study.name,
         title=result.study.title,
+        lead=result.study.lead,
         facts=_facts(result),
         tables=tables,
         figures=sheets,

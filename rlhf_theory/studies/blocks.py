@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,10 +131,10 @@ def _table(task: Task) -> tuple[pa.Table, World]:
     """Return the table of a block, and its world, which knows what else came out."""
     cell, first, stop = task.cell, task.first, task.stop
     kept = Path(task.folder) / "kept"
-    with threadpool_limits(limits=cell.threads):
-        world = cell_world(cell, first, stop, kept)
+    with threadpool_limits(limits=cell.threads), ExitStack() as stack:
+        world = cell_world(cell, first, stop, kept, stack)
         trace = run(
-            kept_in(build_learner(cell.learner), kept / "trainings"),
+            kept_in(build_learner(cell.learner), kept / _trainings(cell.threads)),
             world,
             rounds=cell.rounds,
             offline_pairs=cell.offline_pairs,
@@ -146,6 +147,11 @@ def _table(task: Task) -> tuple[pa.Table, World]:
     for spec in (cell.world, cell.learner):
         check_codes(spec)
     return block_table(cell, first, stop, trace), world
+
+
+def _trainings(threads: int) -> str:
+    """Return the folder of trainings: those with other threads are not the same to the last bit."""
+    return "trainings" if threads == 1 else f"trainings-{threads}-threads"
 
 
 def _leave_files(task: Task, world: World) -> None:

@@ -8,7 +8,7 @@ from rlhf_theory.engine.backends import make_backend
 from rlhf_theory.store import canonical
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.fields import StudyFields
-from rlhf_theory.studies.items import LearnerItem, WorldItem, count_pairs
+from rlhf_theory.studies.items import LearnerItem, WorldItem, count_cells
 from rlhf_theory.studies.messages import not_here, place_of
 from rlhf_theory.studies.plot_checks import Chosen, check_plots
 from rlhf_theory.studies.resolve import Say
@@ -41,7 +41,7 @@ def check_size(
         Where mistakes go.
     """
     seeds, blocks = repeats
-    count = count_pairs(worlds, learners) * seeds * blocks
+    count = count_cells(worlds, learners, seeds=seeds, blocks=blocks)
     if count <= MOST_CELLS:
         return True
     text = (

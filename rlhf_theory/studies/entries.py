@@ -63,6 +63,17 @@ def find(role: str, kind: str, known: Mapping[str, Entry] | None = None) -> Entr
     raise ValueError(message)
 
 
+def function(address: str) -> Entry:
+    """Return the entry of a function of a user's, ``module:function``, which has no other name.
+
+    It is looked for where learners and worlds are. ``ValueError`` for what is no address.
+    """
+    if not _ADDRESS.fullmatch(address):
+        message = f"A function must be given as 'module:function'; got {address!r}."
+        raise ValueError(message)
+    return _at("function", address)
+
+
 @cache
 def _at(role: str, kind: str) -> Entry:
     return Entry(kind, role, kind, lambda: _attribute(kind), kind.partition(":")[0])

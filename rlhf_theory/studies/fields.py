@@ -37,6 +37,7 @@ class StudyFields(Table):
     format: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     title: str = ""
+    lead: str = ""  # the paragraph below the title of the page: what the study asks
     seed: Swept = 0
     replicas: Count = 256
     block: SweptCount = 64

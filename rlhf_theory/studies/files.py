@@ -68,18 +68,19 @@ def load(
     fast = _take_quick(data, file) if quick else set()
     touched: set[Path] = set()
     mistakes: list[Mistake] = []
-    for item in sets:
+    inner = _quick_sets(data) if quick else []
+    for place, item in [*(("quick.set", i) for i in inner), *(("--set", i) for i in sets)]:
         try:
-            touched |= change(data, item)
+            (fast if place == "quick.set" else touched).update(change(data, item))
         except ValueError as error:
-            mistakes.append(Mistake(f"--set {item}", str(error)))
+            mistakes.append(Mistake(f"{place} {item}", str(error)))
     if mistakes:
         raise StudyError(mistakes)
 
     def origin(place: Path) -> str:
         if any(place[: len(t)] == t for t in touched):
             return "--set"
-        return "quick" if place[:1] in fast or place[:2] in fast else "file"
+        return "quick" if any(place[: len(t)] == t for t in fast) else "file"
 
     return data, origin
 
@@ -99,6 +100,12 @@ def _take_quick(data: Toml, file: FilePath) -> set[Path]:
             data[name] = value
             changed.add((name,))
     return changed
+
+
+def _quick_sets(data: Toml) -> list[str]:
+    """Return the changes of the table ``quick``; what is none, the study complains about."""
+    items = data["quick"].get("set", [])
+    return [i for i in items if isinstance(i, str)] if isinstance(items, list) else []
 
 
 def _no_toml(file: FilePath, text: str, error: tomllib.TOMLDecodeError) -> str:

@@ -295,6 +295,15 @@ def count_pairs(worlds: Sequence[WorldItem], learners: Sequence[LearnerItem]) ->
     return sum(counts[le.worlds] for le in learners)
 
 
+def count_cells(
+    worlds: Sequence[WorldItem], learners: Sequence[LearnerItem], *, seeds: int, blocks: int
+) -> int:
+    """Return the number of cells; a world that says its replicas has one size of blocks."""
+    own = [w for w in worlds if w.replicas is not None]
+    others = [w for w in worlds if w.replicas is None]
+    return seeds * (count_pairs(own, learners) + blocks * count_pairs(others, learners))
+
+
 def pairs_of(
     worlds: Sequence[WorldItem], learners: Sequence[LearnerItem], say: Say
 ) -> list[tuple[WorldItem, LearnerItem]]:

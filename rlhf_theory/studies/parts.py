@@ -159,7 +159,13 @@ class RunOptions(Table):
 
 
 class Quick(Table):
-    """What the quick form of a study changes; as in `Study`, None for no change."""
+    """What the quick form of a study changes; as in `Study`, None for no change.
+
+    Attributes
+    ----------
+    set
+        Changes inside of entries, as after ``--set``: ``["world.replicas=1"]``.
+    """
 
     seed: Swept | None = None
     replicas: Count | None = None
@@ -167,3 +173,4 @@ class Quick(Table):
     rounds: Rounds | None = None
     pairs: Pairs = None
     record: Record | None = None
+    set: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -54,7 +55,13 @@ def build_world(spec: Spec, replicas: int) -> World | WorldRecipe:
     return world
 
 
-def cell_world(cell: Cell, first: int, stop: int, folder: Path | None = None) -> World:
+def cell_world(
+    cell: Cell,
+    first: int,
+    stop: int,
+    folder: Path | None = None,
+    stack: ExitStack | None = None,
+) -> World:
     """Return some replicas of the world of a cell, with the law of its offline pairs.
 
     It is made as large as needed and cut: what a replica is does not depend on how many there are.
@@ -67,6 +74,8 @@ def cell_world(cell: Cell, first: int, stop: int, folder: Path | None = None) ->
         Replicas ``first .. stop - 1``.
     folder
         Where a `WorldRecipe` keeps files that has no folder of its own.
+    stack
+        Takes the context in which a `WorldRecipe` computes; None for no context.
 
     Raises
     ------
@@ -77,6 +86,8 @@ def cell_world(cell: Cell, first: int, stop: int, folder: Path | None = None) ->
     if isinstance(world, WorldRecipe):
         _check_content(world, cell)
         world = world if folder is None else kept_in(world, folder)
+        if stack is not None:
+            stack.enter_context(world.computing())
     if cell.coverage == 0.0:
         return world.block(first, stop)
     if not isinstance(world, Bandit):
@@ -149,7 +160,7 @@ def check_codes(spec: Spec) -> None:
     """Raise `OtherCodeError` unless the code of a spec and of its parts is what it says."""
     if "code" in spec:
         check_code(spec["code"])
-    for value in spec.values():
+    for value in (*spec.values(), *spec.get("content", {}).values()):
         for part in value if isinstance(value, list | tuple) else [value]:
             if is_spec(part):
                 check_codes(part)

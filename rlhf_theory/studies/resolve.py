@@ -17,7 +17,7 @@ from rlhf_theory.errors import suggestion
 from rlhf_theory.register import Entry
 from rlhf_theory.store import canonical
 from rlhf_theory.studies import registry
-from rlhf_theory.studies.cells import CODE, MARKS
+from rlhf_theory.studies.cells import CODE, MARKS, is_spec
 from rlhf_theory.studies.entries import find, kind_of
 from rlhf_theory.studies.former import SETTINGS
 from rlhf_theory.studies.grids import grid_hint
@@ -32,6 +32,10 @@ Say = Callable[[Path, str], None]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _MISSING = object()
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_ADVICE = (
+    "Results of the two do not belong together: --keep-old adopts the old ones, --drop-old "
+    "removes them."
+)
 
 
 def whole(value: object) -> Any:
@@ -123,7 +127,7 @@ class Resolver:
 
     say: Say
     facts: dict[str, object] = field(default_factory=dict)
-    contents: dict[str, dict[str, str]] = field(default_factory=dict)
+    contents: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def at(self, say: Say) -> Resolver:
         """Return the same resolver with another place for its mistakes."""
@@ -207,8 +211,7 @@ class Resolver:
             if mark in table and table[mark] != spec.get(mark):
                 text = (
                     f"must be {shown(spec.get(mark))}, the {mark} of {entry.name!r} here; got "
-                    f"{shown(table[mark])}. Results of the two do not belong together: --keep-old "
-                    "adopts the old ones, --drop-old removes them."
+                    f"{shown(table[mark])}. {_ADVICE}"
                 )
                 self.say((*path, mark), text)
                 fine = False
@@ -221,8 +224,10 @@ class Resolver:
         content = self.contents.get(canonical([entry.role, spec]))
         if content is None:
             return spec
-        if table.get("content", content) != content:
+        if not _agrees(table.get("content", {}), content):
             text = f"is {shown(content)} now, not {shown(table['content'])}: files were changed."
+            if any(map(is_spec, content.values())):
+                text += f" {_ADVICE}"
             self.say((*path, "content"), text)
             return None
         return {**spec, "content": content}
@@ -333,3 +338,10 @@ class Resolver:
         """Return what building a resolved spec told."""
         own = {name: value for name, value in spec.items() if name != "content"}
         return self.facts[canonical([role, own])]
+
+
+def _agrees(said: object, now: object) -> bool:
+    """Return whether all that a table says is so now; it may leave out code and versions."""
+    if isinstance(said, Mapping) and isinstance(now, Mapping):
+        return all(_agrees(value, now.get(name)) for name, value in said.items())
+    return said == now

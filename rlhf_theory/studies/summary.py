@@ -5,14 +5,15 @@ from __future__ import annotations
 import html
 
 from rlhf_theory.studies.fields import StudyFields
-from rlhf_theory.studies.items import count_pairs
+from rlhf_theory.studies.items import count_cells
 
 
 def counts_of(study: StudyFields) -> str:
     """Return how much there is: ``"3 worlds, 2 learners, 6 cells, 64 replicas"``."""
-    cells = count_pairs(study.world_items, study.learner_items)
-    for swept in (study.seed, study.block):
-        cells *= len(swept) if isinstance(swept, tuple) else 1
+    seeds, blocks = (
+        len(swept) if isinstance(swept, tuple) else 1 for swept in (study.seed, study.block)
+    )
+    cells = count_cells(study.world_items, study.learner_items, seeds=seeds, blocks=blocks)
     counts = {
         "world": len(study.world_items),
         "learner": len(study.learner_items),

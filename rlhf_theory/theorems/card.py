@@ -36,7 +36,7 @@ class Part:
         replicas, the numbers ``first`` and ``stop`` (excluded) of these. Empty: all of the sweep.
     """
 
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Sweep = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from rlhf_theory import worlds
 from rlhf_theory.data import PreferenceData
@@ -29,7 +28,7 @@ def linear_world(sweep: Sweep, replicas: int | None = None, **more: object) -> B
 
 
 def replica_parts(
-    sweep: Sweep, cells: Iterable[Mapping[str, Any]] = ({},), replicas: int | None = None
+    sweep: Sweep, cells: Iterable[Sweep] = ({},), replicas: int | None = None
 ) -> list[Part]:
     """Return a part for every block of replicas of every cell, the blocks of a cell in a row.
 

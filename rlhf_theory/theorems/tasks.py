@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 from threadpoolctl import threadpool_limits
@@ -57,7 +58,7 @@ class PartTask:
     run: CardRun
     part: Part
     code: str
-    at_once: tuple[str, int] | None = None
+    at_once: ClassVar[tuple[str, int] | None] = None
 
     @property
     def name(self) -> str:
@@ -118,7 +119,7 @@ class VerdictTask:
     run: CardRun
     parts: tuple[PartTask, ...]
     error: str = ""
-    at_once: tuple[str, int] | None = None
+    at_once: ClassVar[tuple[str, int] | None] = None
 
     @property
     def name(self) -> str:

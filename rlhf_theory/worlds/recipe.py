@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,12 +31,17 @@ class WorldRecipe(ABC):
         """Names of what the world evaluates, the one that it is about first."""
 
     @abstractmethod
-    def content(self) -> Mapping[str, str]:
+    def content(self) -> Mapping[str, object]:
         """Return hashes of what settings name by place, such as files and models, by setting.
 
-        The key of results has them instead of the places. ``ValueError`` or ``OSError`` for what
-        is not there.
+        Plain data; of a user's function what `rlhf_theory.studies.registry.head_of` says. The key
+        of results has them instead of the places. ``ValueError`` or ``OSError`` for what is not
+        there.
         """
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Return a context in which a block is made and run, such as one that sets threads."""
+        return nullcontext()
 
     @abstractmethod
     def block(self, first: int, stop: int) -> World:

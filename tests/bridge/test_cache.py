@@ -33,7 +33,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 def result(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate()
     assert process.returncode == 0
     return out.strip().splitlines()[-1]
 

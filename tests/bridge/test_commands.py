@@ -434,8 +434,8 @@ def test_functions_that_are_not_there_are_answered(lm, tmp_path):
     command = ("evaluate", "prompts.txt", "--reference", "model", "--out", tmp_path / "v")
     options = ("--limit", 2, "--pool-size", 2, "--max-new-tokens", 3)
     for gold, words in (
-        ("llm_bridge.tiny:gold_rewrd", "has no function 'gold_rewrd'"),
-        ("no_such_module:f", "cannot be imported"),
+        ("llm_bridge.tiny:gold_rewrd", "Did you mean 'llm_bridge.tiny:gold_reward'?"),
+        ("no_such_module:f", "looked in the working directory and in what is installed"),
     ):
         code, said = lm(*command, *options, "--gold", gold)
         assert code == 2

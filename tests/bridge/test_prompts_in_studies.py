@@ -1,6 +1,7 @@
 """Language models in study files: a world of prompts beside a bandit, kept, extended, answered."""
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,15 @@ from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.labels.oracles import RewardModelOracle, TextReward
 from llm_bridge.planning.direct import IterativeDirect
 from llm_bridge.planning.planners import DPOPlanner
+from llm_bridge.rewards.modules import trunk_of
+from llm_bridge.rewards.trained import TrainedReward
 from llm_bridge.tiny import questions
 from llm_bridge.training.settings import LoRA, TrainingSettings
 from rlhf_theory.experiments.runner import run_online
 from rlhf_theory.oracles import feedback_from
-from rlhf_theory.studies import registry
+from rlhf_theory.studies import entries, registry
 from rlhf_theory.studies.running import longer
-from rlhf_theory.study import Study
+from rlhf_theory.study import Study, StudyResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -108,6 +111,15 @@ def test_a_bandit_and_prompts_stand_side_by_side(here):
     assert result.report().is_file()
 
 
+def test_a_study_counts_its_cells_as_it_has_them(here):
+    """Sizes of blocks were counted for worlds that have one of their own."""
+    worlds = {"kind": "linear", "dim": 3}, world(label="prompts")
+    learners = (RANKS, {**RANKS, "label": "more", "batch_size": 9})
+    swept = study(*worlds, learners=learners, block=[2, 3], seed=[0, 1, 2])
+    assert len(swept.cells()) == 3 * (2 * 2 + 2)
+    assert f"{len(swept.cells())} cells" in repr(swept)
+
+
 def test_a_cell_of_prompts_is_what_the_runner_gives(here):
     """The whole way through the study against the world made by hand; replica 1 is of seed 1."""
     result = run(study(world(seed=0, replicas=2, held_out=0.0)), here / "out")
@@ -171,6 +183,91 @@ def test_content_that_changes_on_the_way_fails_the_block_and_a_stored_study_says
     assert "prompts of 'Prompts' changed since" in result.failures()["error"].iloc[0]
     with pytest.raises(ValueError, match=r"worlds\[0\].content: is .* now, not .*changed"):
         Study(**stored)
+
+
+HELPER = "def size(text):\n    return {} * len(text.split())\n"
+JUDGE = """
+import their_helper
+
+def words(prompt, response):
+    return their_helper.size(response)
+
+def wins(prompt, first, second):
+    return 0.5 + 0.1 * (their_helper.size(first) > their_helper.size(second))
+"""
+
+
+@pytest.fixture
+def edited(here, monkeypatch):
+    """Write the code of who labels as it is given, as a new process would find it."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the folder is added to it
+
+    def forget():
+        for name in ("their_judge", "their_helper"):
+            sys.modules.pop(name, None)
+        entries.refresh()
+
+    def edit(factor=0.3, judge=JUDGE):
+        (here / "their_judge.py").write_text(judge)
+        (here / "their_helper.py").write_text(HELPER.format(factor))
+        forget()
+
+    edit()
+    yield edit
+    forget()
+
+
+@pytest.mark.parametrize(
+    "who",
+    [
+        {"labels": "their_judge:words"},
+        {"labels": None, "preference": "their_judge:wins", "game": True},
+    ],
+)
+def test_an_edit_of_who_labels_or_of_a_helper_is_another_cell(here, edited, who):
+    """The key was the name alone: edited rewards met the results of those before."""
+
+    def key():
+        learners = (RANKS,) if "preference" not in who else ({"kind": "nash-game"},)
+        return study(world(**who), learners=learners).cells()[0].key
+
+    first = key()
+    edited(0.4)
+    second = key()
+    edited(0.4, JUDGE + "\n# the same, but for a remark\n")
+    assert len({first, second, key()}) == 3
+    edited()
+    assert key() == first
+
+
+def test_status_says_which_results_are_of_an_older_reward(here, edited):
+    mine = world(labels="their_judge:words")
+    stored = study(mine, rounds=1).resolved()
+    run(study(mine, rounds=1), here / "out")
+    assert list(StudyResult(here / "out").status()["older"]) == [0]
+    edited(0.4)
+    [(_, [found])] = StudyResult(here / "out").older()
+    assert (found.changed, len(found.blocks)) == (("their_helper",), 1)
+    with pytest.raises(ValueError, match=r"worlds\[0\]\.content.*--keep-old adopts"):
+        Study(**stored)
+    result = run(study(mine, rounds=1), here / "out", old="keep")
+    assert (result.tally.done, list(result.status()["older"])) == (0, [0])
+
+
+def test_a_fitted_reward_counts_by_what_it_holds(here, tiny_model):
+    """Its folder was the key: fitted anew, or moved, it was the same or another one by name."""
+    reward = TrainedReward(trunk_of(tiny_model), torch.ones(32))
+    reward.save(here / "fit" / "reward")
+
+    def content(labels):
+        return Prompts(prompts="prompts.txt", model="model", labels=labels).content()["labels"]
+
+    first = content("fit")
+    (here / "fit").rename(here / "moved")
+    assert content("moved") == first
+    assert content("moved#mean") != first
+    reward.rescaled(2.0).save(here / "moved" / "reward")
+    assert content("moved") != first
 
 
 def test_another_round_trains_only_that_round(here):

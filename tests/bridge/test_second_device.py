@@ -20,13 +20,13 @@ def walk():
     if not SUPPORTED:
         pytest.skip("this torch cannot register a device from Python")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    # No limit of time: it is a minute and a half of one core, however long that takes here.
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.device_walk"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

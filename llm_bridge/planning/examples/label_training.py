@@ -124,7 +124,7 @@ def labelled_examples(
     ]
     if mismatched:
         return with_mismatched(
-            reference.model, examples, batch_size=reference.batch_size, bf16=bf16
+            reference.model, examples, bf16=bf16, score=reference.sequence_log_probs
         )
     return examples
 

@@ -64,7 +64,7 @@ def planning_examples(
     examples = pool_examples(pools, rows, rewards, weights, log_ref, loss, pairs, size, key, least)
     if "z0" in loss.needs:
         return with_mismatched(
-            reference.model, examples, batch_size=reference.batch_size, bf16=bf16
+            reference.model, examples, bf16=bf16, score=reference.sequence_log_probs
         )
     return examples
 

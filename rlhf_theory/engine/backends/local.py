@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class LocalPool:
 
     def __init__(self, jobs: int) -> None:
         self.width = jobs
+        # A worker that has loaded a model is larger than before, and no leak; it only starts anew.
+        warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)
         self._pool = loky.ProcessPoolExecutor(
             max_workers=jobs, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(),)
         )

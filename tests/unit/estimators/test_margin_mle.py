@@ -50,6 +50,44 @@ def test_agrees_with_slsqp(xp_like):
         assert neg_log_likelihood(theta[r], count[r], wins[r]) <= found.fun + 1e-7
 
 
+@pytest.mark.parametrize(
+    ("count", "wins", "bound"),
+    [([1915, 0, 6], [826, 0, 3], 0.163), ([0, 2, 1907], [0, 1, 15], 2.2)],
+)
+def test_unbalanced_counts_have_an_estimate(count, wins, bound):
+    """Rounding keeps the residual above 1e-8: it went on until the slack was 0, to NaN."""
+    count, wins = np.array([count], dtype=float), np.array([wins], dtype=float)
+    data = one_hot_problem(np.zeros(1), 1).empty_data().reweighted(count, wins)
+    [theta] = bounded_margin_mle(data, bound=bound).require()
+    # On a grid of the two differences: no estimate within the bound is better by more than 1e-5.
+    one, two = np.meshgrid(np.linspace(-bound, bound, 801), np.linspace(-bound, bound, 801))
+    inside = np.abs(one - two) <= bound
+    values = sum(
+        n * np.logaddexp(0.0, u) - k * u
+        for n, k, u in zip(count[0], wins[0], (one, two, two - one), strict=True)
+    )
+    assert neg_log_likelihood(theta, count[0], wins[0]) <= values[inside].min() + 1e-5
+    assert np.ptp(theta) <= bound
+
+
+def test_random_unbalanced_counts_all_converge():
+    """Of these 31 in 800 were NaN."""
+    rng = np.random.default_rng(1)
+    count = np.round(10.0 ** rng.uniform(0.0, 5.0, size=(800, 3))) * (rng.random((800, 3)) > 0.2)
+    wins = rng.binomial(count.astype(int), rng.random((800, 3))).astype(float)
+    data = one_hot_problem(np.zeros(1), 800).empty_data().reweighted(count, wins)
+    for bound in (0.163, 2.2):
+        found = bounded_margin_mle(data, bound=bound)
+        assert np.all(np.isfinite(found.value))
+        assert found.converged.mean() == 1.0
+
+
+def test_too_few_iterations_are_no_convergence():
+    count, wins = counts(3, 4, 50)
+    data = one_hot_problem(np.zeros(1), 4).empty_data().reweighted(count, wins)
+    assert not np.any(bounded_margin_mle(data, bound=0.5, max_iter=2).converged)
+
+
 def test_equals_the_plain_mle_where_the_bound_is_slack():
     count = np.array([[4000.0, 3000.0, 5000.0]])
     wins = np.round(count * np.array([[0.6, 0.55, 0.45]]))

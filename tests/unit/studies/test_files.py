@@ -76,6 +76,22 @@ def test_the_quick_form_changes_what_it_names(file):
         Study.from_toml(file, quick=True)
 
 
+def test_the_quick_form_changes_entries_too_and_the_command_line_comes_after_it(file):
+    text = TEXT.replace("[quick]", '[quick]\nset = ["world[0].contexts=3", "rounds=7"]')
+    file.write_text(text, encoding="utf-8")
+    study = Study.from_toml(file, ["world[0].contexts=5"], quick=True)
+    assert (study.rounds, study.cells()[0].world["contexts"]) == (7, 5)
+    assert study.origins["rounds"] == "quick"
+    assert study.origins["world[0].contexts"] == "--set"
+    quick = Study.from_toml(file, quick=True)
+    assert quick.cells()[0].world["contexts"] == 3
+    assert quick.origins["world[0].contexts"] == "quick"
+    assert Study.from_toml(file).cells()[0].world["contexts"] != 3
+    file.write_text(text.replace("rounds=7", "world[9].x=1"), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"quick.set world\[9\].x=1: "):
+        Study.from_toml(file, quick=True)
+
+
 def cells_after(file, *sets):
     study = Study.from_toml(file, sets)
     return study, study.cells()

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_theory.randomness import Key
 from rlhf_theory.register import named
-from rlhf_theory.theorems.card import Check, Note, Part, Verdict, sweep_data
+from rlhf_theory.theorems.card import Check, Part, Verdict, sweep_data
 from tests.helpers.fake_theorems import fake
 
 
@@ -105,15 +105,6 @@ def test_a_card_may_gather_what_needs_all_parts(tmp_path):
 def test_a_card_that_is_not_cut_has_one_part(tmp_path):
     theorem = fake("a", tmp_path)
     assert [part.label for part in theorem.parts(theorem.quick)] == ["all"]
-
-
-def test_progress_may_be_a_note(tmp_path):
-    note = Note(tmp_path / "note")
-    note.advance("first")
-    note.advance("second")
-    assert note.path.read_text() == "second"
-    # A disk that refuses must not stop a study.
-    Note(tmp_path / "missing" / "note").advance("x")
 
 
 def test_an_unknown_theorem_gets_the_nearest_name():

@@ -1,24 +1,20 @@
-"""What the study of online against offline labels is made of: pair rules, prediction, plug-in."""
+"""The linear account of the gold reward, what theory predicts there, and learners of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from cells import Rows
-from tiny_runs import gold, tiny_policy
 
+from benchmarks.llm.tiny_runs import gold, tiny_policy
 from llm_bridge.embeddings.features import TransformerFeatures
-from llm_bridge.planning.pair_rules import AgainstEnhancer, BestWorst, PairRule
-from llm_bridge.pools.data import PromptData
+from llm_bridge.planning.pair_rules import BestWorst
 from llm_bridge.pools.problem import PromptProblem
-from rlhf_theory.algorithms.enhancers import FromReference
 from rlhf_theory.algorithms.rounds import compare
 from rlhf_theory.arrays import Array, inner, to_numpy
-from rlhf_theory.core import PairFeedback, Policy, Problem
 from rlhf_theory.data import Contexts
 from rlhf_theory.estimators.mle import bradley_terry_mle
 from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
@@ -40,92 +36,29 @@ ONLINE = (ON_POLICY, REFERENCE, BEST_WORST)
 ARMS = (OFFLINE, *ONLINE)
 
 
-# --------------------------------------------------------------------------- pairs
-
-
-@dataclass(frozen=True)
-class FromPi0:
-    """Both responses from pi0, whatever the policy: offline labels that arrive in rounds."""
-
-    @property
-    def sample(self) -> int | None:
-        """1: the second response is a draw from pi0, as is the first."""
-        return 1
-
-    def __call__(
-        self,
-        problem: Problem,
-        data: Any,
-        policy: Policy,  # noqa: ARG002
-        feedback: PairFeedback,
-        batch_size: int,
-        key: Key,
-    ) -> Any:
-        """Return the data with a labelled batch appended."""
-        pi0 = ReferencePolicy()
-        return compare(problem, data, pi0, pi0, feedback, batch_size, key)
-
-
-@dataclass(frozen=True)
-class Different:
-    """A rule whose batch has exactly so many comparisons, all of two different responses.
-
-    A response against itself needs no annotator, so it is no label (theory sheet 12.17); twice as
-    many pairs are drawn and the first ones that differ are kept.
-    """
-
-    rule: PairRule
-
-    @property
-    def sample(self) -> int | None:
-        """That of the rule."""
-        return self.rule.sample
-
-    def __call__(
-        self,
-        problem: Problem,
-        data: PromptData,
-        policy: Policy,
-        feedback: PairFeedback,
-        batch_size: int,
-        key: Key,
-    ) -> PromptData:
-        """Return the data with a labelled batch appended."""
-        new = self.rule(problem, data, policy, feedback, 2 * batch_size, key)
-        differ = to_numpy(new.latest.count)[0]
-        if differ.sum() < batch_size:
-            message = f"Only {differ.sum():.0f} of {differ.size} pairs are of different responses."
-            raise ValueError(message)
-        kept = new.count * 1.0
-        kept[:, -differ.size :] *= kept.new_tensor((np.cumsum(differ) <= batch_size) * 1.0)
-        return new.reweighted(kept, new.wins * kept)
-
-
-RULES: dict[str, PairRule] = {
-    OFFLINE: FromPi0(),
-    ON_POLICY: AgainstEnhancer(),
-    REFERENCE: AgainstEnhancer(enhancer=FromReference()),
-    BEST_WORST: BestWorst(n=4),
-}
-
-
 # --------------------------------------------------------------------------- prediction
 
 
 def linear_world(sweep: Mapping[str, Any], dim: int) -> Bandit:
-    """Return the pools with the linear reward that explains the gold reward best.
+    """Return `account` for the settings of a sweep."""
+    return account(*(sweep[name] for name in ("prompts", "pool", "eta", "instance")), dim)
+
+
+@lru_cache(maxsize=2)
+def account(prompts: int, pool: int, eta: float, instance: int, dim: int) -> Bandit:
+    """Return the pools with the linear reward that explains the gold reward best; a few are kept.
 
     Of projected features of the tiny model. Its settings say which share of the gold reward's
     variance within prompts it explains.
     """
     tiny, pi0 = tiny_policy()
     problem = PromptProblem(
-        tiny.prompts[: sweep["linear_prompts"]],
+        tiny.prompts[:prompts],
         pi0,
         features=TransformerFeatures(pi0, dim=dim, progress=False),
-        pool_size=sweep["linear_pool"],
-        eta=sweep["eta"],
-        seed=sweep["instance"],
+        pool_size=pool,
+        eta=eta,
+        seed=instance,
     )
     r = to_numpy(gold().rewards(problem.table))
     finite = problem.finite().to(np.zeros(1))
@@ -197,7 +130,7 @@ def per_label(world: Bandit) -> dict[str, Array]:
     return found
 
 
-def predicted(sweep: Mapping[str, Any], dim: int) -> Rows:
+def predicted(sweep: Mapping[str, Any], dim: int) -> list[dict[str, Any]]:
     """Return the constants of theory sheet 12.19 for every arm.
 
     ``limit``: labels times gap where all labels come from the limiting law. ``schedule``: the same
@@ -229,22 +162,17 @@ def predicted(sweep: Mapping[str, Any], dim: int) -> Rows:
 # --------------------------------------------------------------------------- linear learners
 
 
-def plug_in(sweep: Mapping[str, Any], times: int) -> Rows:
-    """Return gaps of linear learners in the linear world, from ``times`` the labels of the arms.
+def plug_in(sweep: Mapping[str, Any], times: int, arm: str, ridge: float) -> list[dict[str, Any]]:
+    """Return gaps of a linear learner in the linear world, from ``times`` the labels of the study.
 
-    Maximum likelihood with a ridge, exact planning. The ridge is each arm's best of the grid; with
-    more labels, where it hardly matters, the first of the grid.
+    Maximum likelihood with a ridge, exact planning; a row per replica.
     """
     world = linear_world(sweep, sweep["dims"][0])
     p = world.problem
-    problem = FiniteProblem(p.phi, p.log_pi0, p.weights, p.eta, sweep["linear_replicas"])
-    rows = []
-    for arm in ARMS:
-        for ridge in sweep["ridges"][: None if times == 1 else 1]:
-            gap = _learn(problem, world, arm, sweep, times, ridge)
-            about = {"part": "linear", "arm": arm, "times": times, "ridge": ridge}
-            rows += [about | {"seed": r, "gap": g} for r, g in enumerate(gap.tolist())]
-    return rows
+    problem = FiniteProblem(p.phi, p.log_pi0, p.weights, p.eta, sweep["replicas"])
+    gap = _learn(problem, world, arm, sweep, times, ridge)
+    about = {"part": "linear", "arm": arm, "times": times, "ridge": ridge}
+    return [about | {"seed": r, "gap": g} for r, g in enumerate(gap.tolist())]
 
 
 def _learn(
@@ -264,7 +192,7 @@ def _learn(
         here, n = key.child("round", t), times * sweep["batch"]
         if arm == BEST_WORST:
             with np.errstate(invalid="ignore"):  # absent responses, which are never drawn
-                data = RULES[arm](problem, data, policy, feedback, n, here)
+                data = BestWorst(n=4)(problem, data, policy, feedback, n, here)
         else:
             first = pi0 if arm == OFFLINE else policy
             second = policy if arm == ON_POLICY else pi0

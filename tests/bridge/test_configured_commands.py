@@ -1,0 +1,158 @@
+"""Commands that take a study file, and what they store as part of one: every loop is closed."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from llm_bridge.commands import application
+from llm_bridge.labels.preference_files import PreferencePair, write_preferences
+from llm_bridge.tiny import sample_answers, split_prompts
+from rlhf_theory.randomness import Key
+from rlhf_theory.store import folder_study
+from rlhf_theory.study import Study
+
+WORLD = """
+format = 2
+name = "w"
+rounds = 1
+
+[[world]]
+kind = "prompts"
+prompts = "prompts.txt"
+model = "model"
+labels = "llm_bridge.tiny:gold_reward"
+pool_size = 3
+max_new_tokens = 6
+samples = 0
+seed = 5
+features = { pooling = ["last", "mean"] }
+
+[[learner]]
+kind = "online-iterative"
+batch_size = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny_model):
+    """A folder with a model, prompts, preferences and a study file."""
+    folder = tmp_path_factory.mktemp("home")
+    tiny_model.save(folder / "model")
+    prompts = split_prompts(Key(0))[0][:12]
+    (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    answers = zip(*(sample_answers(prompts, Key(k)) for k in (1, 2)), strict=True)
+    pairs = [PreferencePair(p, a, b) for p, (a, b) in zip(prompts, answers, strict=True)]
+    write_preferences(folder / "pairs.jsonl", pairs)
+    (folder / "w.toml").write_text(WORLD)
+    return folder
+
+
+@pytest.fixture
+def lm(home, monkeypatch):
+    monkeypatch.chdir(home)
+
+    def run(*arguments):
+        done = CliRunner().invoke(application, [str(a) for a in arguments])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.output
+
+    return run
+
+
+def played(home, *sets):
+    study = Study.from_toml(home / "w.toml", sets)
+    out = home / f"out-{study.cells()[0].key}"
+    result = study.run(out, backend="serial", quiet=True)
+    assert (result.tally.left, result.tally.failed) == (0, 0), result.failures().to_dict("records")
+    return result
+
+
+def test_the_world_of_a_study_says_what_is_not_given(lm, home):
+    code, said = lm("evaluate", "--config", "w.toml", "--pool-size", 4, "--out", "v", "--dry-run")
+    assert code == 0, said
+    assert "12 prompts; pools of 4, and 0 fresh" in said  # the option goes before the file
+    code, said = lm("select", "--config", "w.toml", "--pairs", 3, "--out", "s")
+    assert code == 3, said
+    kept = folder_study(home / "s")
+    assert (kept["pool_size"], kept["max_new_tokens"], kept["seed"]) == (3, 6, 5)
+    assert kept["features.pooling"] == ["last", "mean"]
+    assert kept["eta"] == 0.1  # of the class, as in the study
+    code, said = lm("train", "--config", "w.toml", "--out", "t")
+    assert (code, "PREFERENCES" in said) == (2, True)  # prompts are no preferences
+    code, said = lm("train", "pairs.jsonl", "--config", "w.toml", "--set", "beta=1", "--out", "t",
+                    "--dry-run")  # fmt: skip
+    assert (code, "DPO(beta=1" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("format = 2\n", "one world of prompts; bad.toml has 0"),
+        (WORLD.replace("pool_size = 3", "pool_size = { grid = [2, 3] }"), "pool_size"),
+        (WORLD.replace("pool_size = 3", "pool_sise = 3"), "Did you mean 'pool_size'"),
+        (WORLD.replace('"prompts.txt"', '"none.txt"'), "There is no file none.txt"),
+        ("not toml", "is no TOML"),
+    ],
+)
+def test_a_file_that_says_nothing_of_use_is_answered(lm, home, text, words):
+    (home / "bad.toml").write_text(text)
+    code, said = lm("select", "--config", "bad.toml", "--out", "nowhere")
+    assert (code, words in " ".join(said.split())) == (2, True), said
+    assert not (home / "nowhere").exists()
+
+
+def test_a_fitted_reward_labels_in_a_study(lm, home):
+    code, said = lm("fit", "pairs.jsonl", "--config", "w.toml", "--dim", 3, "--out", "f")
+    assert code == 0, said
+    first = played(home, "world.labels=f")
+    lower = played(home, 'world.labels="f#lower"')
+    assert first.cells[0].key != lower.cells[0].key
+    assert (first.curves["pool_gold"] != lower.curves["pool_gold"]).any()
+
+
+def test_a_trained_trunk_labels_in_a_study(lm, home):
+    trunk = ("fit", "pairs.jsonl", "--config", "w.toml", "--trunk", "--lr", "1e-3")
+    assert lm(*trunk, "--out", "ft")[0] == 0
+    assert played(home, "world.labels=ft").curves["pool_gold"].notna().all()
+
+
+def test_a_trained_model_is_the_reference_of_a_study(lm, home):
+    train = ("train", "pairs.jsonl", "--config", "w.toml", "--set", "beta=1", "--steps", 2)
+    assert lm(*train, "--lr", "1e-3", "--out", "t")[0] == 0
+    base, trained = played(home), played(home, "world.model=t/model")
+    assert base.cells[0].key != trained.cells[0].key
+    # And what a study has trained is a model for the commands.
+    more = ["learner.planner={ kind = 'dpo', steps = 1 }"]
+    [left] = played(home, *more).folder.path.glob("cells/*/*.files")
+    judge = ("evaluate", "--config", "w.toml", "--model", f"last={left}/model", "--out", "vl")
+    code, said = lm(*judge)
+    assert code == 0, said
+    assert set(pd.read_parquet(home / "vl/results.parquet")["policy"]) == {"reference", "last"}
+
+
+def test_embeddings_are_not_read_again_by_a_study(lm, home):
+    assert lm("embed", "prompts.txt", "--config", "w.toml", "--samples", 3, "--out", "e")[0] == 0
+    [index] = (home / "e/cache").glob("*/index.bin")
+    size = index.stat().st_size
+    plain, shared = played(home), played(home, "world.cache=e/cache")
+    assert index.stat().st_size > size  # the study adds what it reads
+    grown = index.stat().st_size
+    assert played(home, "world.cache=e/cache", "seed=9").tally.done == 1
+    assert index.stat().st_size == grown  # the same pools with another learner's seed
+    pd.testing.assert_frame_equal(
+        plain.curves.drop(columns="cell"), shared.curves.drop(columns="cell"), rtol=1e-5
+    )
+
+
+def test_selected_pairs_are_preferences_for_fit_and_train(lm, home):
+    select = ("select", "--config", "w.toml", "--pairs", 3, "--out", "sp")
+    assert lm(*select)[0] == 3
+    pending = home / "sp/labels/pending.jsonl"
+    rows = [{**json.loads(line), "label": "b"} for line in pending.read_text().splitlines()]
+    pending.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert lm(*select)[0] == 0
+    train = ("train", "sp/preferences.jsonl", "--config", "w.toml", "--set", "beta=1")
+    assert lm(*train, "--steps", 1, "--test-share", 0, "--out", "tp")[0] == 0
