@@ -11,6 +11,9 @@ from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 
 Schedule = Literal["constant", "linear", "cosine"]
 
+RESUMED = {"checkpoint_every": 100}
+"""What commands choose otherwise than the class: they have a folder, and go on where stopped."""
+
 
 def _check_count(name: str, value: float, least: int) -> None:
     """Raise ``ValueError`` unless ``value`` is a whole number of at least ``least``."""
