@@ -58,8 +58,8 @@ def fit(
     from llm_bridge.commands.setting_options import made
     from llm_bridge.jobs.fit import FitJob
     from llm_bridge.jobs.fit_trunk import TrunkJob
-    from llm_bridge.jobs.job import carry_out
+    from llm_bridge.jobs.job import Job, carry_out
 
     own = {"file": file, "source": {"name": model}}
-    job = made(TrunkJob, ctx.obj, **own) if trunk else made(FitJob, ctx.obj, **own)
+    job: Job = made(TrunkJob, ctx.obj, **own) if trunk else made(FitJob, ctx.obj, **own)
     carry_out(job, out, dry_run=dry_run, say=typer.echo)

@@ -150,7 +150,8 @@ def made(kind: type[T], tables: Mapping[str, Any], /, **own: Any) -> T:
     **own
         Further settings; tables of classes within add to what was given.
     """
-    hints, values = get_type_hints(kind), {}
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
     for name, hint in hints.items():
         inner = [h for h in get_args(hint) if h is not type(None)] or [hint]
         value = own.get(name, tables.get(name))
