@@ -17,8 +17,12 @@ CONFIG = SpecField(
     name="config",
     hint=Path,
     metavar="STUDY",
-    words="A study file, whose world of prompts says what is not given here.",
+    words="A study file: what is not given here is that of its world of prompts, and of the one "
+    "way in which its learners train.",
 )
+
+_TRAINING = "llm_bridge.training"
+"""What a context keeps of a study file: how to train, and a remark."""
 
 
 class JobCommand(SettingsCommand):
@@ -49,12 +53,31 @@ class JobCommand(SettingsCommand):
             try:
                 names = [p.name for p in self.get_params(ctx)]
                 ctx.default_map = config_values(path, names, self.world)
+                if self._trains():
+                    ctx.meta[_TRAINING] = _training(path)
             except (ValueError, OSError) as error:
                 typer.echo(f"Error: {error}", err=True)
                 raise typer.Exit(2) from None
 
-    def read(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return what was given as tables by place, and what the command chooses."""
+    def _trains(self) -> bool:
+        places = [s.place for several in self.options().values() for s in several]
+        return any(place.startswith("training.") for place in places)
+
+    def read(self, ctx: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what was given, then what the study says, then what the command chooses."""
+        tables = super().read(ctx, self._with_chosen(given))
+        said, remark = ctx.meta.get(_TRAINING, ({}, ""))
+        # A command that trains only if it is asked to does not speak of it otherwise.
+        if remark and ctx.params.get("trunk", True):
+            typer.echo(remark, err=True)
+        if said:
+            own = super().read(ctx, given).get("training", {})
+            # Steps of the study would go before epochs that somebody gives.
+            here = {k: v for k, v in said.items() if k != "steps" or "epochs" not in own}
+            tables["training"] = {**tables.get("training", {}), **here, **own}
+        return tables
+
+    def _with_chosen(self, given: dict[str, Any]) -> dict[str, Any]:
         options = self.options()
         here = dict(given)
         for name, (first, *_) in options.items():
@@ -63,7 +86,19 @@ class JobCommand(SettingsCommand):
                 value = given.get(value.option, options[value.option][0].default)
             if value is not None:
                 here.setdefault(name, value)
-        return super().read(here)
+        return here
+
+
+def _training(path: Path) -> tuple[dict[str, Any], str]:
+    from llm_bridge.commands.config_training import config_training
+    from rlhf_theory.studies.files import load
+
+    return config_training(path, _entries(load(path)[0], "learner"))
+
+
+def _entries(data: Mapping[str, Any], name: str) -> list[Any]:
+    entries = data.get(name) or data.get(f"{name}s") or []
+    return [entries] if isinstance(entries, Mapping) else list(entries)
 
 
 def config_values(path: Path, options: Collection[str], names: Names) -> dict[str, Any]:
@@ -92,9 +127,9 @@ def config_values(path: Path, options: Collection[str], names: Names) -> dict[st
     from rlhf_theory.studies.resolve import Resolver
 
     data, _ = load(path)
-    entries = data.get("world") or data.get("worlds") or []
-    entries = [entries] if isinstance(entries, Mapping) else entries
-    found = [e for e in entries if isinstance(e, Mapping) and e.get("kind") == "prompts"]
+    found = [
+        e for e in _entries(data, "world") if isinstance(e, Mapping) and e.get("kind") == "prompts"
+    ]
     if len(found) != 1:
         message = f"--config needs a study file with one world of prompts; {path} has {len(found)}."
         raise ValueError(message)

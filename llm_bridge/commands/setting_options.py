@@ -109,7 +109,7 @@ class SettingsCommand(SpecCommand):
             flag=(FLAGS | REPEATED).get(setting.name),
         )
 
-    def read(self, given: dict[str, Any]) -> dict[str, Any]:
+    def read(self, ctx: Any, given: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return what was given as tables by place."""
         tables: dict[str, Any] = {}
         for name, several in self.options().items():

@@ -68,10 +68,10 @@ class SpecCommand(TyperCommand, ABC):
         names = {option.name for option in self._made or ()}
         given = {name: ctx.params.pop(name) for name in names & set(ctx.params)}
         # A list that is not given is empty.
-        ctx.obj = self.read({k: v for k, v in given.items() if v is not None and v != []})
+        ctx.obj = self.read(ctx, {k: v for k, v in given.items() if v is not None and v != []})
         return super().invoke(ctx)
 
-    def read(self, given: dict[str, Any]) -> dict[str, Any]:
+    def read(self, ctx: Any, given: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return what the function gets of what was given."""
         return given
 
