@@ -47,9 +47,8 @@ def config_training(path: Path, entries: list[Any]) -> tuple[dict[str, Any], str
             "options."
         )
         return {}, remark
-    return next(
-        ({k: v for k, v in how.identity().items() if v is not None} for how in ways), {}
-    ), ""
+    said = {k: v for how in ways for k, v in how.identity().items() if v is not None}
+    return said, ""
 
 
 def _training_of(path: Path, entry: Mapping[str, Any]) -> TrainingSettings | None:
