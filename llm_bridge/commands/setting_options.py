@@ -98,9 +98,9 @@ class SettingsCommand(SpecCommand):
         default = self.chosen.get(setting.place, setting.default)
         if isinstance(default, Like):
             default = f"that of --{default.option.replace('_', '-')}"
-        if setting.name in REPEATED:
-            hint, metavar = list[str], None
         said = "" if default in (None, ()) else f" [default: {default}]"
+        if setting.name in REPEATED:
+            hint, metavar, said = list[str], "TEXT", " Repeatable."
         return SpecField(
             name=name,
             hint=hint,
