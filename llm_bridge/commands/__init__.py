@@ -5,13 +5,12 @@ from __future__ import annotations
 import typer
 
 from llm_bridge.commands.demo import demo
-from llm_bridge.commands.embed import embed
-from llm_bridge.commands.evaluate import evaluate
-from llm_bridge.commands.fit import fit
-from llm_bridge.commands.iterate import iterate
-from llm_bridge.commands.select import select
-from llm_bridge.commands.setting_options import OnlineCommand
-from llm_bridge.commands.train import train
+from llm_bridge.commands.embed import EmbedCommand, embed
+from llm_bridge.commands.evaluate import EvaluateCommand, evaluate
+from llm_bridge.commands.fit import FitCommand, fit
+from llm_bridge.commands.iterate import IterateCommand, iterate
+from llm_bridge.commands.select import SelectCommand, select
+from llm_bridge.commands.train import TrainCommand, train
 
 __all__ = ["application"]
 
@@ -22,5 +21,13 @@ application = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _part in (embed, fit, select, train, iterate, evaluate, demo):
-    application.command(_part.__name__, cls=OnlineCommand if _part is iterate else None)(_part)
+for _part, _options in (
+    (embed, EmbedCommand),
+    (fit, FitCommand),
+    (select, SelectCommand),
+    (train, TrainCommand),
+    (iterate, IterateCommand),
+    (evaluate, EvaluateCommand),
+    (demo, None),
+):
+    application.command(_part.__name__, cls=_options)(_part)

@@ -16,7 +16,7 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="As small as it gets: shows that everything runs.")
     ] = False,
-    seed: o.Seed = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
     dry_run: o.DryRun = False,
 ) -> None:
     """Run the tiny world end to end: imitation, offline, online and Nash, to one report.

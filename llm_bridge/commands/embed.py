@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import configured
+from llm_bridge.commands.config import JobCommand
+from llm_bridge.commands.guard import command
+from llm_bridge.commands.setting_options import Names
 
 
-@configured(prompts="file", samples=None)
+class EmbedCommand(JobCommand):
+    """The options of ``lm embed``."""
+
+    names: ClassVar[Names] = o.TOLD
+    world: ClassVar[Names] = {"prompts": "file", "samples": None}
+
+    def classes(self) -> list[tuple[str, type]]:
+        """Return the settings of the job."""
+        from llm_bridge.jobs.settings import EmbedSettings
+
+        return [("", EmbedSettings)]
+
+
+@command
 def embed(
+    ctx: typer.Context,
     *,
     file: Annotated[
         Path,
@@ -22,23 +38,6 @@ def embed(
     ],
     model: o.Model,
     out: o.Out,
-    encoder: o.Encoder = False,
-    features: o.Features,
-    log_prob: Annotated[
-        bool | None,
-        typer.Option("--log-prob/--no-log-prob", help="The response's log-probability as feature."),
-    ] = None,
-    transform: Annotated[
-        bool, typer.Option("--transform", help="Centre and standardise, fitted to these rows.")
-    ] = False,
-    samples: Annotated[
-        int, typer.Option(help="Responses that MODEL writes to each prompt of a file of prompts.")
-    ] = 0,
-    max_new_tokens: o.MaxNewTokens = 64,
-    cache: o.Cache = None,
-    batch_size: o.BatchSize = 32,
-    seed: o.Seed = 0,
-    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Compute features of prompts with responses, and the responses' log-probabilities.
@@ -46,21 +45,9 @@ def embed(
     Writes OUT/features.safetensors, OUT/rows.parquet (which row is which) and a cache that other
     commands can share; what is in the cache is not read again.
     """
+    from llm_bridge.commands.setting_options import made
     from llm_bridge.jobs.embed import EmbedJob
     from llm_bridge.jobs.job import carry_out
 
-    if (features.dim is not None or features.whiten) and not transform:
-        message = "--dim and --whiten are parts of the transform: add --transform."
-        raise ValueError(message)
-    job = EmbedJob(
-        file=file,
-        source=loading.source(model),
-        features=features.options(encoder=encoder, log_prob=log_prob),
-        samples=samples,
-        transform=transform,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        batch_size=batch_size,
-        cache=cache,
-    )
+    job = made(EmbedJob, ctx.obj, file=file, source={"name": model})
     carry_out(job, out, dry_run=dry_run, say=typer.echo)

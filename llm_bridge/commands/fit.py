@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import configured
+from llm_bridge.commands.config import JobCommand
+from llm_bridge.commands.guard import command
+from llm_bridge.commands.setting_options import Like, Names
 
 
-@configured(held_out="test_share")
+class FitCommand(JobCommand):
+    """The options of ``lm fit``, with ``--trunk`` or without."""
+
+    names: ClassVar[Names] = {**o.TOLD, "training.batch_size": "minibatch"}
+    # One number says what fits into memory, until somebody says another for the training.
+    chosen: ClassVar[Mapping[str, Any]] = {
+        **JobCommand.chosen,
+        "training.batch_size": Like("batch_size"),
+    }
+    world: ClassVar[Names] = {"held_out": "test_share"}
+
+    def classes(self) -> list[tuple[str, type]]:
+        """Return the settings of both jobs."""
+        from llm_bridge.jobs.settings import FitSettings, TrunkSettings
+
+        return [("", FitSettings), ("", TrunkSettings)]
+
+
+@command
 def fit(
+    ctx: typer.Context,
     *,
     file: Annotated[
         Path,
@@ -20,38 +42,10 @@ def fit(
     ],
     model: o.Model,
     out: o.Out,
-    rule: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Confidence set, of `rlhf-theory list radii`: a given radius (constant), or one "
-            "that covers with probability 1 - delta (adaptive, marginal-likelihood ...).",
-        ),
-    ] = "constant",
-    beta: Annotated[
-        float, typer.Option(help="Radius; a multiplier of it where the rule says one.")
-    ] = 1.0,
-    lam: Annotated[float, typer.Option(help="Ridge lambda.")] = 1.0,
-    norm: Annotated[float, typer.Option(help="Bound on |theta*|; not for constant.")] = 1.0,
-    delta: Annotated[float, typer.Option(help="Miss probability; not for constant.")] = 0.05,
     trunk: Annotated[
         bool,
         typer.Option("--trunk", help="Train the whole model as a reward model; no confidence set."),
     ] = False,
-    ensemble: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Fit N members to bootstraps too, for NAME#min; 0 for none."
-        ),
-    ] = 0,
-    training: o.Training,
-    encoder: o.Encoder = False,
-    features: o.Features,
-    test_share: o.TestShare = 0.2,
-    cache: o.Cache = None,
-    batch_size: o.BatchSize = 32,
-    seed: o.Seed = 0,
-    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Fit a reward to preferences: linear on frozen features, or (--trunk) the whole model.
@@ -61,37 +55,11 @@ def fit(
     OUT#lower is its lower bound; of an ensemble OUT#min is the worst member, OUT#uncertainty=0.5
     the mean minus half the variance, OUT#mean the mean.
     """
+    from llm_bridge.commands.setting_options import made
     from llm_bridge.jobs.fit import FitJob
     from llm_bridge.jobs.fit_trunk import TrunkJob
-    from llm_bridge.jobs.job import carry_out
+    from llm_bridge.jobs.job import Job, carry_out
 
-    read = loading.source(model)
-    if trunk:
-        whole = TrunkJob(
-            file=file,
-            source=read,
-            encoder=encoder,
-            training=training.settings(batch_size),
-            ensemble=ensemble,
-            test_share=test_share,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        carry_out(whole, out, dry_run=dry_run, say=typer.echo)
-        return
-    job = FitJob(
-        file=file,
-        source=read,
-        features=features.options(encoder=encoder),
-        rule=rule,
-        beta=beta,
-        lam=lam,
-        norm=norm,
-        delta=delta,
-        ensemble=ensemble,
-        test_share=test_share,
-        seed=seed,
-        batch_size=batch_size,
-        cache=cache,
-    )
+    own = {"file": file, "source": {"name": model}}
+    job: Job = made(TrunkJob, ctx.obj, **own) if trunk else made(FitJob, ctx.obj, **own)
     carry_out(job, out, dry_run=dry_run, say=typer.echo)

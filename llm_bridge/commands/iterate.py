@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import command, work_offline
+from llm_bridge.commands.guard import command
+from llm_bridge.commands.setting_options import Names, SettingsCommand
 
 if TYPE_CHECKING:
     from rlhf_theory.study import StudyResult
+
+
+class IterateCommand(SettingsCommand):
+    """A command with an option for each setting of prompts, of features and of a training."""
+
+    names: ClassVar[Names] = {
+        "prompts": None,
+        "folder": None,
+        "game": None,
+        "features.encoder": None,
+        # Beside the texts of a pass and the labels of a round it needs a name of its own.
+        "training.batch_size": "minibatch",
+    }
+
+    def classes(self) -> list[tuple[str, type]]:
+        """Return the world, and how a planner or a learner trains in it."""
+        from llm_bridge.jobs.prompts import Prompts
+        from llm_bridge.training.settings import TrainingSettings
+
+        return [("", Prompts), ("training.", TrainingSettings)]
 
 
 @command
@@ -45,22 +66,17 @@ def iterate(
     """
     import tomllib
 
-    if ctx.obj.get("offline"):
-        work_offline()
-    from llm_bridge.commands.setting_options import given_of
     from llm_bridge.jobs.online import online_study, toml_text
     from rlhf_theory.commands.studies import carried_out, say_plan
     from rlhf_theory.studies.running import plan_study
     from rlhf_theory.study import Study
 
-    features = given_of("features", ctx.obj)
-    world = {"prompts": str(file), **given_of("world", ctx.obj)}
+    world = {"prompts": str(file), **ctx.obj}
+    training = world.pop("training", {})
+    if "batch_size" in training:
+        training["minibatch"] = training.pop("batch_size")
     tables = online_study(
-        world | ({"features": features} if features else {}),
-        rounds=rounds,
-        learner=learner,
-        changes=sets or (),
-        training=given_of("training", ctx.obj),
+        world, rounds=rounds, learner=learner, changes=sets or (), training=training
     )
     text = toml_text(tables, "Written by `rlhf-theory lm iterate`; `rlhf-theory run` takes it too.")
     study = Study(**tomllib.loads(text))

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import typer
 
 from llm_bridge.commands import options as o
-from llm_bridge.commands.guard import configured
+from llm_bridge.commands.config import JobCommand
+from llm_bridge.commands.guard import command
+from llm_bridge.commands.setting_options import Names
 
 
-@configured(held_out="test_share", batch_size=None)
+class TrainCommand(JobCommand):
+    """The options of ``lm train``; texts are read by twice the size of a batch of the training."""
+
+    names: ClassVar[Names] = {**o.TOLD, "batch_size": None, "loss_settings": None}
+    world: ClassVar[Names] = {"held_out": "test_share", "batch_size": None}
+
+    def classes(self) -> list[tuple[str, type]]:
+        """Return the settings of the job."""
+        from llm_bridge.jobs.settings import TrainSettings
+
+        return [("", TrainSettings)]
+
+
+@command
 def train(
+    ctx: typer.Context,
     *,
     file: Annotated[
         Path,
@@ -24,27 +40,10 @@ def train(
     ],
     model: o.Model,
     out: o.Out,
-    loss: Annotated[
-        str, typer.Option(help="A loss of `rlhf-theory list losses`, or sft (imitate the chosen).")
-    ] = "dpo",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the loss, such as beta=0.1."),
     ] = None,
-    training: o.Training,
-    steps: o.Steps = None,
-    batch_size: o.TrainingBatch = 16,
-    accumulation: o.Accumulation = 1,
-    sample: Annotated[
-        str | None,
-        typer.Option(
-            metavar="chosen|rejected|second",
-            help="The further response of XPO, VPO and SLiC; second: that of the run that asked.",
-        ),
-    ] = None,
-    test_share: o.TestShare = 0.1,
-    seed: o.Seed = 0,
-    loading: o.Loading,
     dry_run: o.DryRun = False,
 ) -> None:
     """Train a model on preferences, by a loss of the DPO family or by imitation.
@@ -53,23 +52,20 @@ def train(
     with comparisons of held-out prompts. Rows with equal responses are used by the losses that
     learn from them. Stopped, it goes on from its newest checkpoint.
     """
+    from llm_bridge.commands.setting_options import made
     from llm_bridge.jobs.job import carry_out
     from llm_bridge.jobs.train import TrainJob
-    from rlhf_theory.errors import check_choice
+    from llm_bridge.training.settings import TrainingSettings
     from rlhf_theory.studies.files import assignments
 
-    which: Any = sample
-    if sample is not None:
-        check_choice("sample", sample, ("chosen", "rejected", "second"))
-    job = TrainJob(
+    training = made(TrainingSettings, ctx.obj.get("training", {}))
+    job = made(
+        TrainJob,
+        ctx.obj,
         file=file,
-        source=loading.source(model),
-        loss=loss,
+        source={"name": model},
         loss_settings=assignments(settings or (), "--set"),
-        training=training.settings(batch_size, steps, accumulation),
-        sample=which,
-        test_share=test_share,
-        seed=seed,
-        batch_size=2 * batch_size,
+        training=training,
+        batch_size=2 * training.batch_size,
     )
     carry_out(job, out, dry_run=dry_run, say=typer.echo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import torch
 
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.details import frame_bytes
-from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.settings import EmbedSettings
 from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.jobs.texts import as_prompt, as_response
 from llm_bridge.labels.preference_files import read_preferences
@@ -31,32 +30,14 @@ from rlhf_theory.store import write_atomic, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedJob(ModelJob):
-    """Compute features of prompts and responses.
+class EmbedJob(EmbedSettings):
+    """Compute features of prompts and responses."""
 
-    Attributes
-    ----------
-    file
-        Preferences (``prompt, chosen, rejected``), single responses (``prompt, response``), or
-        prompts alone, to which the model writes ``samples`` responses each.
-    features
-        How the model reads.
-    samples
-        Responses that the model writes to every prompt of a file without responses; 0 for none.
-    transform
-        Centre, standardise, project and scale the features, fitted to these very rows; without it
-        the raw features are written.
-    max_new_tokens
-        Longest response that is written.
-    cache
-        Folder of the feature cache; None is ``OUT/cache``.
-    """
-
-    features: FeatureOptions = field(default_factory=FeatureOptions)
-    samples: int = 0
-    transform: bool = False
-    max_new_tokens: int = 64
-    cache: Path | None = None
+    def __post_init__(self) -> None:
+        what = self.features
+        if (what.dim is not None or what.whiten or what.scale != "none") and not self.transform:
+            message = "--dim, --whiten and --scale are parts of the transform: add --transform."
+            raise ValueError(message)
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""

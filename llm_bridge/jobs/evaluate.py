@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,8 @@ from llm_bridge.evaluation.report import (
     write_run_page,
 )
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.model_jobs import PoolJob
 from llm_bridge.jobs.rewards import preference_of, reward_of
+from llm_bridge.jobs.settings import EvaluateSettings
 from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.language.models import Text
 from llm_bridge.pools.policy import LanguageModelPolicy
@@ -44,39 +44,8 @@ from rlhf_theory.studies.entries import function
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob(PoolJob):
-    """Evaluate policies against a reference.
-
-    Attributes
-    ----------
-    file
-        Held-out prompts.
-    models
-        Further models, ``PATH`` or ``NAME=PATH``; device and offline mode are the reference's.
-    gold, proxy
-        Rewards, see `llm_bridge.jobs.rewards.reward_of`, such as ``fit`` or the pessimistic
-        ``fit#lower``; None for none.
-    preference
-        ``module:function``, who wins; None lets the larger gold reward win.
-    game
-        Payoff of the game whose exploitability is reported; needs ``preference``.
-    metrics
-        Further numbers of answers, ``NAME=module:function`` of prompt and response.
-    samples
-        Fresh responses of every model per prompt.
-    limit
-        Only the first so many prompts; None takes all.
-    """
-
-    models: tuple[str, ...] = ()
-    gold: str | None = None
-    proxy: str | None = None
-    preference: str | None = None
-    game: Literal["logit", "probability"] | None = None
-    metrics: tuple[str, ...] = ()
-    pool_size: int = 16
-    samples: int = 4
-    limit: int | None = None
+class EvaluateJob(EvaluateSettings):
+    """Evaluate policies against a reference."""
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on, except for the models; see `Job`."""

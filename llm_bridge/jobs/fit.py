@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import torch
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.embeddings.features import FittedFeatures
 from llm_bridge.evaluation.details import frame_bytes
-from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.heads import is_head, save_head, whole_head
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.settings import FitSettings
 from llm_bridge.jobs.sources import split_held_out
 from llm_bridge.jobs.texts import unscored
 from llm_bridge.labels.preference_files import PreferencePair, read_preferences
@@ -65,56 +64,8 @@ def confidence_rule(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardJob(ModelJob):
-    """A job that fits a reward to preferences.
-
-    Attributes
-    ----------
-    file
-        Preferences, JSONL or Parquet.
-    ensemble
-        Members fitted to bootstraps, 0 for none.
-    test_share
-        Share of the prompts held out.
-    """
-
-    ensemble: int = 0
-    test_share: float = 0.2
-
-    def __post_init__(self) -> None:
-        if self.ensemble != 0 and self.ensemble < 2:
-            message = f"--ensemble must be 0 for none, or at least 2 members; got {self.ensemble}."
-            raise ValueError(message)
-
-    def fit_settings(self) -> dict[str, object]:
-        """Return the settings of every fit, as `Job.study` has them."""
-        return self.named(*(["ensemble"] if self.ensemble else []), "test_share", "seed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitJob(RewardJob):
-    """Fit a linear reward.
-
-    Attributes
-    ----------
-    features
-        How the model reads. The transform of the features is fitted to all responses of the
-        comparisons that are trained on, and then frozen.
-    rule, beta, lam, norm, delta
-        See `confidence_rule`.
-    ensemble
-        Members beside the estimate; see `fit_ensemble`.
-    cache
-        Folder of the feature cache; None is ``OUT/cache``.
-    """
-
-    features: FeatureOptions = field(default_factory=FeatureOptions)
-    rule: str = "constant"
-    beta: float = 1.0
-    lam: float = 1.0
-    norm: float = 1.0
-    delta: float = 0.05
-    cache: Path | None = None
+class FitJob(FitSettings):
+    """Fit a linear reward."""
 
     def __post_init__(self) -> None:
         self._rule()

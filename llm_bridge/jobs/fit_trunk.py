@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from llm_bridge.embeddings.encoders import EncoderModel
 from llm_bridge.evaluation.cards import Card
 from llm_bridge.evaluation.details import frame_bytes
-from llm_bridge.jobs.fit import RewardJob, split_comparisons, split_pairs
+from llm_bridge.jobs.fit import split_comparisons, split_pairs
 from llm_bridge.jobs.job import Say, flat
+from llm_bridge.jobs.settings import TrunkSettings
 from llm_bridge.jobs.trunk_ensembles import save_members
 from llm_bridge.language.models import LanguageModel, Prompt
 from llm_bridge.language.sampler import Response
@@ -26,27 +27,13 @@ from llm_bridge.rewards.training import (
     train_ensemble,
     train_reward,
 )
-from llm_bridge.training.settings import TrainingSettings
 from rlhf_theory.randomness import Key
 from rlhf_theory.store import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrunkJob(RewardJob):
-    """Train a reward model.
-
-    Attributes
-    ----------
-    encoder
-        Whether the model whose trunk is trained is an encoder.
-    training
-        How to train.
-    ensemble
-        Members, each trained on a bootstrap; 0 for one reward model on the data themselves.
-    """
-
-    encoder: bool = False
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+class TrunkJob(TrunkSettings):
+    """Train a reward model."""
 
     def study(self) -> dict[str, object]:
         """Return what the results depend on; see `Job`."""

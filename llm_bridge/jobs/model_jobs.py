@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_bridge.jobs.sources import ModelSource
-from llm_bridge.language.models import Text
-from llm_bridge.pools.policy import LanguageModelPolicy
-from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.storage.content import content_hash
+
+if TYPE_CHECKING:
+    from llm_bridge.language.models import Text
+    from llm_bridge.pools.policy import LanguageModelPolicy
+    from llm_bridge.pools.problem import PromptProblem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,9 @@ class ModelJob:
     source
         The model.
     seed
-        Of all draws.
+        Seed of all draws.
     batch_size
-        Texts per forward pass.
+        Texts per forward pass; smaller needs less memory.
     """
 
     file: Path
@@ -53,8 +55,10 @@ class PoolJob(ModelJob):
     ----------
     source
         The reference model pi0.
-    pool_size, eta
-        Responses of the reference per prompt; weight of the KL in the objective.
+    pool_size
+        Responses of the reference model per prompt.
+    eta
+        Weight of KL(pi || pi0) in the objective.
     max_new_tokens
         Longest response in tokens.
     """
@@ -71,6 +75,8 @@ class PoolJob(ModelJob):
         self, prompts: Sequence[Text], policy: LanguageModelPolicy, features: Any
     ) -> PromptProblem:
         """Return the problem of these prompts; draws its pools."""
+        from llm_bridge.pools.problem import PromptProblem
+
         return PromptProblem(
             prompts,
             policy,
@@ -79,3 +85,31 @@ class PoolJob(ModelJob):
             eta=self.eta,
             seed=self.seed,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardJob(ModelJob):
+    """A job that fits a reward to preferences.
+
+    Attributes
+    ----------
+    file
+        Preferences, JSONL or Parquet.
+    ensemble
+        Members to fit to bootstraps, for ``DIR#min`` and the like: beside the linear estimate, or
+        in the place of the one trunk; 0 for none.
+    test_share
+        Share of the prompts that is held out, with all their rows.
+    """
+
+    ensemble: int = 0
+    test_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.ensemble != 0 and self.ensemble < 2:
+            message = f"--ensemble must be 0 for none, or at least 2 members; got {self.ensemble}."
+            raise ValueError(message)
+
+    def fit_settings(self) -> dict[str, object]:
+        """Return the settings of every fit, as `Job.study` has them."""
+        return self.named(*(["ensemble"] if self.ensemble else []), "test_share", "seed")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_bridge.training.settings import Trains
+from llm_bridge.training.settings import RESUMED, Trains
 from rlhf_theory.register import found
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.files import change
@@ -21,9 +21,6 @@ NAME = "online"
 
 _HERE = {"batch_size": 256, "game": "probability"}
 """What the command chooses: labels are dear, and those of a preference are probabilities."""
-
-_KEPT = {"checkpoint_every": 100}
-"""A training that is stopped goes on from there."""
 
 _TRAINED = {"reward": "dpo", "game": "self-play"}
 """The planner that trains the model, for what a learner learns."""
@@ -80,7 +77,7 @@ def online_study(
         raise ValueError(message)
     place = "learner.planner." if "planner" in table else "learner."
     data: Table = {"learner": [table]}
-    for name, value in ((_KEPT if trains else {}) | given).items():
+    for name, value in ((RESUMED if trains else {}) | given).items():
         own = "batch_size" if name == "minibatch" and "planner" in table else name
         change(data, f"{place}{own}={toml_value(value)}")
     _tell_scale(data, 1.0 if of_game else float(world.get("label_scale", 1.0)))

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from llm_bridge.embeddings.features import FittedFeatures
-from llm_bridge.jobs.feature_options import FeatureOptions
 from llm_bridge.jobs.heads import load_head
 from llm_bridge.jobs.job import Say
-from llm_bridge.jobs.model_jobs import PoolJob
+from llm_bridge.jobs.settings import SelectSettings
 from llm_bridge.jobs.sources import read_prompts
 from llm_bridge.jobs.variants import Variant, variant_of
 from llm_bridge.labels.people import LabelFile
@@ -38,34 +37,8 @@ INFORMATIVE = "informative"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectJob(PoolJob):
-    """Choose pairs for people to label, no pair twice.
-
-    Attributes
-    ----------
-    file
-        Prompts.
-    reward
-        Folder of ``lm fit`` with what is known so far, and its version for rules that draw, such
-        as ``fit#min`` (see `variant_of`); None where nothing is.
-    features
-        Features of the reference model, where there is no ``reward`` to bring its own.
-    rule
-        ``"informative"``: the pairs that tell most about the reward (greedy D-optimal);
-        ``"best-worst"``: best and worst of 4 draws of the estimate's policy by the estimate; or an
-        enhancer of ``rlhf-theory list enhancers`` that explores for rewards: a draw of the
-        estimate's policy against one of the enhancer's, such as ``"optimistic"``.
-    pairs
-        Different pairs; fewer where there are no more, which is said. Rules that draw stop looking
-        after 20 times as many draws.
-    eta
-        Weight of the KL of the estimate's policy.
-    """
-
-    reward: str | None = None
-    features: FeatureOptions = field(default_factory=FeatureOptions)
-    rule: str = "informative"
-    pairs: int = 100
+class SelectJob(SelectSettings):
+    """Choose pairs for people to label, no pair twice."""
 
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, (INFORMATIVE, "best-worst", *_explorers()))

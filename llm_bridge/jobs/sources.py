@@ -7,18 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from llm_bridge.embeddings.encoders import EncoderModel, load_encoder
 from llm_bridge.language.chats import Message, Row
-from llm_bridge.language.loading import Loading
-from llm_bridge.language.models import LanguageModel, Text
-from llm_bridge.language.sampler import BatchedSampler
-from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.storage.content import model_content
-from llm_bridge.storage.rows import each_made, numbered_rows
+
+if TYPE_CHECKING:
+    from llm_bridge.embeddings.encoders import EncoderModel
+    from llm_bridge.language.loading import Loading
+    from llm_bridge.language.models import LanguageModel, Text
+    from llm_bridge.pools.policy import LanguageModelPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,17 @@ class ModelSource:
     Attributes
     ----------
     name
-        Folder or id.
-    revision, device, dtype, offline, pad_token
-        As in `LanguageModel.from_pretrained`.
+        Folder of a model, or its id on the hub.
+    revision
+        Revision of an id on the hub.
+    device
+        Where models compute: cpu or cuda[:N].
+    dtype
+        Precision of the weights: float32, bfloat16 or float64.
+    offline
+        Never ask a hub: folders, and what was fetched before.
+    pad_token
+        Token to pad with, where the tokenizer has none or pads with its end.
     """
 
     name: str
@@ -42,24 +50,31 @@ class ModelSource:
 
     def loading(self) -> Loading:
         """Return how models are loaded, as keyword arguments of those who load them."""
-        return Loading(
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            offline=self.offline,
-            pad_token=self.pad_token,
-        )
+        return {
+            "revision": self.revision,
+            "device": self.device,
+            "dtype": self.dtype,
+            "offline": self.offline,
+            "pad_token": self.pad_token,
+        }
 
     def language_model(self) -> LanguageModel:
         """Load a causal model."""
+        from llm_bridge.language.models import LanguageModel
+
         return LanguageModel.from_pretrained(self.name, **self.loading())
 
     def reader(self, *, encoder: bool) -> LanguageModel | EncoderModel:
         """Load an encoder, or a causal model, to read texts."""
+        from llm_bridge.embeddings.encoders import load_encoder
+
         return load_encoder(self.name, **self.loading()) if encoder else self.language_model()
 
     def policy(self, *, max_new_tokens: int, batch_size: int) -> LanguageModelPolicy:
         """Load a causal model as a policy."""
+        from llm_bridge.language.sampler import BatchedSampler
+        from llm_bridge.pools.policy import LanguageModelPolicy
+
         sampler = BatchedSampler(max_new_tokens=max_new_tokens, batch_size=max(batch_size, 64))
         return LanguageModelPolicy(self.language_model(), sampler, batch_size)
 
@@ -81,6 +96,8 @@ def read_prompts(path: Path) -> list[Text]:
     ValueError
         For rows without a prompt; says which.
     """
+    from llm_bridge.storage.rows import each_made, numbered_rows
+
     if not path.is_file():
         message = f"There is no file {path}."
         raise FileNotFoundError(message)

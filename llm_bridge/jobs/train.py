@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import pandas as pd
 
 from llm_bridge.evaluation.cards import Card, write_card
 from llm_bridge.jobs.job import Say, flat
-from llm_bridge.jobs.model_jobs import ModelJob
+from llm_bridge.jobs.settings import TrainSettings
 from llm_bridge.jobs.sources import split_held_out
 from llm_bridge.jobs.train_data import TrainingData, n_prompts, training_data
 from llm_bridge.language.models import LanguageModel
-from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.train import NLL, Trained, train
 from llm_bridge.training.units import TrainingLoss
 from rlhf_theory.commands.tables import aligned
+from rlhf_theory.errors import check_choice
 from rlhf_theory.evaluation.statistics import mean_interval
 from rlhf_theory.losses import make
 from rlhf_theory.randomness import Key
@@ -30,35 +29,12 @@ _GIBBS = ("dpo", "cdpo", "robust-dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob(ModelJob):
-    """Train a model on comparisons, or (KTO) on single responses with labels.
-
-    Attributes
-    ----------
-    file
-        Preferences, or for ``"kto"`` labelled responses, JSONL or Parquet.
-    source
-        The model that training starts from, which is also the reference.
-    loss
-        A loss of ``rlhf-theory list losses``, or ``"sft"`` to imitate what was chosen.
-    loss_settings
-        Its settings.
-    training
-        How to train.
-    sample
-        For losses with a further response: ``"chosen"``, ``"rejected"``, or ``"second"``, the
-        second one of the run that made the file; None otherwise.
-    test_share
-        Share of the prompts held out, with all their rows.
-    """
-
-    loss: str = "dpo"
-    loss_settings: Mapping[str, Any] = field(default_factory=dict)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    sample: Literal["chosen", "rejected", "second"] | None = None
-    test_share: float = 0.1
+class TrainJob(TrainSettings):
+    """Train a model on comparisons, or (KTO) on single responses with labels."""
 
     def __post_init__(self) -> None:
+        if self.sample is not None:
+            check_choice("sample", self.sample, ("chosen", "rejected", "second"))
         loss = self._loss()
         if loss.takes == "groups":
             message = (

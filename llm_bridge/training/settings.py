@@ -11,6 +11,9 @@ from rlhf_theory.errors import check_choice, check_nonnegative, check_positive
 
 Schedule = Literal["constant", "linear", "cosine"]
 
+RESUMED = {"checkpoint_every": 100}
+"""What commands choose otherwise than the class: they have a folder, and go on where stopped."""
+
 
 def _check_count(name: str, value: float, least: int) -> None:
     """Raise ``ValueError`` unless ``value`` is a whole number of at least ``least``."""
@@ -68,9 +71,9 @@ class TrainingSettings:
         Forward passes per optimiser step: a step sees ``batch_size * gradient_accumulation``
         examples, and does the same whichever way that number is made.
     learning_rate
-        Of AdamW, at its peak.
+        Learning rate of AdamW, at its peak.
     weight_decay
-        Of AdamW, on matrices only; 0 for none.
+        Weight decay of AdamW, on matrices only; 0 for none.
     schedule
         ``"constant"``, ``"linear"`` to zero, or ``"cosine"`` to zero.
     warmup
@@ -78,7 +81,7 @@ class TrainingSettings:
     max_grad_norm
         Longer gradients are shortened to it; 0 for none.
     lora
-        Train adapters of these settings; None trains all weights.
+        Train adapters of these settings (on a command line: of this rank); None trains all weights.
     bf16
         Matrix products in half precision while weights and losses stay as they are. Reference
         scores are then to be computed that way too (``bf16=True`` of `sequence_log_probs` and

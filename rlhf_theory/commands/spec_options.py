@@ -67,8 +67,13 @@ class SpecCommand(TyperCommand, ABC):
         """Call the function with what was given of the spec in ``ctx.obj``."""
         names = {option.name for option in self._made or ()}
         given = {name: ctx.params.pop(name) for name in names & set(ctx.params)}
-        ctx.obj = {name: value for name, value in given.items() if value is not None}
+        # A list that is not given is empty.
+        ctx.obj = self.read(ctx, {k: v for k, v in given.items() if v is not None and v != []})
         return super().invoke(ctx)
+
+    def read(self, ctx: Any, given: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Return what the function gets of what was given."""
+        return given
 
 
 class PlotCommand(SpecCommand):

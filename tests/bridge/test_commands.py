@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
+import inspect
+import itertools
 import json
 import os
 import shutil
@@ -8,19 +9,21 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors.numpy
+import typer.main
 from typer.testing import CliRunner
 
 import rlhf_theory.cli
-from llm_bridge.commands import application, guard, setting_options
-from llm_bridge.jobs.prompts import Prompts
+from llm_bridge.commands import application, guard
+from llm_bridge.commands.setting_options import settings
 from llm_bridge.labels.preference_files import PreferencePair, read_preferences, write_preferences
 from llm_bridge.language.models import LanguageModel
-from llm_bridge.training.settings import TrainingSettings
+from llm_bridge.training.settings import RESUMED, LoRA
 from rlhf_theory.study import Study, StudyResult
 
 GOLD = "llm_bridge.tiny:gold_reward"
@@ -321,18 +324,58 @@ def test_iterate_waits_for_people_and_replays(lm, home):
     assert (home / "ip" / "model" / "model.safetensors").is_file()
 
 
-def test_options_of_iterate_are_the_settings_of_their_classes(lm):
-    said = lm("iterate", "--help")[1]
-    for kind, given_else in (
-        (Prompts, {"prompts", "features", "folder", "game"}),
-        (TrainingSettings, set()),
-    ):
-        for f in dataclasses.fields(kind):
-            if f.name not in given_else and f.name != "batch_size":
-                flag = setting_options.FLAGS.get(f.name, f"--{f.name.replace('_', '-')}")
-                assert flag in said
-    assert "[default: 5e-05]" in said
-    assert {"--batch-size", "--minibatch", "--pooling", "--dim"} <= set(said.split())
+def parameters(name: str) -> dict[str, Any]:
+    """Return the options of a command by name, as somebody sees them."""
+    made = typer.main.get_command(application).commands[name]
+    return {p.name: p for p in made.get_params(typer.Context(made))}
+
+
+@pytest.mark.parametrize("name", [c for c in COMMANDS if c != "demo"])
+def test_options_are_the_settings_of_their_classes(name):
+    """Fails for a setting without option or word, and for a default or help said otherwise."""
+    command = typer.main.get_command(application).commands[name]
+    shown, options = parameters(name), command.options()
+    found = {s.place for several in options.values() for s in several}
+    hidden = {place for place, option in command.names.items() if option is None}
+    every = {s.place for place, kind in command.classes() for s in settings(kind, place)}
+    assert hidden <= every
+    assert found == every - hidden
+    for option, (first, *others) in options.items():
+        text = shown[option].help
+        assert first.words, first.place
+        assert text.startswith(first.words)
+        assert shown[option].default is None, "the class alone has the default"
+        assert {s.default for s in others} <= {first.default}
+        if first.default not in (None, ()) and first.place not in command.chosen:
+            assert text.endswith(f"[default: {first.default}]")
+    # What a function has by itself is no setting over again.
+    by_hand = {*inspect.signature(command.callback).parameters} - {"ctx"}
+    assert not by_hand & {s.name for s in itertools.chain(*options.values())}
+
+
+def test_commands_choose_otherwise_than_a_class_at_one_place():
+    for name in ("train", "fit", "iterate"):
+        text = parameters(name)["checkpoint_every"].help
+        assert text.endswith(f"[default: {RESUMED['checkpoint_every']}]")
+    assert "that of --batch-size" in parameters("fit")["minibatch"].help
+
+
+@pytest.mark.parametrize(
+    ("options", "read", "trained"),
+    [((), 32, 32), (("--batch-size", 5), 5, 5), (("--minibatch", 5), 32, 5)],
+)
+def test_what_is_given_and_chosen_comes_to_the_job(lm, monkeypatch, options, read, trained):
+    jobs = []
+    monkeypatch.setattr("llm_bridge.jobs.job.carry_out", lambda job, *_a, **_k: jobs.append(job))
+    command = ("fit", "pairs.jsonl", "--model", "model", "--out", "o", "--encoder", "--lora", 3)
+    assert lm(*command, "--trunk", *options)[0] == 0
+    [job] = jobs
+    assert (job.batch_size, job.training.batch_size) == (read, trained)
+    assert (job.encoder, job.training.lora) == (True, LoRA(rank=3))
+    assert job.training.checkpoint_every == RESUMED["checkpoint_every"]
+    assert lm(*command, "--pooling", "last,mean", "--layers", "0,-1")[0] == 0
+    assert (jobs[1].features.pooling, jobs[1].features.layers) == (("last", "mean"), (0, -1))
+    assert jobs[1].features.encoder
 
 
 # --------------------------------------------------------------------------- dry runs and bad input

@@ -104,6 +104,57 @@ def test_a_file_that_says_nothing_of_use_is_answered(lm, home, text, words):
     assert not (home / "nowhere").exists()
 
 
+TRAINED = """
+planner = { kind = "dpo", steps = 3, batch_size = 5, learning_rate = 1e-3, lora = { alpha = 4 } }
+"""
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """The jobs that commands would carry out."""
+    found = []
+    monkeypatch.setattr("llm_bridge.jobs.job.carry_out", lambda job, *_a, **_k: found.append(job))
+    return found
+
+
+def test_how_the_learner_of_a_study_trains_is_not_said_again(lm, home, jobs):
+    """Catches a training that is not read, options that give way, and defaults that go first."""
+    (home / "one.toml").write_text(WORLD + TRAINED)
+    train = ("train", "pairs.jsonl", "--config", "one.toml", "--set", "beta=1", "--out", "x")
+    trunk = ("fit", "pairs.jsonl", "--config", "one.toml", "--trunk", "--out", "x")
+    for command in (train, trunk, (*train, "--lr", "2e-3", "--epochs", 2), (*trunk, "--steps", 7)):
+        code, said = lm(*command)
+        assert code == 0, said
+    plain, head, changed, longer = (job.training for job in jobs)
+    assert (plain.steps, plain.batch_size, plain.learning_rate) == (3, 5, 1e-3)
+    assert (plain.lora.rank, plain.lora.alpha) == (8, 4.0)
+    assert plain.checkpoint_every == 100
+    assert head == plain
+    assert (changed.steps, changed.epochs, changed.learning_rate) == (None, 2.0, 2e-3)
+    assert (longer.steps, longer.batch_size) == (7, 5)
+    assert (jobs[0].batch_size, jobs[1].batch_size) == (10, 32)
+
+
+def test_a_study_that_trains_in_several_ways_says_so_and_none_is_taken(lm, home, jobs):
+    more = TRAINED.replace("steps = 3", "steps = { grid = [3, 4] }")
+    (home / "two.toml").write_text(WORLD + 'label = "it"\n' + more)
+    train = ("train", "pairs.jsonl", "--config", "two.toml", "--set", "beta=1", "--out", "x")
+    code, said = lm(*train)
+    assert (code, "trains in 2 ways (it" in said) == (0, True), said
+    fit = ("fit", "pairs.jsonl", "--config", "two.toml", "--out", "x")
+    assert "ways" not in lm(*fit)[1]
+    assert "ways" in lm(*fit, "--trunk")[1]
+    assert {(j.training.steps, j.training.learning_rate) for j in jobs[::2]} == {(None, 5e-5)}
+    # Replicas of one way are one way.
+    alike = TRAINED + '[[learner]]\nkind = "online-iterative"\nbatch_size = 9\n' + TRAINED
+    (home / "alike.toml").write_text(WORLD + alike)
+    assert lm("train", "pairs.jsonl", "--config", "alike.toml", *train[4:])[1] == ""
+    assert jobs[-1].training.steps == 3
+    (home / "bad.toml").write_text(WORLD + TRAINED.replace("steps", "stepz"))
+    code, said = lm("train", "pairs.jsonl", "--config", "bad.toml", *train[4:])
+    assert (code, "Did you mean 'steps'" in " ".join(said.split())) == (2, True), said
+
+
 def test_a_fitted_reward_labels_in_a_study(lm, home):
     code, said = lm("fit", "pairs.jsonl", "--config", "w.toml", "--dim", 3, "--out", "f")
     assert code == 0, said
