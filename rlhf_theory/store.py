@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ Json = dict[str, Any]
 
 MARKER = "study.json"
 """The file by which a folder is known as ours; it says which study it holds."""
+
+_TRIES, _PAUSE = 20, 0.05
+"""How long to wait for another process that is just claiming the folder."""
 
 
 @contextmanager
@@ -154,6 +158,8 @@ def claim_folder(
     if out.exists() and not out.is_dir():
         message = f"The {words.what} {out} must be a folder; it is a file. {words.remedy}"
         raise ValueError(message)
+    if out.is_dir() and not shared:
+        _wait_for_claim(out)
     if not out.is_dir() or not any(out.iterdir()):
         if not shared:
             out.mkdir(parents=True, exist_ok=True)
@@ -161,6 +167,21 @@ def claim_folder(
             return
         _make_in_one_step(out, study)
     _check_marker(out, study, words)
+
+
+def unclaimed(folder: Path) -> bool:
+    """Return whether a folder is empty, or another process has just begun to claim it."""
+    return folder.is_dir() and all(p.name.startswith(f".{MARKER}.") for p in folder.iterdir())
+
+
+def _wait_for_claim(folder: Path) -> None:
+    """Let another process end its claim, or remove what one that was killed at it has left."""
+    for _ in range(_TRIES):
+        if not (unclaimed(folder) and any(folder.iterdir())):
+            return
+        time.sleep(_PAUSE)
+    for temporary in folder.glob(f".{MARKER}.*"):
+        temporary.unlink(missing_ok=True)
 
 
 def _make_in_one_step(folder: Path, marker: Mapping[str, object]) -> None:

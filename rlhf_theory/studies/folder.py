@@ -39,6 +39,7 @@ from rlhf_theory.store import (
     folder_study,
     read_json,
     seal,
+    unclaimed,
     unseal,
     write_atomic,
     write_json,
@@ -60,8 +61,6 @@ MADE_BY = "rlhf-theory run"
 _Result = TypeVar("_Result")
 
 _HOUR = 3600.0
-_TRIES, _PAUSE = 20, 0.05
-"""How long to wait for another process that is just claiming the folder."""
 
 
 class Study(Protocol):
@@ -93,7 +92,7 @@ class StudyFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if self.path.exists() and not _unclaimed(self.path):
+        if self.path.exists() and not unclaimed(self.path):
             _check_ours(self.path)
         self._ledger = Ledger(self.path)
 
@@ -116,7 +115,7 @@ class StudyFolder:
         """
         identity = {"made_by": MADE_BY, "name": study.name, "format": FORMAT}
         try:
-            _claim(self.path, identity)
+            claim_folder(self.path, identity)
             (self.path / "cells").mkdir(exist_ok=True)
             write_json(self.path / "resolved.json", seal(study.resolved()))
             if toml is not None:
@@ -319,27 +318,6 @@ class StudyFolder:
             mark = f"{held.digest} {held.rounds} {held.metric}"  # `curves` knows this form
             blocks[name.partition("/")[0]].append((name, mark))
         return [curves.Contents(cell, tuple(blocks[cell.key])) for cell in cells]
-
-
-def _unclaimed(path: Path) -> bool:
-    """Return whether a folder is empty, or another process has just begun to claim it."""
-    return path.is_dir() and all(p.name.startswith(f".{MARKER}.") for p in path.iterdir())
-
-
-def _claim(path: Path, identity: Mapping[str, object]) -> None:
-    """Claim a folder, also if two processes do it at once or one was killed at it."""
-    for _ in range(_TRIES):
-        try:
-            claim_folder(path, identity)
-        except ValueError:
-            if not _unclaimed(path) and folder_study(path) != identity:
-                raise
-            time.sleep(_PAUSE)
-        else:
-            return
-    for temporary in path.glob(f".{MARKER}.*"):
-        temporary.unlink(missing_ok=True)
-    claim_folder(path, identity)
 
 
 def _check_ours(path: Path) -> None:

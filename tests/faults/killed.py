@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from rlhf_theory.randomness import Key
@@ -26,6 +27,8 @@ def started(case: str, folder: Path) -> int:
         try:
             CASES[case].run(folder, "serial")
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child

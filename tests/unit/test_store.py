@@ -88,6 +88,18 @@ def test_a_marker_that_is_none_of_ours_is_no_marker(tmp_path, content):
         claim_folder(tmp_path, STUDY)
 
 
+def test_what_a_claim_that_was_killed_has_left_is_no_other_file(tmp_path, monkeypatch):
+    """The folder of theorem cards was refused for ever."""
+    monkeypatch.setattr(store.time, "sleep", lambda _: None)
+    half = tmp_path / f".{store.MARKER}.1.aa.tmp"
+    half.write_text("{")
+    claim_folder(tmp_path, STUDY)
+    assert [path.name for path in tmp_path.iterdir()] == [store.MARKER]
+    half.write_text("{")  # beside a marker it is left to whoever tidies up
+    claim_folder(tmp_path, STUDY)
+    assert half.exists()
+
+
 def test_a_file_that_is_written_in_parts_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "large.bin"
     path.write_bytes(b"old")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rlhf_theory import store
 from rlhf_theory.engine.tasks import Outcome, compute
 from rlhf_theory.store import DamageWarning, write_json
 from rlhf_theory.studies import curves, journals, ledger, looks
@@ -164,7 +165,7 @@ def test_a_folder_that_somebody_is_just_claiming_is_waited_for(tmp_path, monkeyp
     monkeypatch.setattr(module.time, "sleep", other)
     folder = StudyFolder(tmp_path)
     folder.claim(Named())
-    assert len(waited) == (module._TRIES if killed else 3)
+    assert len(waited) == (store._TRIES if killed else 3)
     assert StudyFolder(tmp_path).resolved() == {"replicas": 8}
     assert not half.exists()
 
