@@ -11,11 +11,13 @@ import hashlib
 import importlib
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec
+from pathlib import Path
 from typing import Protocol
 
 from rlhf_theory.engine.imports import EVERYTHING, Import, Reading, read
@@ -244,12 +246,24 @@ def _version(dotted: str) -> int:
         try:
             thing = getattr(thing, part)
         except AttributeError:
+            inner = f"{getattr(thing, '__name__', '')}.{part}"
+            if inner not in sys.modules and not _have_versions(first):
+                return 1  # not imported in vain: it may take half a minute
             try:
-                thing = importlib.import_module(f"{getattr(thing, '__name__', '')}.{part}")
+                thing = importlib.import_module(inner)
             except (ImportError, TypeError, ValueError):
                 return 1
     version = getattr(thing, "VERSION", 1)
     return version if isinstance(version, int) else 1
+
+
+@cache
+def _have_versions(package: str) -> bool:
+    """Return whether a ``VERSION`` is given anywhere in the files of a package."""
+    spec = spec_of(package)
+    places = () if spec is None else spec.submodule_search_locations or ()
+    files = (path for place in places for path in Path(place).rglob("*.py"))
+    return any(re.search(rb"^\s*VERSION\b[^=\n]*=", f.read_bytes(), re.M) for f in files)
 
 
 # ----------------------------------------------------------------------------- files

@@ -398,3 +398,17 @@ def test_what_a_notebook_has_no_source_of_is_refused(notebook):
         code_of("__main__:Bare")
     with pytest.raises(ValueError, match="nothing is called Gone"):
         code_of("__main__:Gone")
+
+
+def test_what_users_name_of_this_package_is_not_imported_for_its_version(tmp_path):
+    """Half a minute of torch and its libraries, in every process, for a number that none has."""
+    text = "def learner():\n    from llm_bridge.training.trainer import PreferenceTrainer\n"
+    (tmp_path / "names_ours.py").write_text(text)
+    code = (
+        "import sys; from rlhf_theory.engine.sources import code_of; "
+        "parts = code_of('names_ours').parts; "
+        "assert set(parts) == {'names_ours'}, parts; "
+        "assert not {'torch', 'llm_bridge.training'} & set(sys.modules)"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
