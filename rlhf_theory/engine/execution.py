@@ -73,6 +73,9 @@ def execute(
         message = f"max_time must be positive; got {max_time}."
         raise ValueError(message)
     if not tasks:
+        if (folder.path / ".running").is_dir():
+            with Marks(folder.path):  # a run that was killed at its very end has left its own
+                pass
         return Tally()
     with Interrupt() as interrupt, Marks(folder.path) as marks:
         loop = Loop(tasks, backend, jobs, folder, compute, interrupt, marks)
