@@ -71,12 +71,11 @@ def reproduce(
     mode: Literal["quick", "full"] = "full" if full else "quick"
     folder = out or Path("results") / mode
 
-    from rlhf_theory.engine.backends import BackendError
     from rlhf_theory.report import write_report
     from rlhf_theory.theorems.reproduce import reproduce as run_studies
 
     limit = None if max_time is None else studies.seconds_of(max_time)
-    try:
+    with studies.ending(folder):
         verdicts = run_studies(
             [known[name].thing for name in chosen],
             folder,
@@ -90,12 +89,6 @@ def reproduce(
             device=device,
             say=typer.echo,
         )
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
-        raise typer.Exit(130) from None
-    except BackendError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
     if verdicts:
         page = write_report(folder)
         typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")

@@ -11,8 +11,6 @@ import typer
 from llm_bridge.commands.setting_options import Like, Names, SettingsCommand
 from rlhf_theory.commands.spec_options import SpecField
 
-PEOPLE = "people"
-
 CONFIG = SpecField(
     name="config",
     hint=Path,
@@ -122,9 +120,10 @@ def config_values(path: Path, options: Collection[str], names: Names) -> dict[st
     ValueError
         For a file without such a world or with several, and for grids.
     """
+    from llm_bridge.commands.config_training import spec_in
+    from llm_bridge.jobs.prompts import PEOPLE
+    from rlhf_theory.studies.cells import MARKS
     from rlhf_theory.studies.files import load
-    from rlhf_theory.studies.messages import place_of
-    from rlhf_theory.studies.resolve import Resolver
 
     data, _ = load(path)
     found = [
@@ -133,14 +132,8 @@ def config_values(path: Path, options: Collection[str], names: Names) -> dict[st
     if len(found) != 1:
         message = f"--config needs a study file with one world of prompts; {path} has {len(found)}."
         raise ValueError(message)
-    given = {k: v for k, v in found[0].items() if k not in ("label", "family", "metric")}
-    mistakes: list[str] = []
-    resolver = Resolver(lambda at, text: mistakes.append(f"world.{place_of(at)} {text}"))
-    spec = resolver.entry("world", given)
-    if spec is None:
-        message = f"{path}: " + "; ".join(mistakes)
-        raise ValueError(message)
-    features = {k: v for k, v in spec.pop("features").items() if k not in ("kind", "version")}
+    spec = spec_in(path, "world", found[0])
+    features = {k: v for k, v in spec.pop("features").items() if k not in ("kind", *MARKS)}
     values = {**spec, **{k: _text(v) for k, v in features.items()}}
     if values["labels"] == PEOPLE:
         del values["labels"]

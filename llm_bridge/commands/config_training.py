@@ -51,20 +51,23 @@ def config_training(path: Path, entries: list[Any]) -> tuple[dict[str, Any], str
     return said, ""
 
 
-def _training_of(path: Path, entry: Mapping[str, Any]) -> TrainingSettings | None:
-    from rlhf_theory.studies.messages import place_of
-    from rlhf_theory.studies.registry import build_learner
-    from rlhf_theory.studies.resolve import Resolver
-    from rlhf_theory.studies.signatures import ENVELOPE
+def spec_in(path: Path, role: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of an entry of a study file; ``ValueError`` with its mistakes."""
+    from rlhf_theory.studies.messages import StudyError
+    from rlhf_theory.studies.resolve import resolved_entry
 
-    mistakes: list[str] = []
-    resolver = Resolver(lambda at, text: mistakes.append(f"learner.{place_of(at)} {text}"))
-    without = {*ENVELOPE["learner"]} - {"kind"}
-    spec = resolver.entry("learner", {k: v for k, v in entry.items() if k not in without})
-    if spec is None:
-        message = f"{path}: " + "; ".join(mistakes)
-        raise ValueError(message)
-    learner = build_learner(spec)
+    try:
+        return resolved_entry(role, entry)
+    except StudyError as error:
+        mistakes = "; ".join(f"{role}.{m.place} {m.text}" for m in error.mistakes)
+        message = f"{path}: {mistakes}"
+        raise ValueError(message) from error
+
+
+def _training_of(path: Path, entry: Mapping[str, Any]) -> TrainingSettings | None:
+    from rlhf_theory.studies.registry import build_learner
+
+    learner = build_learner(spec_in(path, "learner", entry))
     for part in (learner, getattr(learner, "planner", None)):
         if isinstance(part, Trains):
             return part.training

@@ -10,8 +10,8 @@ from llm_bridge.training.settings import RESUMED, Trains
 from rlhf_theory.register import found
 from rlhf_theory.studies.entries import find
 from rlhf_theory.studies.files import change
-from rlhf_theory.studies.messages import Mistake, StudyError, place_of
-from rlhf_theory.studies.resolve import Resolver
+from rlhf_theory.studies.messages import Mistake, StudyError
+from rlhf_theory.studies.resolve import resolved_entry
 from rlhf_theory.studies.signatures import settings_of
 
 Table = dict[str, Any]
@@ -152,12 +152,7 @@ def _tell_scale(data: Table, scale: float) -> None:
     if isinstance(pairs, str) and pairs in found("enhancer"):
         # Written out, so that its radius is a part.
         table["pairs"] = {"kind": "against-enhancer", "enhancer": pairs}
-    mistakes: list[Mistake] = []
-    resolver = Resolver(lambda path, text: mistakes.append(Mistake(place_of(path), text)))
-    spec = resolver.entry("learner", table)
-    if spec is None:
-        raise StudyError(mistakes)
-    for parts in _parts_with_scale("learner", spec):
+    for parts in _parts_with_scale("learner", resolved_entry("learner", table)):
         node = table
         for name in parts:
             # A table without a kind changes settings of the default.

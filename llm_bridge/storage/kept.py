@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from llm_bridge.storage.folders import claim
-from rlhf_theory.store import DamageWarning, write_atomic
+from llm_bridge.storage.records import set_aside
+from rlhf_theory.store import write_atomic
 
 _MARKER = {"kind": "llm_bridge answers", "format": 1}
 _DIGEST = 32
@@ -88,8 +88,7 @@ def _read(path: Path) -> Arrays | None:
         return None
     digest, content = whole[:_DIGEST], whole[_DIGEST:]
     if hashlib.blake2b(content, digest_size=_DIGEST).digest() != digest:
-        message = f"{path} is not what was written; its answer is asked for again."
-        warnings.warn(message, DamageWarning, stacklevel=3)
+        set_aside(f"{path} is not what was written; its answer is asked for again", path)
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return dict(arrays)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,6 +194,21 @@ def _old(keep: bool, drop: bool) -> OldResults | None:
     return "keep" if keep else "drop" if drop else None
 
 
+@contextmanager
+def ending(folder: Path) -> Iterator[None]:
+    """Answer Ctrl-C, and a backend that does not work, with a line and the exit code of a run."""
+    from rlhf_theory.engine.backends import BackendError
+
+    try:
+        yield
+    except BackendError as reason:
+        typer.echo(f"Error: {reason}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
+        raise typer.Exit(130) from None
+
+
 def carried_out(
     study: Study, out: Path | None, *, quiet: bool = False, **options: Any
 ) -> tuple[StudyResult, int]:
@@ -209,7 +225,6 @@ def carried_out(
     options
         Those of `studies.running.run_study`.
     """
-    from rlhf_theory.engine.backends import BackendError
     from rlhf_theory.studies.running import default_folder
 
     folder = default_folder(study) if out is None else out
@@ -217,14 +232,8 @@ def carried_out(
     for line in _hidden(before or {}, study):
         _say(line)
     command = ["rlhf-theory", *sys.argv[1:]]
-    try:
+    with ending(folder):
         result = study.run(folder, quiet=quiet, say=_say, command=command, **options)
-    except BackendError as reason:
-        typer.echo(f"Error: {reason}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted. The same command goes on from what {folder} holds.", err=True)
-        raise typer.Exit(130) from None
     look = result.look()
     unchanged = before == study.resolved() and options.get("old") is None
     _show(result, look, quiet=quiet, unchanged=unchanged)

@@ -199,17 +199,20 @@ class Marks:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
-        for other in self._parent.iterdir():
-            if _is_left_over(other.name):
-                shutil.rmtree(other, ignore_errors=True)
+        self.sweep()
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        try:
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what killed runs have left, and the folder of all marks where nobody runs."""
+        for other in self._parent.iterdir() if self._parent.is_dir() else ():
+            if _is_left_over(other.name):
+                shutil.rmtree(other, ignore_errors=True)
+        with suppress(OSError):  # another run is using it, or it is not there
             self._parent.rmdir()
-        except OSError:
-            return  # another run is using it
 
     def path(self, number: int) -> Path:
         """Return the mark of task ``number``."""

@@ -72,12 +72,11 @@ def execute(
     if max_time is not None and not max_time > 0:
         message = f"max_time must be positive; got {max_time}."
         raise ValueError(message)
+    marks = Marks(folder.path)
     if not tasks:
-        if (folder.path / ".running").is_dir():
-            with Marks(folder.path):  # a run that was killed at its very end has left its own
-                pass
+        marks.sweep()  # a run that was killed at its very end has left its own
         return Tally()
-    with Interrupt() as interrupt, Marks(folder.path) as marks:
+    with Interrupt() as interrupt, marks:
         loop = Loop(tasks, backend, jobs, folder, compute, interrupt, marks)
         loop.progress, loop.fail_fast, loop.hired = progress, fail_fast, hired
         loop.deadline = None if max_time is None else time.monotonic() + max_time

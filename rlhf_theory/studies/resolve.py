@@ -21,7 +21,7 @@ from rlhf_theory.studies.cells import CODE, MARKS, is_spec
 from rlhf_theory.studies.entries import find, kind_of
 from rlhf_theory.studies.former import SETTINGS
 from rlhf_theory.studies.grids import grid_hint
-from rlhf_theory.studies.messages import Path, an, choices, shown
+from rlhf_theory.studies.messages import Mistake, Path, StudyError, an, choices, place_of, shown
 from rlhf_theory.studies.roles import check_target, is_online_learner
 from rlhf_theory.studies.signatures import ENVELOPE, Setting, Slot, inner_hint, settings_of
 from rlhf_theory.worlds.recipe import WorldRecipe
@@ -345,3 +345,27 @@ def _agrees(said: object, now: object) -> bool:
     if isinstance(said, Mapping) and isinstance(now, Mapping):
         return all(_agrees(value, now.get(name)) for name, value in said.items())
     return said == now
+
+
+def resolved_entry(role: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of a single entry of a study.
+
+    Parameters
+    ----------
+    role
+        ``"world"`` or ``"learner"``.
+    entry
+        The entry without grids; keys that are no settings, such as its label, say nothing here.
+
+    Raises
+    ------
+    StudyError
+        With its mistakes, their places within the entry.
+    """
+    mistakes: list[Mistake] = []
+    resolver = Resolver(lambda path, text: mistakes.append(Mistake(place_of(path), text)))
+    beside = {*ENVELOPE[role]} - {"kind"}
+    spec = resolver.entry(role, {k: v for k, v in entry.items() if k not in beside})
+    if spec is None:
+        raise StudyError(mistakes)
+    return spec

@@ -16,7 +16,7 @@ from rlhf_theory.engine.tasks import Outcome, record_failure
 from rlhf_theory.errors import check_choice
 from rlhf_theory.store import claim_folder
 from rlhf_theory.theorems.card import Mode, Theorem, Verdict
-from rlhf_theory.theorems.stored import CardRun, code_of_card, stored_verdict, write_verdict
+from rlhf_theory.theorems.stored import CardRun, stored_verdict, write_verdict
 from rlhf_theory.theorems.tasks import PartTask, VerdictTask
 
 Say = Callable[[str], None]
@@ -145,8 +145,7 @@ def reproduce(
 
 def _parts(run: CardRun) -> tuple[PartTask, ...]:
     """Return the parts of a study; ``ValueError`` where two of them could not be told apart."""
-    code = code_of_card(run.theorem)
-    tasks = tuple(PartTask(run=run, part=p, code=code) for p in run.theorem.parts(run.sweep))
+    tasks = tuple(PartTask(run=run, part=part) for part in run.theorem.parts(run.sweep))
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
         message = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rlhf_theory.engine.seals import describe, encode, read_table
-from rlhf_theory.engine.sources import module_code
+from rlhf_theory.engine.sources import OtherCodeError, module_code
 from rlhf_theory.experiments.trace import versions
 from rlhf_theory.store import (
     DamagedError,
@@ -49,6 +49,9 @@ class CardRun:
         Quick or full.
     seed
         Seed of all draws.
+    code
+        Hash of the code of the theorem where the run is made, see `code_of_card`; workers must have
+        the same.
     """
 
     theorem: Theorem
@@ -56,9 +59,11 @@ class CardRun:
     sweep: Sweep
     mode: Mode
     seed: int
+    code: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder.absolute())
+        object.__setattr__(self, "code", code_of_card(self.theorem))
 
     @property
     def name(self) -> str:
@@ -67,14 +72,21 @@ class CardRun:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What the numbers depend on, plain data; ``ValueError`` for code without a source."""
+        """What the numbers depend on, plain data."""
         return {
             "theorem": self.name,
             "version": self.theorem.version,
-            "code": code_of_card(self.theorem),
+            "code": self.code,
             "sweep": sweep_data(self.sweep),
             "seed": self.seed,
         }
+
+    def check_code(self) -> None:
+        """Raise `OtherCodeError` unless the code of the theorem in this process is the run's."""
+        here = code_of_card(self.theorem)
+        if here != self.code:
+            message = f"The code of {self.name} is {here!r} here, and not {self.code!r}."
+            raise OtherCodeError(message)
 
     def verdict(self, found: Found) -> Verdict:
         """Return the verdict with what was found."""
@@ -87,7 +99,7 @@ class CardRun:
             claim=t.claim,
             source=t.source,
             version=t.version,
-            code=code_of_card(t),
+            code=self.code,
             # A study without a single check has shown nothing.
             passed=not error and bool(checks) and all(bool(c.passed) for c in checks),
             replicas=int(self.sweep["replicas"]),
@@ -183,9 +195,8 @@ def stored_verdict(run: CardRun) -> Verdict | None:
     if found is None or found.error:
         return None
     says = (found.name, found.version, found.code, found.mode, found.seed, dict(found.sweep))
-    identity = run.identity
-    wanted = (run.name, identity["version"], identity["code"], run.mode, run.seed)
-    if says != (*wanted, identity["sweep"]):
+    wanted = (run.name, run.theorem.version, run.code, run.mode, run.seed, sweep_data(run.sweep))
+    if says != wanted:
         return None
     try:
         read_curves(run.folder)

@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 
 from rlhf_theory.engine.attempts import undisturbed
 from rlhf_theory.engine.exceptions import fills_disk
-from rlhf_theory.engine.sources import OtherCodeError
 from rlhf_theory.engine.tasks import Made, failure_path
 from rlhf_theory.plots.figures import save
 from rlhf_theory.plots.style import theme
@@ -29,7 +28,6 @@ from rlhf_theory.theorems.stored import (
     VERDICT,
     CardRun,
     Found,
-    code_of_card,
     read_sealed,
     sealed,
     stored_verdict,
@@ -51,13 +49,10 @@ class PartTask:
         The study.
     part
         The part.
-    code
-        Code of the theorem where the part is asked for; see `stored.code_of_card`.
     """
 
     run: CardRun
     part: Part
-    code: str
     at_once: ClassVar[tuple[str, int] | None] = None
 
     @property
@@ -77,10 +72,7 @@ class PartTask:
         path = self.path
         if (stat := _readable(path)) is not None:
             return Made("skipped", stat)
-        here = code_of_card(self.run.theorem)
-        if here != self.code:
-            message = f"The code of {self.run.name} is {here!r} here, and not {self.code!r}."
-            raise OtherCodeError(message)
+        self.run.check_code()
         theorem, start = self.run.theorem, time.perf_counter()
         # One thread on every path: the last bits of a matrix product depend on the number of
         # threads, and results must not depend on the number of workers.
@@ -140,6 +132,7 @@ class VerdictTask:
         stored = None if self.error else stored_verdict(self.run)
         if stored is not None:
             return Made("skipped", self.path.stat(), stored)
+        self.run.check_code()
         folder, found, start = self.run.folder, Found(error=self.error), time.perf_counter()
         for stale in (*(folder / name for name in FILES), *folder.glob(".*.tmp")):
             stale.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_theory.engine import loop
+from rlhf_theory.engine import attempts, loop
 from rlhf_theory.engine.attempts import Attempt, DeadWorkerError
 from rlhf_theory.engine.backends import BackendError, make_backend
 from rlhf_theory.engine.execution import Tally, execute
@@ -63,6 +65,26 @@ def test_no_tasks_no_workers(tmp_path: Path, go: Callable[..., Tally]) -> None:
     backend = Scripted([])
     assert go(backend) == Tally()
     assert backend.opened == []
+    assert not (tmp_path / ".running").exists()
+
+
+def test_a_run_with_nothing_to_do_clears_the_marks_of_one_killed_at_its_end(
+    tmp_path: Path, go: Callable[..., Tally]
+) -> None:
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    left = tmp_path / ".running" / f"{attempts._host()}~{dead}~aa"
+    left.mkdir(parents=True)
+    (left / "0").touch()
+    others = tmp_path / ".running" / f"elsewhere~{dead}~aa"
+    others.mkdir()
+    assert go(Scripted([])) == Tally()
+    assert not left.exists()
+    assert others.exists()  # nobody here knows whether that one runs
 
 
 def test_a_folder_asks_for_further_tasks_when_one_ends_or_is_given_up(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rlhf_theory.engine.sources import OtherCodeError
 from rlhf_theory.store import DamageWarning
 from rlhf_theory.theorems import reproduce as module
 from rlhf_theory.theorems.reproduce import check_device, reproduce
 from rlhf_theory.theorems.stored import FILES, CardRun, read_curves, read_verdict, stored_verdict
+from rlhf_theory.theorems.tasks import PartTask, VerdictTask
 from tests.helpers import fake_theorems
 from tests.helpers.fake_theorems import calls, fake
 
@@ -230,6 +233,21 @@ def run_in_new_process(folder: Path, out: Path) -> None:
     )
     path = os.pathsep.join([str(ROOT), str(folder)])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_a_worker_with_other_code_of_a_card_neither_measures_nor_judges(tmp_path, side):
+    """Judging with other code wrote a verdict that said the code of the worker."""
+    card = fake("a", side)
+    run = CardRun(theorem=card, folder=tmp_path / "a", sweep=card.quick, mode="quick", seed=0)
+    other = pickle.loads(pickle.dumps(run))
+    assert other.code == run.code != ""  # it goes with the run, and is not found anew there
+    object.__setattr__(other, "code", "elsewhere 0123")
+    part = PartTask(run=other, part=card.parts(card.quick)[0])
+    for task in (part, VerdictTask(run=other, parts=(part,))):
+        with pytest.raises(OtherCodeError, match="and not 'elsewhere 0123'"):
+            task.make()
+    assert calls("a", side) == 0
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_time_limit_leaves_what_is_not_begun(tmp_path, side):
