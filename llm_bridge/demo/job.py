@@ -14,10 +14,10 @@ from llm_bridge.evaluation.details import Details, frame_bytes
 from llm_bridge.jobs.evaluate import summary_table
 from llm_bridge.jobs.job import Say
 from llm_bridge.storage.content import model_files
-from llm_bridge.storage.records import DAMAGED, read_record, set_aside, write_record
+from llm_bridge.storage.records import DAMAGED, found_whole, write_record
 from llm_bridge.tiny.world import TinyWorldRecipe, build, one_thread
 from rlhf_theory.report.words import duration
-from rlhf_theory.store import DamagedError, write_atomic
+from rlhf_theory.store import write_atomic
 
 __all__ = ["DemoJob", "DemoSize"]
 
@@ -140,12 +140,8 @@ def _headline(found: Details) -> str:
 
 def _complete(folder: Path) -> tuple[list[Details], float] | None:
     """Return results and seconds of an arm that is complete in its folder, else None."""
-    try:
-        marker = read_record(folder / _DONE)
-    except FileNotFoundError:
-        return None
-    except DamagedError as error:
-        set_aside(str(error), folder)
+    marker = found_whole(folder / _DONE, folder)
+    if marker is None:
         return None
     found = [Details.load(folder, f"{t:03d}") for t in range(marker["policies"])]
     return found, float(marker["seconds"])

@@ -92,7 +92,7 @@ def found_whole(path: Path, *beside: Path) -> Json | None:
     path
         The record.
     beside
-        What is set aside together with it, where it is damaged.
+        What is set aside with it where it is damaged; the folder that it lies in, for all of that.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def found_whole(path: Path, *beside: Path) -> Json | None:
     except FileNotFoundError:
         return None
     except DamagedError as error:
-        set_aside(str(error), path, *beside)
+        set_aside(str(error), *beside, path)
         return None
 
 

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llm_bridge.language.models import LanguageModel
-from llm_bridge.storage.records import read_record, set_aside, write_record
+from llm_bridge.storage.records import found_whole, write_record
 from llm_bridge.tiny.architecture import untrained
 from llm_bridge.tiny.gold import gold_preference, gold_reward
 from llm_bridge.tiny.grammar import questions, sample_answers, split_prompts
@@ -26,7 +25,6 @@ from llm_bridge.tiny.pretraining import Pair, pretrain
 from llm_bridge.tiny.words import vocabulary
 from rlhf_theory.errors import check_positive
 from rlhf_theory.randomness import Key
-from rlhf_theory.store import DamagedError
 
 MARKER = "tiny_world.json"
 """The file by which a finished world is known; it is written last."""
@@ -169,12 +167,12 @@ def build(
         message = f"The cache {cache} must be a folder; it is a file. Choose another one."
         raise ValueError(message)
     home = cache / f"tiny-{recipe.hash}"
-    found = _finished(home)
+    found = found_whole(home / MARKER, home)
     if found is None:
         cache.mkdir(parents=True, exist_ok=True)
         _sweep(cache)
         _make(recipe, home, progress)
-        found = _finished(home)
+        found = found_whole(home / MARKER, home)
     if found is None:
         message = f"The tiny world {home} cannot be read back after writing; is the disk full?"
         raise OSError(message)
@@ -202,17 +200,6 @@ def _pairs(recipe: TinyWorldRecipe, model: LanguageModel) -> list[Pair]:
     return [(tuple(p), (*a, model.eos_id)) for p, a in zip(left, right, strict=True)]
 
 
-def _finished(home: Path) -> dict[str, Any] | None:
-    """Return what the marker says, or None where there is none; sets a damaged world aside."""
-    try:
-        return read_record(home / MARKER)
-    except FileNotFoundError:
-        return None
-    except DamagedError as error:
-        set_aside(str(error), home)
-        return None
-
-
 def _make(recipe: TinyWorldRecipe, home: Path, progress: bool) -> None:
     """Train and write a world under another name, then give it its own in one step."""
     model = untrained(
@@ -238,13 +225,13 @@ def _make(recipe: TinyWorldRecipe, home: Path, progress: bool) -> None:
             "losses": [losses[0], sum(last) / len(last)],
         }
         write_record(temporary / MARKER, marker, [f.name for f in temporary.iterdir()])
-        if _finished(home) is None:
+        if found_whole(home / MARKER, home) is None:
             # A folder of this name has no marker, or another process has just moved it away.
             shutil.rmtree(home, ignore_errors=True)
             try:
                 temporary.rename(home)
             except OSError:  # another process was faster; its world is the same
-                if _finished(home) is None:
+                if found_whole(home / MARKER, home) is None:
                     raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

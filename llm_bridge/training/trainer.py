@@ -19,13 +19,12 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llm_bridge.storage.records import read_record, set_aside, write_record
+from llm_bridge.storage.records import found_whole, read_record, write_record
 from llm_bridge.training.arguments import ByLength, switch_off_dropout
 from llm_bridge.training.objective import Objective
 from llm_bridge.training.settings import TrainingSettings
 from llm_bridge.training.units import Batch
 from rlhf_theory.errors import ConvergenceError
-from rlhf_theory.store import DamagedError
 
 WHOLE = "whole.json"
 """Written last into a checkpoint: the losses of all steps so far, and digests of its files."""
@@ -48,13 +47,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def whole_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that is what was written; sets newer, damaged ones aside."""
     while (newest := newest_checkpoint(folder)) is not None:
-        try:
-            read_record(newest / WHOLE)
-        except DamagedError as error:
-            set_aside(str(error), newest)
-        else:
-            break
-    return newest
+        if found_whole(newest / WHOLE, newest) is not None:
+            return newest
+    return None
 
 
 def step_of(checkpoint: Path) -> int:
