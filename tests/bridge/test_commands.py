@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 import rlhf_theory.cli
 from llm_bridge.commands import application, guard
 from llm_bridge.commands.setting_options import settings
-from llm_bridge.labels.preference_files import PreferencePair, read_preferences, write_preferences
+from llm_bridge.labels.preference_files import read_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.training.settings import RESUMED, LoRA
 from rlhf_theory.study import Study, StudyResult
+from tests.helpers.language_files import fill_home
 
 GOLD = "llm_bridge.tiny:gold_reward"
 PREFERENCE = "llm_bridge.tiny:gold_preference"
@@ -34,16 +35,8 @@ COMMANDS = ("embed", "fit", "select", "train", "iterate", "evaluate", "demo")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tiny_model):
     """A folder with a model, prompts and preferences, and nothing else."""
-    from llm_bridge.tiny import sample_answers, split_prompts  # noqa: PLC0415
-    from rlhf_theory.randomness import Key  # noqa: PLC0415
-
     folder = tmp_path_factory.mktemp("home")
-    tiny_model.save(folder / "model")
-    prompts = split_prompts(Key(0))[0][:16]
-    (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-    answers = zip(*(sample_answers(prompts, Key(k)) for k in (1, 2)), strict=True)
-    pairs = [PreferencePair(p, a, b) for p, (a, b) in zip(prompts, answers, strict=True)]
-    write_preferences(folder / "pairs.jsonl", pairs)
+    fill_home(folder, tiny_model, 16)
     return folder
 
 

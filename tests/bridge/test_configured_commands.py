@@ -7,11 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_bridge.commands import application
-from llm_bridge.labels.preference_files import PreferencePair, write_preferences
-from llm_bridge.tiny import sample_answers, split_prompts
-from rlhf_theory.randomness import Key
 from rlhf_theory.store import folder_study
 from rlhf_theory.study import Study
+from tests.helpers.language_files import fill_home
 
 WORLD = """
 format = 2
@@ -39,12 +37,7 @@ batch_size = 4
 def home(tmp_path_factory, tiny_model):
     """A folder with a model, prompts, preferences and a study file."""
     folder = tmp_path_factory.mktemp("home")
-    tiny_model.save(folder / "model")
-    prompts = split_prompts(Key(0))[0][:12]
-    (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-    answers = zip(*(sample_answers(prompts, Key(k)) for k in (1, 2)), strict=True)
-    pairs = [PreferencePair(p, a, b) for p, (a, b) in zip(prompts, answers, strict=True)]
-    write_preferences(folder / "pairs.jsonl", pairs)
+    fill_home(folder, tiny_model, 12)
     (folder / "w.toml").write_text(WORLD)
     return folder
 

@@ -18,16 +18,15 @@ from llm_bridge.jobs.heads import load_head
 from llm_bridge.jobs.rewards import reward_of
 from llm_bridge.jobs.sources import ModelSource
 from llm_bridge.jobs.variants import Variant, variant_of
-from llm_bridge.labels.preference_files import PreferencePair, write_preferences
 from llm_bridge.language.models import LanguageModel
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
 from llm_bridge.rewards.trained import TrainedReward
-from llm_bridge.tiny import sample_answers, split_prompts
 from rlhf_theory.estimators.ensembles import bootstrap_ensemble
 from rlhf_theory.features import centred
 from rlhf_theory.randomness import Key
+from tests.helpers.language_files import fill_home
 
 FIT = ("fit", "pairs.jsonl", "--model", "model", "--test-share", "0.3", "--ensemble", "3")
 VERSIONS = ("mean", "min", "uncertainty=0.5", "lower")
@@ -36,12 +35,7 @@ VERSIONS = ("mean", "min", "uncertainty=0.5", "lower")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: Any, tiny_model: LanguageModel) -> Path:
     folder: Path = tmp_path_factory.mktemp("home")
-    tiny_model.save(folder / "model")
-    prompts = split_prompts(Key(0))[0][:12]
-    (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-    answers = zip(*(sample_answers(prompts, Key(k)) for k in (1, 2)), strict=True)
-    pairs = [PreferencePair(p, a, b) for p, (a, b) in zip(prompts, answers, strict=True)]
-    write_preferences(folder / "pairs.jsonl", pairs)
+    fill_home(folder, tiny_model, 12)
     return folder
 
 

@@ -123,6 +123,12 @@ def cues(tmp_path: Path, calm: object, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the results go."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
 def start(name: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts the command in a process that leads its group, like on a terminal."""
     started: list[subprocess.Popen[str]] = []
@@ -220,9 +226,8 @@ def test_a_killed_worker_costs_nothing_and_makes_no_noise(
 
 @parametrised(on("local", cases=("study",)), EVERYWHERE)
 def test_a_task_that_always_kills_its_worker_is_given_up_alone(
-    case: Case, backend: str, tmp_path: Path, cues: Path, calm: dict[str, object]
+    case: Case, backend: str, folder: Path, cues: Path, calm: dict[str, object]
 ) -> None:
-    folder = tmp_path / "run"
     (cues / "die").touch()
     assert case.run(folder, backend) == ""
     assert heeded(cues) == 3
@@ -240,9 +245,8 @@ def test_a_task_that_always_kills_its_worker_is_given_up_alone(
 
 
 def test_a_task_that_raises_leaves_the_others_alone(
-    case: Case, tmp_path: Path, cues: Path, calm: dict[str, object]
+    case: Case, folder: Path, cues: Path, calm: dict[str, object]
 ) -> None:
-    folder = tmp_path / "run"
     (cues / "raise").touch()
     case.run(folder, "serial")
     assert errors(folder) == ["ArithmeticError: raised on cue"]
@@ -259,11 +263,10 @@ def test_a_task_that_raises_leaves_the_others_alone(
 def test_a_worker_with_other_versions_is_refused(
     case: Case,
     backend: str,
-    tmp_path: Path,
+    folder: Path,
     calm: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "deciding_versions", lambda: {"numpy": "0.1"})
         assert "where this run has 0.1" in case.run(folder, backend)
@@ -296,12 +299,11 @@ def test_killed_again_and_again_a_run_ends_with_the_same_bits(
 def test_killed_in_the_middle_of_a_task_a_run_does_nothing_twice(
     name: str,
     case: Case,
-    tmp_path: Path,
+    folder: Path,
     cues: Path,
     calm: dict[str, object],
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    folder = tmp_path / "run"
     (cues / "wait").touch()
     child = start(folder, "serial" if name == "training" else "local")
     until(lambda: bool(waiting(cues)) or child.poll() is not None, "the start of the task")
@@ -320,12 +322,11 @@ def test_killed_in_the_middle_of_a_task_a_run_does_nothing_twice(
 def test_interrupted_twice_a_run_leaves_no_process_and_no_half_file(
     case: Case,
     backend: str,
-    tmp_path: Path,
+    folder: Path,
     cues: Path,
     calm: dict[str, object],
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    folder = tmp_path / "run"
     (cues / "wait").touch()
     child = start(folder, backend)
     until(lambda: bool(waiting(cues)) or child.poll() is not None, "the start of the task")
@@ -347,12 +348,11 @@ def test_interrupted_twice_a_run_leaves_no_process_and_no_half_file(
 def test_two_runs_in_one_folder_at_once_agree(
     name: str,
     case: Case,
-    tmp_path: Path,
+    folder: Path,
     cues: Path,
     calm: dict[str, object],
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    folder = tmp_path / "run"
     (cues / "wait").touch()
     children = [start(folder), start(folder)]
     # Both are in the task that waits; of trainings one has the claim, the other waits for it.
@@ -373,12 +373,11 @@ def test_two_runs_in_one_folder_at_once_agree(
 @pytest.mark.parametrize("name", ["training"], indirect=True)
 def test_the_claim_of_a_dead_run_holds_nobody(
     case: Case,
-    tmp_path: Path,
+    folder: Path,
     cues: Path,
     calm: dict[str, object],
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    folder = tmp_path / "run"
     (cues / "wait").touch()
     first = start(folder)
     until(lambda: bool(waiting(cues)), "the start of the training")
@@ -449,9 +448,8 @@ VICTIMS = {
     indirect=["name"],
 )
 def test_what_is_damaged_is_named_and_computed_again(
-    name: str, case: Case, damage: str, tmp_path: Path, calm: dict[str, object]
+    name: str, case: Case, damage: str, folder: Path, calm: dict[str, object]
 ) -> None:
-    folder = tmp_path / "run"
     case.run(folder, "serial")
     victim = sorted(folder.glob(VICTIMS[name]))[0]
     whole = victim.read_bytes()
