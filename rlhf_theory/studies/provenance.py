@@ -93,8 +93,8 @@ class Provenance:
         self._content: dict[str, object] = plain_json(content)
         place = Path(folder) / "provenance"
         place.mkdir(parents=True, exist_ok=True)
-        # Sorted by name is sorted by time; the last part keeps two runs of one second apart.
-        self.path = place / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}.json"
+        # Sorted by name is sorted by time, within a second too; the last part is for two machines.
+        self.path = place / f"{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:6]}.json"
         write_json(self.path, self._content)
 
     def hire(self, worker: Worker) -> None:

@@ -87,10 +87,11 @@ def test_words_that_no_file_takes_are_recorded_nevertheless(tmp_path, monkeypatc
     assert content["machine"]["host"] == content["tally"]["stopped"] == said
 
 
-def test_every_run_has_a_file_of_its_own(tmp_path):
-    paths = {start(tmp_path).path for _ in range(3)}
-    assert len(paths) == 3
-    assert set((tmp_path / "provenance").iterdir()) == paths
+def test_every_run_has_a_file_of_its_own_and_names_are_in_the_order_of_time(tmp_path):
+    # Several within one second: names of whole seconds were in order with probability 1 / 20!.
+    paths = [start(tmp_path).path for _ in range(20)]
+    assert len(set(paths)) == 20
+    assert sorted((tmp_path / "provenance").iterdir()) == paths
 
 
 def test_versions_libraries_and_machine(tmp_path):
