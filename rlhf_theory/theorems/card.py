@@ -60,6 +60,36 @@ def in_order(tables: Sequence[pd.DataFrame], sweep: Sweep) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def every_part(part: Part) -> bool:
+    """Return True: what a sabotage changes by default."""
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sabotage:
+    """A wrong algorithm or constant that a card is tried with: its verdict has to fail.
+
+    Attributes
+    ----------
+    name
+        What is wrong, in words: ``"sign of the bonus flipped"``.
+    settings
+        The settings of the sweep that make it wrong, plain JSON data; each is one that the sweeps
+        of the card have, with the right value.
+    touches
+        Whether a part of the sweep is another one by it; the others are not computed again. By
+        default all are.
+    loose
+        Empty where a check has to notice. Otherwise why none can, with the measured looseness of
+        the bound; allowed where no sentence of the claim is contradicted.
+    """
+
+    name: str
+    settings: Sweep
+    touches: Callable[[Part], bool] = every_part
+    loose: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One computed part of a verdict.
@@ -127,6 +157,8 @@ class Theorem:
         Caption of the figure; says what every band is.
     constants
         Numbers shown on the card.
+    sabotages
+        Wrong algorithms and constants that the verdict is tried with.
     order
         Its place in lists and in the report; the last unless it has one.
     """
@@ -149,9 +181,19 @@ class Theorem:
     draw: Callable[[pd.DataFrame, Sweep], Figure]
     caption: Callable[[pd.DataFrame, Sweep], str]
     constants: Callable[[pd.DataFrame, Sweep], dict[str, float | str]]
+    sabotages: tuple[Sabotage, ...] = ()
     order: int = 1000
 
     def __post_init__(self) -> None:
+        for sabotage in self.sabotages:
+            for name, value in sabotage.settings.items():
+                if name not in self.quick or self.quick[name] == value:
+                    message = (
+                        f"A sabotage must change settings of the sweep; {sabotage.name!r} of "
+                        f"{self.name} sets {name} = {value!r}, where the quick sweep has "
+                        f"{self.quick.get(name)!r}."
+                    )
+                    raise ValueError(message)
         text = f"{self.title}\n\n{self.claim}\n\nSource: {self.source}"
         register("theorem", self.name, order=self.order, text=text)(self)
 
