@@ -3,6 +3,7 @@
 #   make demo-llm  install the language-model extra too; the tiny world end to end, to a report
 #   make test   install everything with the tests; format, lint, types, import contracts, tests
 #   make bench  the speed benchmarks
+#   make sabotages  try the verdict of every card with wrong algorithms; writes the table of what it notices
 #   make browser  Debian's Chromium, in which the tests look at reports; they are skipped without it
 #   make clean  remove what the other targets made
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo demo-llm test bench browser clean constraints
+.PHONY: demo demo-llm test bench sabotages browser clean constraints
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
@@ -31,6 +32,9 @@ bench: .venv/.test
 	  echo "== $$file"; \
 	  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$file; \
 	done
+
+sabotages: .venv/.core
+	$(BIN)/rlhf-theory sabotage all --table rlhf_theory/theorems/sabotages.json
 
 # As root on Debian or Ubuntu. Nothing else of this project needs more than Python, make and git.
 browser:

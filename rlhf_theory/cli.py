@@ -10,99 +10,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_theory.commands import findings, listing, studies, study_files
+from rlhf_theory.commands import cards, findings, listing, studies, study_files
 from rlhf_theory.commands.spec_options import PlotCommand
 from rlhf_theory.commands.tables import aligned
-from rlhf_theory.errors import check_choice
-from rlhf_theory.register import found
 from rlhf_theory.store import DamageWarning
 
 if TYPE_CHECKING:
-    from rlhf_theory.theorems.card import Verdict
+    pass
 
 PLUGINS = "rlhf_theory.commands"
 """Entry-point group of further commands; each entry is a ``typer.Typer`` or a function."""
-
-
-def reproduce(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME ... | all]", help="Theorems to run; all if none is named."),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few replicas and points, same rules (the default).")
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="At least 1000 replicas behind every interval.")
-    ] = False,
-    replicas: Annotated[
-        int | None, typer.Option(help="Replicas, instead of the number of the mode.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
-    jobs: studies.Jobs = None,
-    backend: studies.Backend = None,
-    option: studies.Options = None,
-    max_time: studies.MaxTime = None,
-    device: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where studies that support it compute.")
-    ] = "cpu",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; results/quick or results/full if none.")
-    ] = None,
-) -> None:
-    """Run theorem studies: verdicts, figures and one page for all of them.
-
-    A study is cut into parts for all workers. What OUT holds already is not computed again, so an
-    interrupted run can go on. The exit code is 0 if every theorem holds, 1 if one fails or has not
-    come to its end, 2 for bad input.
-    """
-    if quick and full:
-        message = "Give --quick or --full, not both."
-        raise ValueError(message)
-    known = found("theorem")
-    wanted = list(dict.fromkeys(names or ["all"]))
-    for name in wanted:
-        check_choice("theorem", name, (*known, "all"))
-    chosen = list(known) if "all" in wanted else wanted
-    mode: Literal["quick", "full"] = "full" if full else "quick"
-    folder = out or Path("results") / mode
-
-    from rlhf_theory.report import write_report
-    from rlhf_theory.theorems.reproduce import reproduce as run_studies
-
-    limit = None if max_time is None else studies.seconds_of(max_time)
-    with studies.ending(folder):
-        verdicts = run_studies(
-            [known[name].thing for name in chosen],
-            folder,
-            mode=mode,
-            seed=seed,
-            replicas=replicas,
-            jobs=jobs,
-            backend=backend,
-            options=studies.backend_options(option),
-            max_time=limit,
-            device=device,
-            say=typer.echo,
-        )
-    if verdicts:
-        page = write_report(folder)
-        typer.echo("\n" + _verdict_table(verdicts) + f"\n\nReport: {page}")
-    complete = len(verdicts) == len(chosen)
-    raise typer.Exit(0 if complete and all(v.passed for v in verdicts) else 1)
-
-
-def _verdict_table(verdicts: Sequence[Verdict]) -> str:
-    rows = [("theorem", "verdict", "checks", "replicas", "seconds")]
-    for v in verdicts:
-        result = "raised" if v.error else "holds" if v.passed else "FAILS"
-        passed = f"{sum(c.passed for c in v.checks)}/{len(v.checks)}"
-        rows.append((v.name, result, passed, str(v.replicas), f"{v.seconds:.1f}"))
-    return aligned(rows)
 
 
 def doctor() -> None:
@@ -138,7 +59,7 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     commands: dict[str, Callable[..., None]] = {
-        "reproduce": reproduce,
+        "reproduce": cards.reproduce,
         "list": listing.list_known,
         "new": study_files.new,
         "run": studies.run,
@@ -147,6 +68,7 @@ def application() -> typer.Typer:
         "compare": findings.compare,
         "plot": findings.plot,
         "report": report,
+        "sabotage": cards.sabotage,
         "export": findings.export,
         "schema": study_files.schema,
         "doctor": doctor,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_theory.register import found
@@ -13,13 +13,16 @@ from rlhf_theory.report.sections import Drawing, Sheet, draw
 from rlhf_theory.report.words import duration, interval, pretty
 from rlhf_theory.store import folder_study
 from rlhf_theory.theorems.card import Verdict
-from rlhf_theory.theorems.stored import read_verdict
+from rlhf_theory.theorems.stored import code_of_card, read_verdict
+from rlhf_theory.theorems.trials import TABLE, trials_of
 
 
 @dataclass(frozen=True)
 class _Card:
     verdict: Verdict
     drawing: Drawing
+    notices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    blind: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -53,7 +56,26 @@ def read_verdicts(out: Path) -> list[Verdict]:
 
 def _card(verdict: Verdict, folder: Path, key: str) -> _Card:
     sheet = Sheet(folder=folder, title=verdict.title, caption=verdict.caption)
-    return _Card(verdict, draw(sheet, key, verdict.name))
+    return _Card(verdict, draw(sheet, key, verdict.name), *_tried(verdict, folder.parent))
+
+
+def _tried(verdict: Verdict, out: Path) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """Return sabotages with the checks that notice them, and why the others are not noticed.
+
+    Nothing of a card that is another one by now, or that nobody has tried.
+    """
+    known = found("theorem").get(verdict.name)
+    theorem = None if known is None else known.thing
+    if theorem is None or (theorem.version, code_of_card(theorem)) != (
+        verdict.version,
+        verdict.code,
+    ):
+        return {}, {}
+    tried = trials_of(theorem, out / TABLE.name) or trials_of(theorem)
+    if tried is None:
+        return {}, {}
+    noticed = {name: of for name, of in tried.noticed.items() if of}
+    return noticed, {s.name: s.loose for s in theorem.sabotages if s.loose}
 
 
 def _facts(verdicts: Sequence[Verdict], study: dict[str, object]) -> list[tuple[str, str]]:

@@ -185,6 +185,10 @@ class Theorem:
     order: int = 1000
 
     def __post_init__(self) -> None:
+        names = [sabotage.name for sabotage in self.sabotages]
+        if len(set(names)) < len(names):
+            message = f"A sabotage must have a name of its own; {self.name} has {names}."
+            raise ValueError(message)
         for sabotage in self.sabotages:
             for name, value in sabotage.settings.items():
                 if name not in self.quick or self.quick[name] == value:

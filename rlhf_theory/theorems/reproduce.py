@@ -12,12 +12,12 @@ from rlhf_theory.arrays import library
 from rlhf_theory.engine.backends import make_backend
 from rlhf_theory.engine.execution import execute
 from rlhf_theory.engine.progress import Progress
-from rlhf_theory.engine.tasks import Outcome, record_failure
 from rlhf_theory.errors import check_choice
 from rlhf_theory.store import claim_folder
 from rlhf_theory.theorems.card import Mode, Theorem, Verdict
+from rlhf_theory.theorems.gathering import Gathering
 from rlhf_theory.theorems.stored import CardRun, stored_verdict, write_verdict
-from rlhf_theory.theorems.tasks import PartTask, VerdictTask
+from rlhf_theory.theorems.tasks import PartTask, VerdictTask, parts_of
 
 Say = Callable[[str], None]
 
@@ -118,13 +118,13 @@ def reproduce(
         for t in theorems
     ]
     study = {"made_by": "rlhf-theory reproduce", "mode": mode, "seed": seed, "replicas": replicas}
-    parts = {run.name: _parts(run) for run in runs}
+    parts = {run.name: parts_of(run) for run in runs}
     claim_folder(out, {**study, **elsewhere})
 
     cards = _Cards(out, parts, say or (lambda _line: None))
     for run in runs:
         if (stored := stored_verdict(run)) is not None:
-            cards.take(stored, "stored already")
+            cards.take(run.name, stored, "stored already")
     left = [run for run in runs if run.name not in cards.found]
     # The longest first, so that none of them is still running alone at the end.
     left.sort(key=lambda run: -run.theorem.cost)
@@ -143,70 +143,33 @@ def reproduce(
     return [cards.found[t.name] for t in theorems if t.name in cards.found]
 
 
-def _parts(run: CardRun) -> tuple[PartTask, ...]:
-    """Return the parts of a study; ``ValueError`` where two of them could not be told apart."""
-    tasks = tuple(PartTask(run=run, part=part) for part in run.theorem.parts(run.sweep))
-    names = [task.name for task in tasks]
-    if not names or len(set(names)) < len(names):
-        message = (
-            f"The parts of {run.name} must be some, with a label each; got {', '.join(names)}."
-        )
-        raise ValueError(message)
-    return tasks
-
-
-class _Cards:
+class _Cards(Gathering):
     """The folder of many studies: asks for the verdict of each when its last part has ended."""
 
     def __init__(self, path: Path, parts: Mapping[str, tuple[PartTask, ...]], say: Say) -> None:
-        self.path, self.parts, self.say = path, parts, say
+        super().__init__(path, parts)
+        self.say = say
         self.found: dict[str, Verdict] = {}
-        self._errors: dict[str, str] = {}
-        self._open = {name: {task.name for task in tasks} for name, tasks in parts.items()}
-        self._study = {task.name: name for name, tasks in parts.items() for task in tasks}
 
-    def take(self, verdict: Verdict, remark: str = "") -> None:
+    def last(self, group: str, error: str) -> VerdictTask:
+        """Return the task of a verdict."""
+        parts = self.groups[group]
+        return VerdictTask(run=parts[0].run, parts=parts, error=error)
+
+    def take(self, group: str, about: object, remark: str = "") -> None:
         """Take in a verdict and say so."""
-        self.found[verdict.name] = verdict
-        result = "raised" if verdict.error else "holds" if verdict.passed else "FAILS"
-        time = remark or f"{verdict.seconds:.1f} s"
+        if not isinstance(about, Verdict):
+            message = f"The verdict of {group} must be one; got {type(about).__name__}."
+            raise TypeError(message)
+        self.found[group] = about
+        result = "raised" if about.error else "holds" if about.passed else "FAILS"
+        time = remark or f"{about.seconds:.1f} s"
         with tqdm.external_write_mode():
-            self.say(f"[{len(self.found)}/{len(self.parts)}] {verdict.name}: {result} ({time})")
+            self.say(f"[{len(self.found)}/{len(self.groups)}] {group}: {result} ({time})")
 
-    def note(self, outcome: Outcome) -> list[VerdictTask]:
-        """Take up what a worker reported."""
-        if isinstance(outcome.about, Verdict):
-            self.take(outcome.about)
-            return []
-        error = outcome.traceback or outcome.error
-        if outcome.name not in self._study:
-            self._give_up(outcome.name, error)
-            return []
-        return self._ended(outcome.name, error)
-
-    def record_failure(
-        self, task: PartTask | VerdictTask, error: str, traceback: str = ""
-    ) -> list[VerdictTask]:
-        """Record what no worker could report."""
-        record_failure(task, error, traceback)
-        if isinstance(task, VerdictTask):
-            self._give_up(task.name, traceback or error)
-            return []
-        return self._ended(task.name, traceback or error)
-
-    def _ended(self, name: str, error: str) -> list[VerdictTask]:
-        study = self._study[name]
-        self._open[study].discard(name)
-        if error:
-            self._errors.setdefault(study, f"{name}: {error}")
-        if self._open[study]:
-            return []
-        tasks = self.parts[study]
-        return [VerdictTask(run=tasks[0].run, parts=tasks, error=self._errors.get(study, ""))]
-
-    def _give_up(self, name: str, error: str) -> None:
+    def give_up(self, group: str, error: str) -> None:
         """Give the study a failed verdict here, which no worker could."""
-        run = self.parts[name.removesuffix(": verdict")][0].run
+        run = self.groups[group][0].run
         verdict = run.verdict({"error": error})
         write_verdict(run.folder, verdict)
-        self.take(verdict)
+        self.take(group, verdict)

@@ -49,6 +49,8 @@ class CardRun:
         Quick or full.
     seed
         Seed of all draws.
+    variant
+        What is other than in the card itself, in words; empty where nothing is.
     code
         Hash of the code of the theorem where the run is made, see `code_of_card`; workers must have
         the same.
@@ -59,6 +61,7 @@ class CardRun:
     sweep: Sweep
     mode: Mode
     seed: int
+    variant: str = ""
     code: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,11 @@ class CardRun:
     def name(self) -> str:
         """Name of the theorem."""
         return self.theorem.name
+
+    @property
+    def called(self) -> str:
+        """Name of the theorem, and the variant where there is one."""
+        return f"{self.name} ({self.variant})" if self.variant else self.name
 
     @property
     def identity(self) -> dict[str, object]:

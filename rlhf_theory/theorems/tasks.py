@@ -58,7 +58,7 @@ class PartTask:
     @property
     def name(self) -> str:
         """Theorem and part."""
-        return f"{self.run.name}: {self.part.label}"
+        return f"{self.run.called}: {self.part.label}"
 
     @property
     def path(self) -> Path:
@@ -116,7 +116,7 @@ class VerdictTask:
     @property
     def name(self) -> str:
         """The theorem."""
-        return f"{self.run.name}: verdict"
+        return f"{self.run.called}: verdict"
 
     @property
     def path(self) -> Path:
@@ -153,6 +153,18 @@ class VerdictTask:
             shutil.rmtree(folder / _PARTS, ignore_errors=True)
         failure_path(self.path).unlink(missing_ok=True)
         return Made("done", self.path.stat(), verdict)
+
+
+def parts_of(run: CardRun) -> tuple[PartTask, ...]:
+    """Return the parts of a study; ``ValueError`` where two of them could not be told apart."""
+    tasks = tuple(PartTask(run=run, part=part) for part in run.theorem.parts(run.sweep))
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        message = (
+            f"The parts of {run.called} must be some, with a label each; got {', '.join(names)}."
+        )
+        raise ValueError(message)
+    return tasks
 
 
 def _readable(path: Path) -> os.stat_result | None:

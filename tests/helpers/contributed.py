@@ -102,6 +102,7 @@ def theory() -> dict[str, Any]:
         "found": {role: found(role)["toy"].home for role in ROLES},
         "listed": {role: command("list", role_named(role).plural) for role in ROLES},
         "documents": command("list", "--update", "README.md"),
+        "tried": command("sabotage", "toy", "--jobs", "1", "--out", "results/sabotages"),
         "schema": sorted(name for name in schema["$defs"] if name.endswith("-toy")),
         "words": json.dumps(schema),
         "done": [result.tally.done, result.tally.failed],
