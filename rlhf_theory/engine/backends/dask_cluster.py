@@ -7,15 +7,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rlhf_theory.engine.attempts import DeadWorkerError
 from rlhf_theory.engine.backends.pool import ONE_THREAD, BackendError, Call, backend, needed
+from rlhf_theory.errors import suggestion
 
 _PATIENCE = "30s"
 _FEW = 16
@@ -37,14 +38,29 @@ class Dask:
     address
         Address of a scheduler. None takes the variable ``DASK_SCHEDULER_ADDRESS``, and without
         that starts workers of one thread each on this machine.
+    parameters
+        What a call takes of the resources that workers were started with: numbers by name, such as
+        ``GPU = 1`` and ``MEMORY = 8e9`` of ``dask worker --resources "GPU=2 MEMORY=64e9"``. Workers
+        that are started here have whatever is asked for.
     """
 
     address: str | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
     name: ClassVar[str] = "dask"
+
+    def __post_init__(self) -> None:
+        for key, amount in self.parameters.items():
+            if type(amount) not in (int, float) or not amount > 0:
+                message = (
+                    "An option of the backend 'dask' must be the address, or a positive number of "
+                    f"a resource; got {key} = {amount!r}.{suggestion(key, ['address'])}"
+                )
+                raise ValueError(message)
 
     def open(self, jobs: int, folder: Path) -> DaskPool:  # noqa: ARG002
         """Connect, or start ``jobs`` workers."""
-        return DaskPool(self.address or os.environ.get("DASK_SCHEDULER_ADDRESS"), jobs)
+        address = self.address or os.environ.get("DASK_SCHEDULER_ADDRESS")
+        return DaskPool(address, jobs, self.parameters)
 
 
 class DaskPool:
@@ -53,7 +69,8 @@ class DaskPool:
     breaks = False
     here = False
 
-    def __init__(self, address: str | None, jobs: int) -> None:
+    def __init__(self, address: str | None, jobs: int, parameters: Mapping[str, float]) -> None:
+        self._needs = dict(parameters)
         dask = needed("dask", "dask")
         distributed = needed("distributed", "dask")
         self.deaths = (DeadWorkerError, distributed.KilledWorker)
@@ -79,6 +96,7 @@ class DaskPool:
                         n_workers=jobs,
                         threads_per_worker=1,
                         processes=True,
+                        resources=self._needs or None,
                         # The scheduler's web server cannot be left out: any free port, for this
                         # machine alone, so that two runs do not fight over one.
                         dashboard_address="127.0.0.1:0",
@@ -98,11 +116,27 @@ class DaskPool:
                 )
                 raise BackendError(message) from error
             stack.callback(self._client.close)
+            self._check_resources()
             self._stack = stack.pop_all()
         self._running: dict[Future[object], Any] = {}
         self._closing = threading.Event()
         if self._cluster is not None:
             threading.Thread(target=self._watch, args=(self._cluster,), daemon=True).start()
+
+    def _check_resources(self) -> None:
+        """Refuse what no worker has: Dask would keep the calls waiting for one that does."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        largest = {
+            name: max((float(w["resources"].get(name, 0.0)) for w in workers), default=0.0)
+            for name in self._needs
+        }
+        lacking = {n: largest[n] for n, amount in self._needs.items() if largest[n] < amount}
+        if workers and lacking:
+            message = (
+                f"Each call needs {self._needs} of a Dask worker; the most that one of "
+                f"{len(workers)} has is {lacking}. Start workers with --resources, or ask for less."
+            )
+            raise BackendError(message)
 
     def _watch(self, cluster: Any) -> None:
         """Give up calls that wait for workers of this machine where none comes back.
@@ -131,7 +165,7 @@ class DaskPool:
         return [self._submitted(call) for call in calls]
 
     def _submitted(self, call: Call) -> Future[object]:
-        remote = self._client.submit(call, pure=False, retries=0)
+        remote = self._client.submit(call, pure=False, retries=0, resources=self._needs or None)
         future: Future[object] = Future()
         self._running[future] = remote
         future.add_done_callback(self._drop)

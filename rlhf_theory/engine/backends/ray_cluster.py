@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,14 +28,18 @@ class Ray:
     address
         Address of a cluster, ``"auto"`` for the one that this machine is part of. None takes the
         variable ``RAY_ADDRESS``, and without that starts a cluster on this machine.
+    parameters
+        What a call takes, options of ``ray.remote`` by name: ``num_cpus`` (1 unless given),
+        ``num_gpus`` (without it a call sees no GPU), ``memory`` in bytes, ``resources`` ...
     """
 
     address: str | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
     name: ClassVar[str] = "ray"
 
     def open(self, jobs: int, folder: Path) -> RayPool:  # noqa: ARG002
         """Connect, or start ``jobs`` workers. In a process that uses Ray already, use that."""
-        return RayPool(self.address or os.environ.get("RAY_ADDRESS"), jobs)
+        return RayPool(self.address or os.environ.get("RAY_ADDRESS"), jobs, self.parameters)
 
 
 class RayPool:
@@ -44,7 +48,7 @@ class RayPool:
     breaks = False
     here = False
 
-    def __init__(self, address: str | None, jobs: int) -> None:
+    def __init__(self, address: str | None, jobs: int, parameters: Mapping[str, object]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
         self._ray = ray = needed("ray", "ray")
         errors = ray.exceptions
@@ -63,9 +67,13 @@ class RayPool:
                 stack.enter_context(_silence())
                 self._start(address, jobs)
                 stack.callback(ray.shutdown)
+            try:
+                # A death is for our loop to answer: Ray would start the task three times again.
+                self._call = ray.remote(**{"num_cpus": 1, **parameters, "max_retries": 0})(_call)
+            except (TypeError, ValueError) as error:
+                message = f"The options of backend 'ray' must be those of `ray.remote`; {error}."
+                raise BackendError(message) from error
             self._stack = stack.pop_all()
-        # A death is for our loop to answer: Ray would start the task three times again.
-        self._call = ray.remote(max_retries=0, num_cpus=1)(_call)
         self._running: dict[Future[object], Any] = {}
 
     def _start(self, address: str | None, jobs: int) -> None:

@@ -68,6 +68,24 @@ def square(x: int) -> int:
     return x * x
 
 
+_INSIDE: list[int] = []
+
+
+def most_at_once(x: int) -> int:
+    """Return how many calls are in this process meanwhile."""
+    _INSIDE.append(x)
+    time.sleep(0.5)
+    found = len(_INSIDE)
+    _INSIDE.remove(x)
+    return found
+
+
+def assigned(_: int) -> dict[str, float]:
+    import ray  # noqa: PLC0415
+
+    return dict(ray.get_runtime_context().get_assigned_resources())
+
+
 # ---- making one
 
 
@@ -81,6 +99,9 @@ def test_names_and_options_are_checked() -> None:
         make_backend("local", {"jobs": 2})
     with pytest.raises(ValueError, match="Did you mean 'address'"):
         make_backend("dask", {"adress": "tcp://somewhere"})
+    for amount in (0, -1.0, True, "1"):
+        with pytest.raises(ValueError, match="a positive number of a resource; got GPU"):
+            make_backend("dask", {"GPU": amount})
     with pytest.raises(ValueError, match="group must be at least 1; got 0"):
         make_backend("slurm", {"group": 0})
     with pytest.raises(ValueError, match="cluster must be 'slurm' or 'local'; got 'pbs'"):
@@ -205,6 +226,36 @@ def test_dask_uses_a_scheduler_that_runs_and_leaves_it_running(
         finally:
             pool.close(kill=True)
         assert cluster.status == distributed.Status.running
+
+
+def test_a_call_takes_what_is_asked_for_of_a_dask_worker(
+    desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    """A call that took nothing would run beside another one on the one GPU of a worker."""
+    distributed = pytest.importorskip("distributed")
+    given = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(**given, resources={"GPU": 1}, processes=False) as cluster:
+        address = cluster.scheduler_address
+        taken = desk("dask", address=address, GPU=1).answers(most_at_once, *range(4))
+        assert [answer.value for answer in taken] == [1] * 4
+        free = desk("dask", address=address).answers(most_at_once, *range(4))
+        assert max(answer.value for answer in free) == 2
+        with pytest.raises(BackendError, match=r"one of 1 has is \{'GPU': 1.0\}.*ask for less"):
+            make_backend("dask", {"address": address, "GPU": 2}).open(1, tmp_path)
+        with pytest.raises(BackendError, match=r"one of 1 has is \{'GPUS': 0.0\}"):
+            make_backend("dask", {"address": address, "GPUS": 1}).open(1, tmp_path)
+    # Workers that are started here have it.
+    assert [a.value for a in desk("dask", GPU=1).answers(square, 3)] == [9]
+
+
+def test_a_call_takes_what_is_asked_for_of_a_ray_cluster(
+    desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    [answer] = desk("ray", num_cpus=1, memory=1e6).answers(assigned, 0)
+    assert answer.value == {"CPU": 1.0, "memory": 1e6}
+    with pytest.raises(BackendError, match=r"must be those of `ray.remote`.*adress"):
+        make_backend("ray", {"adress": "auto"}).open(1, tmp_path)
 
 
 def test_dask_that_does_not_answer_is_an_error(
