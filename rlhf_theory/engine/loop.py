@@ -141,7 +141,7 @@ class Loop:
         if stopped == _LATE:
             # Said anew every time: what is in flight then still ends.
             total = len(self.tasks)
-            stopped += f" {left} of {total} blocks are left; the same command goes on."
+            stopped += f" {left} of {total} are left; the same command goes on."
         return Tally(**self.counts, left=left, waiting=tuple(self.requests), stopped=stopped)
 
     # ---- handing out

@@ -60,7 +60,7 @@ MADE_BY = "rlhf-theory run"
 
 _Result = TypeVar("_Result")
 
-_HOUR = 3600.0
+_HOUR, _DAY = 3600.0, 86_400.0
 
 
 class Study(Protocol):
@@ -74,6 +74,19 @@ class Study(Protocol):
     def resolved(self) -> Mapping[str, object]:
         """Return it as plain data."""
         ...
+
+
+def _remove_temporary(place: Path, age: float) -> None:
+    """Remove what is older than ``age`` seconds and has the name of a temporary file or folder."""
+    before = time.time() - age
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                with suppress(OSError):  # somebody else has removed it
+                    if entry.stat().st_mtime < before and entry.is_dir():
+                        shutil.rmtree(entry.path)
+                    elif entry.stat().st_mtime < before:
+                        Path(entry.path).unlink()
 
 
 class StudyFolder:
@@ -252,18 +265,15 @@ class StudyFolder:
         return ()
 
     def _remove_stale(self) -> None:
-        """Remove temporary files of killed processes; a living one needs seconds for a file."""
-        before = time.time() - _HOUR
+        """Remove temporary files of killed processes.
+
+        A living one needs seconds for a file of results; for the weights of a model it may be long.
+        """
         own = (self.path / name for name in ("provenance", "journal"))
         for place in (self.path, *own, *(self.path / "cells").iterdir()):
-            with suppress(OSError), os.scandir(place) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-                        with suppress(OSError):  # somebody else has removed it
-                            if entry.stat().st_mtime < before and entry.is_dir():
-                                shutil.rmtree(entry.path)
-                            elif entry.stat().st_mtime < before:
-                                Path(entry.path).unlink()
+            _remove_temporary(place, _HOUR)
+        for kept, _, _ in os.walk(self.path / "kept"):
+            _remove_temporary(Path(kept), _DAY)
 
     # ----------------------------------------------------------------------------- the results
 

@@ -206,18 +206,9 @@ class Theorem:
         sweep = dict(self.quick if mode == "quick" else self.full)
         return sweep if replicas is None else {**sweep, "replicas": replicas}
 
-    def curves(
-        self, sweep: Sweep, key: Key, advance: Callable[[str], None] | None = None
-    ) -> pd.DataFrame:
-        """Compute all parts of a sweep here, one after the other, and gather them.
-
-        ``advance`` is called with the label of every part that is done.
-        """
-        tables = []
-        for part in self.parts(sweep):
-            tables.append(self.measure(sweep, part, key))
-            if advance is not None:
-                advance(part.label)
+    def curves(self, sweep: Sweep, key: Key) -> pd.DataFrame:
+        """Compute all parts of a sweep here, one after the other, and gather them."""
+        tables = [self.measure(sweep, part, key) for part in self.parts(sweep)]
         return self.gather(tables, sweep)
 
 

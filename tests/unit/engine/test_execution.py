@@ -283,7 +283,7 @@ def test_after_the_time_limit_nothing_is_started(
     tally = go(backend, max_time=25.0)
     assert (tally.done, tally.left) == (3, 3)
     assert tally.stopped == (
-        "The time limit is reached. 3 of 6 blocks are left; the same command goes on."
+        "The time limit is reached. 3 of 6 are left; the same command goes on."
     )
     # What ends by itself in time was not stopped.
     now[0] = 0.0

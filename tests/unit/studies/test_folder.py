@@ -399,6 +399,18 @@ def test_old_temporary_files_go_and_young_ones_stay(tmp_path):
     assert len(StudyFolder(tmp_path).done([cell])) == 2
 
 
+def test_temporary_folders_of_trainings_go_when_nobody_can_be_writing_a_model(tmp_path):
+    ran(tmp_path, online_cell())
+    training = tmp_path / "kept" / "trainings" / "a1"
+    old, young, result = training / ".model.1.tmp", training / ".model.2.tmp", training / "model"
+    for path, hours in ((old, 25), (young, 23), (result, 25)):
+        path.mkdir(parents=True)
+        (path / "weights").write_text("half")
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    claimed(tmp_path)
+    assert [p.exists() for p in (old, young, result)] == [False, True, True]
+
+
 # ----------------------------------------------------------------------------- reading
 
 
