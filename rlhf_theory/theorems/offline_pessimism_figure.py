@@ -60,6 +60,12 @@ def _draw_learners(ax: Axes, frame: pd.DataFrame, sweep: Sweep) -> None:
         scaled = part.assign(ratio=part["gap"] * part["pairs"] / limit)
         _mean_curve(ax, scaled, "ratio", learner, style.series(index))
     curves.level(ax, 1.0, "tr(F⁻¹C*)/(2ηn)", color="ink")
+    for learner in _BOTH:
+        # The peak 0 is the base world; there the limit is a constant over n.
+        part = select(frame, study="limit", learner=learner, setting="0")
+        level = float(part["limit"].mean()) * sweep["pairs_limit"] / limit
+        span = np.array([sweep["pairs"][0], sweep["pairs"][-1]], dtype=float)
+        dotted(ax, span, np.full(2, level), style.series(LOOKS[learner]).color, width=1.0)
     ax.set(title="Learners", xlabel="pairs n", ylabel="gap / [tr(F⁻¹C*)/(2ηn)]")
 
 

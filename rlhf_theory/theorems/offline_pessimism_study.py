@@ -31,24 +31,35 @@ from rlhf_theory.evaluation.coverage import (
     fisher_of_sampling,
 )
 from rlhf_theory.evaluation.pessimism import (
+    bonus_constant,
     comparator_excess,
     comparator_loss,
     expected_bound,
+    log_ratio_reward,
     pointwise_bound,
     reward_interval,
 )
-from rlhf_theory.features import centred
+from rlhf_theory.features import centred, mean_feature, reference_feature
+from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Part, Sweep
 from rlhf_theory.theorems.frames import by_replica, select
+from rlhf_theory.theorems.sabotaged_learners import (
+    argmax_log_probs,
+    bonus_flipped,
+    misread,
+    plans_with,
+    plays_the_worst,
+)
 from rlhf_theory.theorems.sweeps import block_of, nested_data, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
 COLUMNS = ["study", "setting", "learner", "pairs", "replica", "gap", "left", "right", "excess"]
-COLUMNS += ["event", "coverage"]
+COLUMNS += ["event", "coverage", "limit"]
 """``left`` and ``right`` are the two sides of the theorem for the comparator pi*, ``excess`` the
 largest difference over the comparators that are checked, ``event`` whether the confidence set
-contains theta*, ``coverage`` the coefficient C*; NaN where a learner has no bound."""
+contains theta*, ``coverage`` the coefficient C*; NaN where a learner has no bound. ``limit`` is the
+gap that errors small against eta would have; NaN but in the study of that name."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ def cells(sweep: Sweep) -> Iterator[Cell]:
     for peak in sweep["peaks"]:
         world = {**away, "peak": peak}
         yield Cell("coefficient", f"{peak:g}", world, [sweep["pairs_fixed"]], ("greedy", *both))
+        yield Cell("limit", f"{peak:g}", world, [sweep["pairs_limit"]], ("greedy", *both))
     for name in sweep["rules"]:
         yield Cell("rules", name, base, sweep["pairs_rules"], both, rules=(name,))
     small = {**base, **sweep["small"]}
@@ -165,15 +177,20 @@ def measure_cell(
     """
     frames = []
     world = replace(world, behaviour=cell.behaviour)
-    for n, data in nested_data(world, cell.pairs, key):
+    for n, drawn in nested_data(world, cell.pairs, key):
+        data = misread(drawn, sweep["misread"])
         fit = rule(cell.rules[0], sweep).fit(data)
         for name in cell.learners:
             learner, radius = _learner(name, cell, sweep, fit)
-            plan = learner(world.problem, data, key.child("learner", name, n))
-            values = _outcome(world, plan)
+            policy = learner(world.problem, data, key.child("learner", name, n)).value
+            if sweep["plays"] == "the worst action":
+                policy = _worst(world)
+            values = _outcome(world, policy)
             if radius is not None:
                 confidence = radius.confidence_set(fit, data, world.problem)
-                values |= _sides(name, world, confidence, plan, n)
+                values |= _sides(name, world, confidence, policy, n)
+            if cell.study == "limit":
+                values["limit"] = _limit(name, world, rule(cell.rules[0], sweep), data, n)
             frame = pd.DataFrame({k: to_numpy(v) for k, v in values.items()})
             frame["replica"] = np.arange(first, first + len(frame))
             frames.append(
@@ -187,8 +204,9 @@ def _learner(
 ) -> tuple[OfflineAlgorithm, ConfidenceRule | None]:
     """Return a learner by its name, and the rule of its bound if it has one."""
     bound = sweep["theta_bound"]
+    eta_factor, bonus_factor = sweep["planning_factor"], sweep["bonus_factor"]
     if name == "greedy":
-        return OfflineGreedy(theta_bound=bound), None
+        return plans_with(OfflineGreedy(theta_bound=bound), eta_factor), None
     if name == "ensemble minimum":
         return EnsembleMinimum(theta_bound=bound), None
     if name == "UWO":
@@ -197,42 +215,94 @@ def _learner(
         rule("R4 set" if name == "likelihood set" else cell.rules[0], sweep), fit
     )
     radius = Scaled(base, 0.1) if name.endswith("β/10") else base
-    option: Any = "I" if name.startswith("Option I,") or name == "Option I" else "II"
-    return OfflinePessimistic(radius=radius, option=option), radius
+    option: Any = "I" if _expected(name) else "II"
+    # The bound is that of the right radius, whatever the learner does with it.
+    size = abs(bonus_factor)
+    used = radius if size == 1.0 else Scaled(radius, size)
+    learner: OfflineAlgorithm = OfflinePessimistic(radius=used, option=option)
+    if bonus_factor < 0.0:
+        learner = bonus_flipped(OfflinePessimistic(radius=used, option=option))
+    return plans_with(learner, eta_factor), radius
 
 
-def _outcome(world: Bandit, plan: Solution[Policy]) -> dict[str, Array]:
+def _expected(name: str) -> bool:
+    """Return whether a learner takes its bonus once for the whole policy."""
+    return name.partition(",")[0] == "Option I"
+
+
+def _worst(world: Bandit) -> Policy:
+    """Return the policy that plays the worst action everywhere."""
+    theta = world.theta_star
+    return FunctionPolicy(lambda x: plays_the_worst(x, inner(centred(x), theta)))
+
+
+def _outcome(world: Bandit, policy: Policy) -> dict[str, Array]:
     """Return the columns that every learner has, each of shape ``(R,)``."""
-    metrics = world.evaluate(plan.value)
+    metrics = world.evaluate(policy)
     nothing = np.full(world.n_replicas, np.nan)
-    missing = dict.fromkeys(("right", "excess", "event", "coverage"), nothing)
+    missing = dict.fromkeys(("right", "excess", "event", "coverage", "limit"), nothing)
     return {"gap": metrics["gap"], "left": metrics["jeffreys"], **missing}
 
 
 def _sides(
-    name: str, world: Bandit, confidence: ConfidenceSet, plan: Solution[Policy], n: int
+    name: str, world: Bandit, confidence: ConfidenceSet, policy: Policy, n: int
 ) -> dict[str, Array]:
     """Return bound, excess, event and coverage of a pessimistic policy."""
     x, weights = world.population
-    star, log_pi = world.log_pi_star, plan.value.log_probs(x)
-    theta = world.theta_star
-    if name.startswith("Option I,") or name == "Option I":
+    star, log_pi = world.log_pi_star, policy.log_probs(x)
+    truth = inner(centred(x), world.theta_star)
+    g = log_ratio_reward(truth, log_pi, x.log_pi0, world.problem.eta)
+    lower, upper = reward_interval(confidence, x)
+    if _expected(name):
         right = expected_bound(confidence, x, weights, star)
-        # The reward that Option I plans with is that of its dual parameter; the comparator pi0 has
-        # the bound 0: the policy is never worse than pi0.
-        error = inner(centred(x), theta - plan.warm)
-        losses = [comparator_loss(pi, log_pi, error, weights) for pi in (star, x.log_pi0)]
-        excess = np.maximum(to_numpy(losses[0]) - to_numpy(right), to_numpy(losses[1]))
+        # The supremum over comparators is a program of its own: pi*, pi0, whose bound is 0 (the
+        # policy is never worse than pi0), and the worst comparator of Option II stand for it.
+        worst = argmax_log_probs(g - (upper - lower))
+        excess = np.max(
+            [
+                to_numpy(comparator_loss(pi, log_pi, g, weights))
+                - to_numpy(expected_bound(confidence, x, weights, pi))
+                for pi in (star, x.log_pi0, worst)
+            ],
+            axis=0,
+        )
     else:
-        lower, upper = reward_interval(confidence, x)
         right = pointwise_bound(lower, upper, weights, star)
-        truth = inner(centred(x), theta)
-        excess = comparator_excess(lower, upper, truth, weights, log_pi, x.log_pi0)
+        excess = comparator_excess(upper - lower, g, weights, log_pi)
     r = world.n_replicas
-    values = {"right": expand_rows(right, r), "excess": excess, "event": confidence.contains(theta)}
+    inside = confidence.contains(world.theta_star)
+    values = {"right": expand_rows(right, r), "excess": excess, "event": inside}
     if isinstance(confidence, Ellipsoid):
         values["coverage"] = coverage_coefficient(x, weights, star, confidence.sigma, float(n))
     return values
+
+
+def _limit(name: str, world: Bandit, radius: ConfidenceRule, data: PreferenceData, n: int) -> Array:
+    """Return the gap of a learner where its error is small against eta, ``(R,)`` or ``(1,)``."""
+    x, weights = world.population
+    star, eta = world.log_pi_star, world.problem.eta
+    noise = limit_of(world) / n
+    if name == "greedy":
+        return np.full(world.n_replicas, noise)
+    confidence = radius.confidence_set(radius.fit(data), data, world.problem)
+    if not isinstance(confidence, Ellipsoid):
+        message = f"The limit is that of an ellipsoid; got {type(confidence).__name__}."
+        raise TypeError(message)
+    if _expected(name):
+        v = np.sum(to_numpy(weights)[..., None] * to_numpy(_direction(world)), axis=1)
+        u = np.linalg.solve(to_numpy(confidence.sigma), v[..., None])[..., 0]
+        u *= (to_numpy(confidence.beta) / np.sqrt(np.sum(u * v, axis=-1)))[:, None]
+        error = inner(centred(x), u)
+    else:
+        lower, upper = reward_interval(confidence, x)
+        error = (upper - lower) / 2.0
+    return noise + bonus_constant(error, star, weights, eta)
+
+
+def _direction(world: Bandit) -> Array:
+    """Return ``phi(x, pi*) - phi(x, pi0)``, shape ``(R, X, d)``."""
+    x, _ = world.population
+    return mean_feature(x, world.log_pi_star) - reference_feature(x)
 
 
 # --------------------------------------------------------------------------- curves

@@ -73,24 +73,42 @@ def test_a_bound_that_is_broken_too_often_fails(frame):
 
 def test_a_gap_that_falls_like_one_over_root_n_fails(frame):
     slow = frame.copy()
-    rows = slow["study"] == "learners"
+    rows = slow["study"].isin(["learners", "limit"])
     slow.loc[rows, "gap"] = 0.5 * slow.loc[rows, "pairs"] ** -0.45
-    assert any("greedy: slope" in name for name in failed(slow))
-    assert any("Option II: slope" in name for name in failed(slow))
+    names = failed(slow)
+    assert any("greedy: slope" in name for name in names)
+    assert sum("gap over its limit" in name for name in names) == 3
 
 
-def test_a_greedy_constant_that_is_off_fails(frame):
+@pytest.mark.parametrize("learner", ["greedy", "Option I", "Option II"])
+def test_a_limit_that_is_off_fails(frame, learner):
+    # With half the radius the options have less than half of their limit.
     new = frame.copy()
-    new.loc[new["learner"] == "greedy", "gap"] *= 3.0
-    assert any("limit" in name for name in failed(new))
+    new.loc[(new["learner"] == learner) & (new["study"] == "limit"), "gap"] *= 0.5
+    assert [name.partition(":")[0] for name in failed(new)] == [learner]
 
 
-def test_losses_that_fall_with_worse_coverage_fail(frame):
+def test_a_radius_that_grows_like_the_dimension_fails(frame):
     new = frame.copy()
-    rows = new["study"] == "coefficient"
-    peak = new.loc[rows, "setting"].astype(float)
-    new.loc[rows, "left"] = 0.1 / (1.0 + peak)
-    assert any("power of C*" in name for name in failed(new))
+    rows = new["study"] == "dimension"
+    new.loc[rows, "right"] *= new.loc[rows, "setting"].astype(float)
+    assert any("power of d" in name for name in failed(new))
+
+
+def wrong(name):
+    """The checks that fail for a sabotage, in one small world."""
+    [settings] = [s.settings for s in THEOREM.sabotages if s.name == name]
+    sweep = {**SWEEP, **settings, "coverages": [], "rules": [], "peaks": [0.0]}
+    curves = THEOREM.curves(sweep, Key(1))
+    return [c.name.partition(":")[0] for c in THEOREM.judge(curves, sweep) if not c.passed]
+
+
+def test_the_other_sign_of_the_bonus_breaks_the_bound_and_half_a_radius_has_another_limit():
+    flipped = wrong("sign of the bonus flipped")
+    assert flipped[0].startswith("Option I against")
+    assert flipped[-1].startswith("bounds broken while the set contains")
+    # Both bounds still hold with half the radius: only the limits tell.
+    assert {"Option I", "Option II"} <= set(wrong("radius halved"))
 
 
 def test_figure_caption_and_constants(frame):

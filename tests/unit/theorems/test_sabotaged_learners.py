@@ -3,10 +3,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.testing import assert_allclose
 
-from rlhf_theory.arrays import to_numpy
+from rlhf_theory.algorithms.offline_pessimistic import OfflineGreedy, OfflinePessimistic
+from rlhf_theory.arrays import inner, to_numpy
+from rlhf_theory.estimators.confidence import Constant
 from rlhf_theory.estimators.mle import bradley_terry_mle
+from rlhf_theory.features import centred
+from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.randomness import Key
-from rlhf_theory.theorems.sabotaged_learners import misread
+from rlhf_theory.theorems.sabotaged_learners import (
+    argmax_log_probs,
+    bonus_flipped,
+    misread,
+    plans_with,
+    plays_the_worst,
+)
 from rlhf_theory.worlds import linear
 
 
@@ -26,3 +36,34 @@ def test_labels_that_are_misread():
     p = np.divide(wins, count, out=np.zeros_like(wins), where=count > 0)
     expected = count * (p + share * (1.0 - 2.0 * p))
     assert_allclose(to_numpy(misread(data, share).wins), expected, atol=1e-12)
+
+
+def test_a_flipped_bonus_is_that_of_an_optimist():
+    world = linear(replicas=3, seed=1)
+    data, (x, _) = world.offline_data(Key(2), 400), world.population
+    pessimist = OfflinePessimistic(radius=Constant(beta=0.7), option="II")
+    policy = bonus_flipped(pessimist)(world.problem, data, Key(0)).value
+    radius = pessimist.radius
+    optimistic = radius.confidence_set(radius.fit(data), data, world.problem).upper(centred(x))
+    expected = gibbs_log_probs(optimistic, x.log_pi0, world.problem.eta)
+    assert_allclose(policy.log_probs(x), expected, atol=1e-8)
+
+
+def test_a_learner_plans_with_another_penalty():
+    world = linear(replicas=3, seed=1)
+    data, (x, _) = world.offline_data(Key(2), 400), world.population
+    learner = OfflineGreedy(theta_bound=1.0)
+    assert plans_with(learner, 1.0) is learner
+    theta = bradley_terry_mle(data, ridge=0.0, bound=1.0).require()
+    expected = gibbs_log_probs(inner(x.phi, theta), x.log_pi0, 1.2 * world.problem.eta)
+    found = plans_with(learner, 1.2)(world.problem, data, Key(0)).value.log_probs(x)
+    assert_allclose(found, expected, atol=1e-8)
+
+
+def test_policies_of_the_largest_and_the_least():
+    world = linear(replicas=2, seed=1)
+    x, _ = world.population
+    values = to_numpy(inner(centred(x), world.theta_star))
+    assert (to_numpy(argmax_log_probs(values)).argmax(-1) == values.argmax(-1)).all()
+    assert (np.exp(to_numpy(argmax_log_probs(values))).sum(-1) == 1.0).all()
+    assert (to_numpy(plays_the_worst(x, values)).argmax(-1) == values.argmin(-1)).all()
