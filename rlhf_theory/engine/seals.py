@@ -47,12 +47,18 @@ class ColumnDigests:
 
     def _values(self, chunk: pa.Array) -> memoryview | bytes:
         """Return the values; one that is missing counts as NaN or -1, which no other one is."""
+        if pa.types.is_null(chunk.type):
+            return bytes(len(chunk))
         if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
             # Quoted, so that it does not matter where one part of the rows ends.
             return "".join(map(json.dumps, chunk.to_pylist())).encode()
         if pa.types.is_dictionary(chunk.type):
             # Which number a text has in the dictionary depends on the cut into parts.
+            missing = chunk.null_count
             chunk = pc.index_in(chunk.cast(pa.string()), self._words)
+            if chunk.null_count > missing:
+                message = "words must have every text of a dictionary; some texts are not there."
+                raise ValueError(message)
         elif pa.types.is_boolean(chunk.type):
             chunk = chunk.cast(pa.int8())
         if chunk.null_count:

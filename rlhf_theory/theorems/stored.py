@@ -143,8 +143,14 @@ def code_of_card(theorem: Theorem) -> str:
 
 
 def sealed(frame: pd.DataFrame, about: Found) -> bytes:
-    """Return a frame as the bytes of a file, which says what it is and what was written."""
-    return encode(describe(pa.Table.from_pandas(frame, preserve_index=False), about))
+    """Return a frame as the bytes of a file, which says what it is and what was written.
+
+    Categories are stored, and come back, as texts.
+    """
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    texts = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
+    plain = [f.with_type(f.type.value_type) if f.name in texts else f for f in table.schema]
+    return encode(describe(table.cast(pa.schema(plain)), about), repeated=texts)
 
 
 def read_sealed(path: Path, what: str) -> tuple[pd.DataFrame, Found]:

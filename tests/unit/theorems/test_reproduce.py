@@ -16,7 +16,14 @@ from rlhf_theory.engine.sources import OtherCodeError
 from rlhf_theory.store import DamageWarning
 from rlhf_theory.theorems import reproduce as module
 from rlhf_theory.theorems.reproduce import check_device, reproduce
-from rlhf_theory.theorems.stored import FILES, CardRun, read_curves, read_verdict, stored_verdict
+from rlhf_theory.theorems.stored import (
+    FILES,
+    CardRun,
+    read_curves,
+    read_verdict,
+    stored_verdict,
+    write_curves,
+)
 from rlhf_theory.theorems.tasks import PartTask, VerdictTask
 from tests.helpers import fake_theorems
 from tests.helpers.fake_theorems import calls, fake
@@ -248,6 +255,42 @@ def test_a_worker_with_other_code_of_a_card_neither_measures_nor_judges(tmp_path
             task.make()
     assert calls("a", side) == 0
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_curves_of_every_kind_of_column_come_back(tmp_path, n):
+    """Categories were written, and no reader knew them again: such cards were always made anew."""
+    texts = np.resize(["x", "é", "x"], n)
+    frame = pd.DataFrame(
+        {
+            "text": texts,
+            "category": pd.Categorical(texts, categories=["é", "never", "x"]),
+            "missing": pd.Categorical(np.where(np.arange(n) % 2, texts, None)),
+            "number": np.linspace(0.0, 1.0, n),
+            "single": np.linspace(0.0, 1.0, n, dtype=np.float32),
+            "count": np.arange(n),
+            "truth": np.arange(n) % 2 == 0,
+        }
+    )
+    write_curves(tmp_path, frame)
+    found = read_curves(tmp_path)
+    assert list(found.columns) == list(frame.columns)
+    for name in frame:
+        wanted = frame[name].astype(object).where(frame[name].notna(), None)
+        assert found[name].astype(object).where(found[name].notna(), None).equals(wanted), name
+
+
+def test_a_stored_card_with_categories_is_only_read(tmp_path, side, recwarn):
+    card = fake("a", side, gather=lambda tables, sweep: tables[0].astype({"pairs": "category"}))
+    text = fake(
+        "b",
+        side,
+        gather=lambda tables, sweep: tables[0].assign(name=pd.Categorical(["a", "b", "a"])),
+    )
+    for _ in range(2):
+        reproduce([card, text], tmp_path / "out", jobs=1)
+    assert calls("a", side) == calls("b", side) == 1
+    assert not [w for w in recwarn if w.category is DamageWarning]
 
 
 def test_the_time_limit_leaves_what_is_not_begun(tmp_path, side):
