@@ -377,8 +377,8 @@ def _caption(frame: pd.DataFrame, sweep: Sweep) -> str:
         "laws d(α − β log d) and d(α − βd), d = √KL. Bottom: the same along the Gibbs path for the "
         f"lower confidence bound and for mean − w × variance over {sweep['members']} bootstrap "
         "fits, all multipliers; and the gold reward at the end of the path minus that of the "
-        "plain proxy, mean over label counts, here and where π0 is uniform (LCB black, UWO grey; above 0 is "
-        "better). The last point of a path is the most "
+        "plain proxy, mean over label counts, here and where π0 is uniform (LCB black, UWO grey; "
+        "above 0 is better). The last point of a path is the most "
         f"optimised: η = {sweep['eta'][-1]:g}, n = {sweep['best_of'][-1]:,}. Bands: 95 % bootstrap "
         f"intervals over {frame['replica'].nunique()} replicas."
     )
