@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -19,8 +19,11 @@ def compare(
         str | None, typer.Option(help="A learner that all others are compared with.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Metric; the world's if not given.")] = None,
+    by: Annotated[
+        str, typer.Option(metavar="labels|rounds|pairs", help="What is equal for both.")
+    ] = "labels",
     at: Annotated[
-        float | None, typer.Option(help="Round or number of pairs; else the end.")
+        float | None, typer.Option(help="Number of that; else the last that both have.")
     ] = None,
     level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
     anytime: Annotated[
@@ -30,20 +33,32 @@ def compare(
 ) -> None:
     """Compare learners in pairs: A with B, all with a baseline, or all pairs.
 
-    Replicas are paired by common random numbers: bootstrap intervals over replicas, the sign-flip
-    test, Holm's correction over all rows.
+    Both have the same number of labels, unless --by says otherwise. Replicas are paired by common
+    random numbers: bootstrap intervals over replicas, the sign-flip test, Holm's correction over
+    all rows.
     """
+    from rlhf_theory.errors import check_choice
+    from rlhf_theory.studies.pairing import BY, By
     from rlhf_theory.study import StudyResult
 
+    check_choice("by", by, BY)
     table = StudyResult(out).compare(
-        first, second, baseline=baseline, metric=metric, at=at, level=level, anytime=anytime
+        first,
+        second,
+        baseline=baseline,
+        metric=metric,
+        by=cast("By", by),
+        at=at,
+        level=level,
+        anytime=anytime,
     )
     if as_json:
         typer.echo(table.to_json(orient="records", indent=2))
         return
-    columns = "world first second difference difference_lower difference_upper better"
+    columns = "world first second at difference difference_lower difference_upper better"
     tests = [] if anytime else ["p_value", "adjusted"]
     names = {"difference_lower": "lower", "difference_upper": "upper", "adjusted": "Holm p"}
+    names["at"] = by
     shown = table[[*columns.split(), *tests, "winner"]].rename(columns=names)
     typer.echo(frame_text(shown.fillna({"winner": "-"})))
     interval = (
@@ -51,8 +66,11 @@ def compare(
         if anytime
         else f"{level:.0%} bootstrap interval"
     )
+    if left := table.attrs["left_out"]:
+        typer.echo(f"\nleft out: {'; '.join(left)}")
+    where = "labels of both, mean over replicas" if by == "labels" else f"{by} of both"
     typer.echo(
-        f"\ndifference: mean over replicas of first minus second, {interval}; "
+        f"\n{by}: {where}; difference: mean over replicas of first minus second, {interval}; "
         "better: share of replicas in which the first is better."
     )
 

@@ -247,6 +247,7 @@ def _comparison_table(result: ResultTables, found: pd.DataFrame, baseline: str |
             "World": "world",
             "First": "first",
             "Second": "second",
+            "Labels": "at",
             "Difference": "difference",
             "95 % interval": ("difference_lower", "difference_upper"),
             "First better": "better",
@@ -256,9 +257,9 @@ def _comparison_table(result: ResultTables, found: pd.DataFrame, baseline: str |
         },
         tags={"world": "world", "learner": ["first", "second"], "family": "family"},
         caption=(
-            "Mean over replicas of first minus second at the end of each (the table above says "
-            "after how many labels); replicas are paired by common "
-            "random numbers, negative means that the first is better." + against + " Interval: "
+            "Mean over replicas of first minus second, both at the last number of labels that both "
+            "have (per replica; the mean is shown); replicas are paired by common random numbers, "
+            "negative means that the first is better." + against + " Interval: "
             "bootstrap over replicas, for one row alone. p: sign-flip test; Holm p: corrected for "
             "all rows; a winner needs Holm p of at most .05."
         ),
@@ -279,9 +280,9 @@ def _rate_table(rates: pd.DataFrame) -> Table:
         },
         tags={"world": "world", "learner": "learner"},
         caption=(
-            "Slope of the logarithm of the mean curve against the logarithm of rounds (or pairs), "
-            "between the two last columns. Interval: bootstrap over replicas. It is the slope of "
-            "this window, not the exponent of the limit."
+            "Slope of the logarithm of the mean curve against the logarithm of labels (mean over "
+            "replicas), between the two last columns. Interval: bootstrap over replicas. It is the "
+            "slope of this window, not the exponent of the limit."
         ),
     )
 

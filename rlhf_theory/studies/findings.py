@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from rlhf_theory.evaluation.comparisons import (
 from rlhf_theory.evaluation.scores import family_scores, normalised_score
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import slope_bootstrap
+from rlhf_theory.studies.pairing import Pair
 
 Values = Mapping[str, Mapping[str, pd.Series]]
 """By world and learner: one number per replica, by its number."""
@@ -28,17 +29,16 @@ ALL_WORLDS = "all worlds"
 
 
 def comparisons(
-    values: Values, pairs: str | Iterable[tuple[str, str]], level: float, *, anytime: bool = False
+    pairs: Sequence[Pair], by: str, level: float, *, anytime: bool = False
 ) -> pd.DataFrame:
-    """Return paired comparisons in every world, with Holm's correction over all of them.
+    """Return paired comparisons, with Holm's correction over all of them.
 
     Parameters
     ----------
-    values
-        By world and learner.
     pairs
-        ``"all"``, the name of a baseline, or pairs of names; where a world lacks one of two
-        learners the pair is left out, and where a replica of one failed, the replica.
+        What is compared, of any number of worlds; at least one.
+    by
+        What ``at`` of the pairs counts.
     level
         Coverage of the intervals, and one minus the level of the tests.
     anytime
@@ -47,20 +47,16 @@ def comparisons(
     check_probability("level", level)
     tables: list[pd.DataFrame] = []
     differences: list[pd.DataFrame] = []
-    for world, learners in values.items():
-        for replicas, some in _alike(learners, pairs):
-            names = dict.fromkeys(name for pair in some for name in pair)
-            here = {k: learners[k].loc[replicas].to_numpy(dtype=float) for k in names}
-            # The tests of all worlds come below, together.
-            found = to_frame(compare_all(here, pairs=some, level=level, n_flips=1))
-            tables.append(found.assign(world=world))
-            columns = [tied_difference(here[a], here[b]) for a, b in some]
-            differences.append(pd.DataFrame(np.transpose(columns), index=replicas))
-    if not tables:
-        message = "Learners must share a world, and replicas there, to be compared; none do."
-        raise ValueError(message)
+    for pair in pairs:
+        one, two = pair.both
+        # The tests of all pairs come below, together.
+        found = compare_all({pair.first: one, pair.second: two}, level=level, n_flips=1)
+        where = float(pair.at.mean())
+        tables.append(to_frame(found).assign(world=pair.world, by=by, at=where))
+        differences.append(pd.DataFrame({0: tied_difference(one, two)}, index=pair.replicas))
     table = pd.concat(tables, ignore_index=True)
-    table = table[["world", *[c for c in table.columns if c != "world"]]]
+    ahead = ["world", "first", "second", "by", "at"]
+    table = table[[*ahead, *[c for c in table.columns if c not in ahead]]]
     if anytime:
         return _at_any_time(table, differences, 1.0 - (1.0 - level) / len(table))
     table["p_value"] = _p_values(differences, level)
@@ -115,25 +111,6 @@ def _at_any_time(
     return table
 
 
-def _alike(
-    learners: Mapping[str, pd.Series], pairs: str | Iterable[tuple[str, str]]
-) -> list[tuple[list[int], list[tuple[str, str]]]]:
-    """Return pairs of learners of one world, grouped by the replicas that both have."""
-    names = list(learners)
-    if pairs == "all":
-        wanted = [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
-    elif isinstance(pairs, str):
-        wanted = [(a, pairs) for a in names if a != pairs]
-    else:
-        wanted = list(pairs)
-    groups: dict[tuple[int, ...], list[tuple[str, str]]] = {}
-    for a, b in wanted:
-        if a in learners and b in learners:
-            both = tuple(learners[a].index.intersection(learners[b].index))
-            groups.setdefault(both, []).append((a, b))
-    return [(list(replicas), some) for replicas, some in groups.items() if replicas]
-
-
 def rates(
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
     window: tuple[float, float] | None,
@@ -144,9 +121,9 @@ def rates(
     Parameters
     ----------
     curves
-        By world, learner and metric: a table of replicas by rounds (or numbers of pairs).
+        By world, learner and metric: a table of replicas by numbers of labels, which increase.
     window
-        First and last round; None for the last two thirds of the decades.
+        First and last number; None for the last two thirds of the decades.
     level
         Coverage.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from rlhf_theory.errors import check_choice
+from rlhf_theory.errors import check_choice, check_nonnegative
+from rlhf_theory.evaluation.equal_labels import last_common
 from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, quantiles
@@ -21,6 +22,15 @@ from rlhf_theory.studies.findings import comparisons, rates, scores
 from rlhf_theory.studies.folder import StudyFolder
 from rlhf_theory.studies.identities import Older, as_on_disk, older
 from rlhf_theory.studies.looks import Look
+from rlhf_theory.studies.pairing import (
+    BY,
+    By,
+    History,
+    Pair,
+    at_equal_labels,
+    at_equal_places,
+    history,
+)
 from rlhf_theory.studies.places import PLACES, placed, without_empty
 from rlhf_theory.studies.registry import build_world
 from rlhf_theory.studies.schema import StudyData
@@ -242,11 +252,12 @@ class ResultTables:
         *,
         baseline: str | None = None,
         metric: str | None = None,
+        by: By = "labels",
         at: float | None = None,
         level: float = 0.95,
         anytime: bool = False,
     ) -> pd.DataFrame:
-        """Compare learners world by world, replica by replica.
+        """Compare learners world by world, replica by replica, at equal numbers of labels.
 
         Parameters
         ----------
@@ -256,8 +267,13 @@ class ResultTables:
             One learner that all others are compared with.
         metric
             The metric, smaller is better; None takes the world's.
+        by
+            What is equal: ``"labels"``; or ``"rounds"`` of learners that play, ``"pairs"`` of those
+            with offline data, whose labels may differ then.
         at
-            Round or number of pairs; None for the end.
+            Number of labels: the metric is linear in their logarithm between recorded rows, never
+            beyond them. Of rounds and pairs the last recorded one at or before it. None: the last
+            that both learners have, in every replica of its own.
         level
             Coverage of the intervals.
         anytime
@@ -267,13 +283,15 @@ class ResultTables:
 
         Returns
         -------
-        One row per world and pair; columns as in `evaluation.comparisons.to_frame`. Holm's
-        correction is over all rows.
+        One row per world and pair: columns ``world``, ``first``, ``second``, ``by``, ``at`` (where
+        both are, mean over replicas), and those of `evaluation.comparisons.to_frame`. Holm's
+        correction is over all rows. ``attrs["left_out"]`` says which pairs are not there and why.
 
         Raises
         ------
         ValueError
-            For an unknown learner, for one learner alone, and for learners that share no world.
+            For an unknown learner, for one learner alone, and for learners that have nothing to
+            compare: no world, or no number of labels, that both have.
         """
         if (first is None) != (second is None) or (first is not None and baseline is not None):
             message = (
@@ -281,6 +299,9 @@ class ResultTables:
                 f"first={first!r}, second={second!r}, baseline={baseline!r}."
             )
             raise ValueError(message)
+        check_choice("by", by, BY)
+        if at is not None:
+            check_nonnegative("at", at)
         known = dict.fromkeys(cell.learner_label for cell in self.cells)
         for name in (first, second, baseline):
             if name is not None:
@@ -288,22 +309,62 @@ class ResultTables:
         chosen: str | list[tuple[str, str]] = baseline or "all"
         if first is not None and second is not None:
             chosen = [(first, second)]
-        values = self.values(metric, at)
-        if at is not None:
-            self._check_reached(values, [n for n in (first, second, baseline) if n], at)
-        return comparisons(values, chosen, level, anytime=anytime)
+        if by == "labels":
+            pairs, left = at_equal_labels(self.histories(metric), chosen, at)
+        else:
+            pairs, left = self._at_places(metric, by, chosen, at)
+        if not pairs:
+            where = f" at {at:g} {by}" if at is not None else f" by {by}"
+            message = (
+                f"There is nothing to compare{where}. {'; '.join(left)}."
+                if left
+                else "Learners must share a world, and replicas there, to be compared; none do."
+            )
+            raise ValueError(message)
+        table = comparisons(pairs, by, level, anytime=anytime)
+        table.attrs["left_out"] = left
+        return table
 
-    def _check_reached(
-        self, values: Mapping[str, Mapping[str, object]], names: Sequence[str], at: float
-    ) -> None:
-        """Raise ``ValueError`` for a learner that has nothing yet at ``at`` in any world."""
-        for name in names:
-            if not any(name in learners for learners in values.values()):
-                part = placed(self.curves[self.curves["learner"] == name])
-                what = "pairs" if (part["counted"] == "pairs").any() else "rounds"
-                least = f"{part['place'].min():g} {what}"
-                message = f"at must be at least {least}, the first result of {name!r}; got {at:g}."
-                raise ValueError(message)
+    def histories(self, metric: str | None = None) -> dict[str, dict[str, History]]:
+        """Return the metric against labels, by world and learner; NaN counts as the worst."""
+        found: dict[str, dict[str, History]] = {}
+        for name, row, part in self._by_cell(metric, whole=True):
+            own = found.setdefault(row["world"], {})
+            own[row["learner"]] = history(_worst_for_nan(part, name, metric), name)
+        return found
+
+    def _at_last_common(self) -> dict[str, dict[str, pd.Series]]:
+        """Return the metric at the last number of labels that all learners of a world have."""
+        found: dict[str, dict[str, pd.Series]] = {}
+        for world, learners in self.histories().items():
+            shared = next(iter(learners.values())).replicas
+            for one in learners.values():
+                shared = shared.intersection(one.replicas)
+            curves = {
+                name: one.curves.rows(one.replicas.get_indexer(shared))
+                for name, one in learners.items()
+            }
+            count = last_common(list(curves.values()))
+            values = {name: curve.at(count) for name, curve in curves.items()}
+            found[world] = {
+                name: pd.Series(value, index=shared)
+                for name, value in values.items()
+                if len(shared) and not np.isnan(value).any()
+            }
+        return found
+
+    def _at_places(
+        self, metric: str | None, by: By, pairs: str | list[tuple[str, str]], at: float | None
+    ) -> tuple[list[Pair], list[str]]:
+        """Return pairs at equal rounds or pairs, world by world, and what is left out."""
+        found, left = list[Pair](), list[str]()
+        for _, part in self.curves.groupby("world", sort=False):
+            name = metric or str(part["metric"].iloc[0])
+            if part[name].notna().any():
+                rows = _worst_for_nan(part, name, metric)
+                some, others = at_equal_places(rows, name, by, pairs, at)
+                found, left = found + some, left + others
+        return found, left
 
     def rates(
         self,
@@ -312,27 +373,38 @@ class ResultTables:
         metric: str | None = None,
         level: float = 0.95,
     ) -> pd.DataFrame:
-        """Return the slope of the log mean curve per cell, with a bootstrap over replicas.
+        """Return the slope of the log mean curve in log labels per cell, with a bootstrap.
+
+        The definition of a slope is that of `evaluation.statistics.slope_bootstrap`. Learners ask
+        for different numbers of labels in a round, and fewer the surer they are: only in labels
+        slopes are of one kind.
 
         Parameters
         ----------
         window
-            Smallest and largest round (or number of pairs); None takes the last two thirds of the
-            recorded decades. Choose it before looking.
+            Smallest and largest number of labels, mean over replicas; None takes the last two
+            thirds of the recorded decades. Choose it before looking.
         metric, level
             As in `compare`.
         """
         curves = {}
         for name, row, part in self._by_cell(metric, whole=True):
-            table = placed(part).pivot_table(index="replica", columns="place", values=name)
-            curves[row["world"], row["learner"], name] = table
+            recorded = placed(part[part[name].notna()])
+            table = recorded.pivot_table(index="replica", columns="place", values=name)
+            labels = recorded.groupby("place")["labels"].mean()[table.columns]
+            # Of rounds in which nobody got a label the last one counts.
+            latest = ~labels.duplicated(keep="last").to_numpy()
+            curves[row["world"], row["learner"], name] = table.set_axis(labels, axis=1).loc[
+                :, latest
+            ]
         return rates(curves, window, level)
 
     def scores(self, level: float = 0.95) -> pd.DataFrame:
         """Return a score in [0, 1] per learner and family of worlds, and over all worlds.
 
-        1 is the optimal policy, 0 one that is no better than pi0; see `evaluation.scores`. Only
-        learners that ran in every world of a family have a score there.
+        1 is the optimal policy, 0 one that is no better than pi0; see `evaluation.scores`. In every
+        world and replica all learners are taken at the last number of labels that all have; one
+        that has no results there yet has no score, nor one that is not in every world of a family.
         """
         # What pi0 is worth is asked of the world; one of a language model would be made for it.
         reference: dict[str, np.ndarray] = {}
@@ -344,7 +416,7 @@ class ResultTables:
                     continue
                 reference[cell.world_label] = world.evaluate(ReferencePolicy())[str(cell.metric)]
                 families[cell.world_label] = cell.family
-        return scores(self.values(), reference, families, level)
+        return scores(self._at_last_common(), reference, families, level)
 
     # ----------------------------------------------------------------------------- files
 
@@ -359,6 +431,14 @@ class ResultTables:
         else:
             table.to_parquet(target, index=False)
         return target
+
+
+def _worst_for_nan(part: pd.DataFrame, name: str, chosen: str | None) -> pd.DataFrame:
+    """Return rows in which the metric of the world is infinite where it could not be computed.
+
+    A metric that was chosen may not be there at all: what a round reports is known one round later.
+    """
+    return part.assign(**{name: part[name].fillna(np.inf)}) if chosen is None else part
 
 
 def _last(values: np.ndarray) -> Interval:

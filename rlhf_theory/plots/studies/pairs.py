@@ -1,4 +1,4 @@
-"""Paired comparisons at the end of the runs, as a forest."""
+"""Paired comparisons at equal numbers of labels, as a forest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_theory.errors import check_choice
+from rlhf_theory.evaluation.equal_labels import LabelCurves, last_common
 from rlhf_theory.evaluation.statistics import paired_difference
 from rlhf_theory.plots.studies import sheets
 from rlhf_theory.plots.studies.forest import forest, forest_inches, names_inches
@@ -25,19 +26,20 @@ _LONG = 24  # characters
 
 @dataclass(frozen=True)
 class _Row:
-    """The difference of two series: its mean with interval, and over how many replicas."""
+    """The difference of two series: its mean, over how many replicas and at how many labels."""
 
     value: float
     lower: float
     upper: float
     replicas: int
     infinite: int
+    labels: float = math.nan
 
 
 @sheets.kind("pairs", title="Paired differences", options=("baseline",))
 def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
-    """Draw mean differences over shared replicas with intervals, one row per pair."""
-    layout = sheets.arranged(frame, [PRIMARY], options)
+    """Draw mean differences over shared replicas, at the last number of labels that both have."""
+    layout = sheets.arranged(frame, [PRIMARY, "labels"], options)
     looks = {s.label: s.look for s in layout.series}
     names = sorted(looks, key=lambda name: looks[name])
     if len(names) < 2:
@@ -85,46 +87,34 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
 
 def _rows(panel: Panel, pairs: list[tuple[str, str]], level: float) -> list[_Row | None]:
     by_name = {s.label: s for s in panel.series}
-    ends = _ends(panel)
     return [
-        _compare(by_name[a], by_name[b], panel.metric, ends, level)
+        _compare(by_name[a], by_name[b], panel.metric, level)
         if a in by_name and b in by_name
         else None
         for a, b in pairs
     ]
 
 
-def _ends(panel: Panel) -> dict[str, float]:
-    """Return the last point that all series of a kind share, by what they count."""
-    ends: dict[str, float] = {}
-    for counted in {s.counted for s in panel.series}:
-        shared = set.intersection(
-            *(set(s.place.tolist()) for s in panel.series if s.counted == counted)
-        )
-        if not shared:
-            message = f"Series of panel {panel.title or 1!r} share no {counted}; draw fewer cells."
-            raise ValueError(message)
-        ends[counted] = max(shared)
-    return ends
-
-
-def _compare(
-    a: Series, b: Series, metric: str, ends: dict[str, float], level: float
-) -> _Row | None:
+def _compare(a: Series, b: Series, metric: str, level: float) -> _Row | None:
     _, first, second = np.intersect1d(a.replicas, b.replicas, return_indices=True)
     if len(first) == 0:
         return None
-    one, two = [
-        s.tables[metric][rows, int(np.flatnonzero(s.place == ends[s.counted])[0])]
+    both = [
+        LabelCurves(s.tables["labels"][rows], s.tables[metric][rows])
         for s, rows in ((a, first), (b, second))
     ]
+    count = last_common(both)
+    one, two = (curve.at(count) for curve in both)
+    if np.isnan([one, two]).any():
+        return None
+    labels = float(count.mean())
     infinite = int((np.isinf(one) | np.isinf(two)).sum())
     if infinite:
-        return _Row(math.nan, math.nan, math.nan, len(first), infinite)
+        return _Row(math.nan, math.nan, math.nan, len(first), infinite, labels)
     found = paired_difference(one, two, level=level)
     if len(first) == 1:
-        return _Row(float(found.value), math.nan, math.nan, 1, 0)
-    return _Row(float(found.value), *found.ends, len(first), 0)
+        return _Row(float(found.value), math.nan, math.nan, 1, 0, labels)
+    return _Row(float(found.value), *found.ends, len(first), 0, labels)
 
 
 def _caption(
@@ -145,19 +135,19 @@ def _caption(
                 apart.append(f"{a} and {b}{place}")
             elif row.infinite:
                 infinite.append(f"{a} and {b}{place} ({row.infinite} of {row.replicas} replicas)")
-    ends = {counted: end for panel in layout.panels for counted, end in _ends(panel).items()}
-    at = " and ".join(
-        f"after {end:g} rounds" if counted == "round" else f"from {end:g} pairs"
-        for counted, end in sorted(ends.items(), reverse=True)
-    )
+    labels = sorted(round(row.labels) for row in rows)
+    span = f"{labels[0]}" if labels[0] == labels[-1] else f"{labels[0]} to {labels[-1]}"
     return caption(
-        f"Paired differences in {words}, {at}{panel_words(layout)}: means over {count} shared "
-        "replicas; below 0 the first is better where small is good.",
+        f"Paired differences in {words}{panel_words(layout)}, at the last number of labels that "
+        f"both have ({span}, mean over replicas; linear in its logarithm between rows): means over "
+        f"{count} shared replicas; below 0 the first is better where small is good.",
         f"Intervals: {percent(options.spec.level)} bootstrap over replicas, each on its own (not "
         "corrected for their number); hollow where the interval holds 0."
         if counts[-1] > 1
         else "There is one replica, so there are no intervals.",
         f"Not compared, because values are infinite: {', '.join(infinite)}." if infinite else "",
-        f"Not compared, because they share no replica: {', '.join(apart)}." if apart else "",
+        f"Not compared, for no replica or number of labels of both: {', '.join(apart)}."
+        if apart
+        else "",
         *layout.notes,
     )

@@ -303,7 +303,7 @@ def test_pairs_are_paired(frame):
     rows = figure.numbers().query("x == 'GSHF' and panel == 'linear dim=4'")
     assert np.allclose(rows["y"], expected.value, rtol=1e-10)
     assert np.allclose(rows[["lower", "upper"]].astype(float), [expected.ends], rtol=1e-10)
-    assert "differences in gap to uniform pairs, after 2000 rounds" in figure.caption
+    assert "at the last number of labels that both have (32000, mean over" in figure.caption
     rows = study_figure(frame, "pairs").numbers().query("panel == 'linear dim=4'")
     assert rows["x"].tolist() == [
         "GSHF − on-policy",
@@ -320,8 +320,23 @@ def test_pairs_share_replicas_and_the_last_round(frame):
     ends = [table(frame, name, "linear dim=8")[t].to_numpy()[2:] for name in ("on-policy", "GSHF")]
     rows = figure.numbers().query("x == 'on-policy' and panel == 'linear dim=8'")
     assert np.allclose(rows["y"], np.mean(ends[0] - ends[1]), rtol=1e-10)
-    assert f"after {t:g} rounds" in figure.caption
+    assert f"labels that both have ({16 * t:g}, mean" in figure.caption
     assert "means over 18 to 20 shared" in figure.caption or "over 18 shared" in figure.caption
+
+
+def test_pairs_are_at_equal_labels(frame):
+    # One learner asks for twice as many labels in every round.
+    double = frame.copy()
+    double.loc[double["learner"] == "GSHF", "labels"] *= 2
+    figure = study_figure(double, "pairs", baseline="uniform pairs")
+    many, few = (
+        table(frame, name, "linear dim=4").to_numpy() for name in ("GSHF", "uniform pairs")
+    )
+    t = table(frame, "GSHF", "linear dim=4").columns.to_numpy(dtype=float)
+    at = [np.interp(np.log(t[-1]), np.log(2 * t[1:]), row[1:]) for row in many]
+    rows = figure.numbers().query("x == 'GSHF' and panel == 'linear dim=4'")
+    assert np.allclose(rows["y"], np.mean(np.array(at) - few[:, -1]), rtol=1e-10)
+    assert not np.allclose(rows["y"], np.mean(many[:, -1] - few[:, -1]), rtol=1e-2)
     with pytest.raises(ValueError, match="Did you mean 'GSHF'"):
         study_figure(frame, "pairs", baseline="GSHE")
     with pytest.raises(ValueError, match="at least two series"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, slope_bootstrap
 from rlhf_theory.policies import ReferencePolicy
 from rlhf_theory.studies.findings import comparisons
+from rlhf_theory.studies.pairing import Pair
 from rlhf_theory.studies.places import placed
 from rlhf_theory.studies.registry import build_learner, build_world
 from rlhf_theory.study import StudyResult
@@ -102,18 +105,105 @@ def test_a_summary_can_be_of_an_earlier_point_and_of_other_metrics(result):
         result.summary(metrics=["gapp"])
 
 
-def test_comparisons_are_paired_by_replica(result):
+def at_equal_labels(result, world, names, at=None):
+    """The metric of learners at the last number of labels that both have, replica by replica."""
+    table, found = result.to_pandas(), []
+    for replica in range(12):
+        rows = [
+            table[where(table, world, name) & (table["replica"] == replica)].sort_values("labels")
+            for name in names
+        ]
+        count = min(r["labels"].max() for r in rows) if at is None else at
+        for recorded in rows:
+            r = recorded[recorded["labels"] > 0].drop_duplicates("labels", keep="last")
+            assert r["labels"].min() <= count <= r["labels"].max()
+            metric = r[r["metric"].iloc[0]]
+            found.append(np.interp(np.log(count), np.log(r["labels"]), metric))
+    return np.reshape(found, (12, len(names))).T
+
+
+def test_comparisons_are_paired_by_replica_at_equal_labels(result):
     table = result.compare("GSHF", "greedy")
     assert list(table["world"]) == list(WORLDS)
-    values = result.values()
+    assert table.attrs["left_out"] == []
     for row in table.itertuples():
-        first, second = values[row.world]["GSHF"], values[row.world]["greedy"]
-        difference = (first - second).to_numpy()
+        first, second = at_equal_labels(result, row.world, ["GSHF", "greedy"])
+        difference = first - second
         assert row.difference == pytest.approx(difference.mean(), rel=1e-12)
         assert row.better == pytest.approx(np.mean(difference < 0) + 0.5 * np.mean(difference == 0))
         want = mean_interval(difference)
-        assert (row.difference_lower, row.difference_upper) == (want.lower, want.upper)
+        ends = (row.difference_lower, row.difference_upper)
+        assert ends == pytest.approx((want.lower, want.upper), rel=1e-12)
     np.testing.assert_allclose(table["adjusted"], holm(table["p_value"].to_numpy()))
+    # At the ends, with more labels for one of them, other differences would be found.
+    ends = result.to_pandas("final").groupby(["world", "learner"])["labels"].mean()
+    assert (ends[:, "GSHF"] > ends[:, "greedy"] + 3).any()
+    for row in table.itertuples():
+        assert row.by == "labels"
+        assert row.at <= min(ends[row.world]) + 1e-9
+
+
+def test_comparisons_can_be_at_a_number_of_labels(result):
+    table = result.compare("GSHF", "greedy", at=12).set_index("world")
+    for world in WORLDS:
+        first, second = at_equal_labels(result, world, ["GSHF", "greedy"], at=12)
+        assert table.loc[world, "difference"] == pytest.approx((first - second).mean())
+        assert table.loc[world, "at"] == 12
+    # Never beyond what is recorded, nor before it.
+    for at in (40, 3):
+        with pytest.raises(ValueError, match=rf"to compare at {at} labels\..*greedy: \d+ to \d+ l"):
+            result.compare("GSHF", "greedy", at=at)
+    for at in (-1, np.nan):
+        with pytest.raises(ValueError, match="at must be finite and at least 0"):
+            result.compare(at=at)
+    with pytest.raises(ValueError, match="by must be one of labels, rounds, pairs; got 'label'"):
+        result.compare(by="label")
+
+
+def test_rounds_and_pairs_are_compared_on_request_and_never_with_one_another(result):
+    with pytest.raises(ValueError, match=r"nothing to compare by rounds\. greedy in easy dim=2"):
+        result.compare("GSHF", "greedy", by="rounds")
+    twice = Twice(result)
+    table = twice.compare("GSHF", "again", by="rounds", at=4.5)
+    assert table[["by", "at", "difference"]].to_numpy().tolist() == [["rounds", 4.0, 0.0]] * 3
+    assert table.attrs["left_out"] == []
+    assert "greedy in game (not by rounds)" in twice.compare(by="rounds").attrs["left_out"]
+    offline = twice.compare("greedy", "greedy again", by="pairs")
+    assert offline["at"].tolist() == [40.0] * 3
+
+
+class Twice(StudyResult):
+    """A result in which every learner is there under a second name."""
+
+    def __init__(self, result):
+        super().__init__(result.folder.path)
+        table = result.to_pandas()
+        names = {"GSHF": "again", "greedy": "greedy again"}
+        more = table.assign(learner=table["learner"].map(names), cell=table["cell"] + "+")
+        self.curves = pd.concat([table, more], ignore_index=True)
+        self.cells = [
+            *result.cells,
+            *(replace(c, learner_label=names[c.learner_label]) for c in result.cells),
+        ]
+
+
+def test_a_pair_without_a_common_number_of_labels_is_left_out_and_named(result, changed):
+    late = changed(lambda t: t[~(where(t, "game", "greedy") & (t["pairs"] < 40))])
+    few = late.compare("GSHF", "greedy")
+    assert set(few["world"]) == set(WORLDS[:2]) | ({"game"} if len(few) == 3 else set())
+    early = changed(lambda t: t[~(where(t, "game", "GSHF") & (t["round"] > 1))])
+    table = early.compare("GSHF", "greedy")
+    assert set(table["world"]) <= set(WORLDS)
+    never = changed(
+        lambda t: t[
+            ~(where(t, "game", "GSHF") & (t["round"] > 1))
+            & ~(where(t, "game", "greedy") & (t["pairs"] < 40))
+        ]
+    )
+    table = never.compare("GSHF", "greedy")
+    assert set(table["world"]) == set(WORLDS[:2])
+    [said] = table.attrs["left_out"]
+    assert said.startswith("GSHF and greedy in game (GSHF: ")
 
 
 def test_all_pairs_a_baseline_and_two_learners_agree(result):
@@ -125,22 +215,20 @@ def test_all_pairs_a_baseline_and_two_learners_agree(result):
 
 
 def test_intervals_for_people_who_peek_are_confidence_sequences(result):
-    # With twelve replicas nothing is known at the default; so they are looked at as 48.
-    values = result.values()
-    many = {
-        world: {k: pd.Series(np.tile(v.to_numpy(), 4)) for k, v in learners.items()}
-        for world, learners in values.items()
-    }
+    # With twelve replicas nothing is known at the default; so there are 48.
+    replicas, pairs = list(range(48)), []
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 48))
     # Where one is far better, the interval must say so, and where none is, must not.
-    many["easy dim=2"]["GSHF"] -= 5.0
-    many["easy dim=3"]["GSHF"] += 5.0
-    many["game"]["GSHF"] = many["game"]["greedy"] + np.resize([1.0, -1.0], 48)
-    table = comparisons(many, [("GSHF", "greedy")], 0.95, anytime=True)
+    for world, shift, own in zip(
+        WORLDS, (-5.0, 5.0, np.resize([1.0, -1.0], 48)), noise, strict=True
+    ):
+        both = np.stack([own + shift, np.zeros(48)])
+        pairs.append(Pair(world, "GSHF", "greedy", replicas, both, np.full(48, 9.0)))
+    table = comparisons(pairs, "labels", 0.95, anytime=True)
     assert "p_value" not in table
     assert table["winner"].tolist() == ["GSHF", "greedy", None]
-    for row in table.itertuples():
-        difference = (many[row.world]["GSHF"] - many[row.world]["greedy"]).to_numpy()
-        want = confidence_sequence(difference, level=1 - 0.05 / 3)
+    for row, pair in zip(table.itertuples(), pairs, strict=True):
+        want = confidence_sequence(pair.both[0] - pair.both[1], level=1 - 0.05 / 3)
         ends = (row.difference_lower, row.difference_upper)
         assert ends == (want.lower[-1], want.upper[-1])
     # Longer than for one look, and not known at all at twelve.
@@ -160,18 +248,6 @@ def test_comparisons_of_unknown_or_single_learners_raise(result, arguments, word
         result.compare(*arguments)
 
 
-def test_failed_replicas_are_left_out_of_their_pairs(result, monkeypatch):
-    values = result.values()
-    values["game"]["GSHF"] = values["game"]["GSHF"].iloc[3:]
-    monkeypatch.setattr(result, "values", lambda *_: values)
-    row = result.compare("GSHF", "greedy").set_index("world").loc["game"]
-    difference = (values["game"]["GSHF"] - values["game"]["greedy"].iloc[3:]).to_numpy()
-    assert (row["n_replicas"], row["difference"]) == (9, pytest.approx(difference.mean()))
-    scores = result.scores().set_index(["family", "learner"])["score"]
-    assert ("games", "GSHF") not in scores.index
-    assert ("rewards", "GSHF") in scores.index
-
-
 @pytest.fixture
 def changed(result, monkeypatch):
     """Return the result with its table changed by a function."""
@@ -187,6 +263,17 @@ def changed(result, monkeypatch):
 
 def where(table, world, learner):
     return (table["world"] == world) & (table["learner"] == learner)
+
+
+def test_failed_replicas_are_left_out_of_their_pairs(result, changed):
+    odd = changed(lambda t: t[~(where(t, "game", "GSHF") & (t["replica"] < 3))])
+    row = odd.compare("GSHF", "greedy").set_index("world").loc["game"]
+    first, second = at_equal_labels(result, "game", ["GSHF", "greedy"])
+    difference = (first - second)[3:]
+    assert (row["n_replicas"], row["difference"]) == (9, pytest.approx(difference.mean()))
+    scores = odd.scores().set_index(["family", "learner"])["score"]
+    assert ("games", "GSHF") not in scores.index
+    assert ("rewards", "GSHF") in scores.index
 
 
 @pytest.mark.parametrize("replicas", [range(12), [2, 5]])
@@ -242,13 +329,6 @@ def test_learners_are_compared_at_rounds_that_all_have(result, changed):
     )
 
 
-def test_a_learner_that_has_nothing_yet_is_named(result):
-    with pytest.raises(
-        ValueError, match="at must be at least 5 pairs, the first result of 'greedy'; got 3"
-    ):
-        result.compare("GSHF", "greedy", at=3)
-
-
 def test_the_summary_says_after_how_many_labels(result):
     summary = result.summary().set_index(["world", "learner"])
     cell = next(c for c in result.cells if c.world_label == "game" and c.online)
@@ -266,7 +346,7 @@ def test_nothing_is_recorded_before_the_first(result):
     with pytest.raises(
         ValueError, match="at must be at least 0, the first that is recorded; got -1"
     ):
-        result.compare(at=-1)
+        result.values(at=-1)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 1.5])
@@ -277,11 +357,12 @@ def test_levels_are_probabilities(result, level):
 
 def test_scores_are_shares_of_the_way_from_the_reference(result):
     scores = result.scores().set_index(["family", "learner"])
-    values = result.values()
     shares = {}
     for cell in result.cells:
         base = build_world(cell.world, 12).evaluate(ReferencePolicy())[cell.metric]
-        metric = values[cell.world_label][cell.learner_label].to_numpy()
+        names = ["GSHF", "greedy"]
+        both = at_equal_labels(result, cell.world_label, names)  # at equal labels, too
+        metric = both[names.index(cell.learner_label)]
         shares[cell.world_label, cell.learner_label] = np.clip(1 - metric / base, 0, 1).mean()
     for learner in ("greedy", "GSHF"):
         want = np.mean([shares[w, learner] for w in WORLDS[:2]])
@@ -290,21 +371,33 @@ def test_scores_are_shares_of_the_way_from_the_reference(result):
         assert scores.loc[("all worlds", learner), "score"] == pytest.approx(want, rel=1e-12)
 
 
-def test_rates_are_slopes_of_mean_curves(result):
-    table = result.rates((2, 6))
+def test_rates_are_slopes_of_mean_curves_in_labels(result):
     cell = next(c for c in result.cells if c.world_label == "game" and c.online)
+    trace = direct(cell)
+    labels = trace["labels"].mean(axis=0)
+    window = (labels[2], labels[6])
+    table = result.rates(window)
     row = table[(table["world"] == "game") & (table["learner"] == "GSHF")].iloc[0]
-    fit = slope_bootstrap(np.arange(7), direct(cell)["exploitability"], window=(2, 6))
+    fit = slope_bootstrap(labels, trace["exploitability"], window=window)
     assert (row["slope"], row["lower"], row["upper"]) == pytest.approx((fit.value, *fit.ends))
-    offline = table[table["learner"] == "greedy"]
-    assert offline["slope"].isna().all()
-    assert offline["remark"].str.contains("at least two different positive x").all()
+    # In rounds it would be another one: fewer labels come in later rounds.
+    rounds = slope_bootstrap(np.arange(7), trace["exploitability"], window=(2, 6))
+    assert abs(rounds.value - row["slope"]) > 1e-3
+
+
+def test_a_slope_that_cannot_be_fitted_says_why(result):
+    table = result.rates((1000, 2000))
+    assert table["slope"].isna().all()
+    assert table["remark"].str.contains("at least two different positive x").all()
 
 
 def test_the_window_of_rates_is_the_late_part(result):
     row = result.rates().set_index(["world", "learner"]).loc[("game", "GSHF")]
-    # Two thirds of the decades from 1 to 6 begin at 6^(1/3) = 1.8.
-    assert (row["from"], row["to"]) == pytest.approx((2.0, 6.0))
+    cell = next(c for c in result.cells if c.world_label == "game" and c.online)
+    labels = direct(cell)["labels"].mean(axis=0)[1:]
+    # The last two thirds of the decades.
+    start = np.exp(np.log(labels[0]) + np.log(labels[-1] / labels[0]) / 3.0)
+    assert (row["from"], row["to"]) == pytest.approx((labels[labels >= start][0], labels[-1]))
 
 
 def test_exports_hold_the_table(result, tmp_path):
