@@ -21,6 +21,17 @@ def reference_feature(contexts: Contexts) -> Array:
     return mean_feature(contexts, contexts.log_pi0)
 
 
+def mean_shift(contexts: Contexts, weights: Array, log_probs: Array) -> Array:
+    """Return ``E_x [phi(x, pi) - phi(x, pi0)]``, shape ``(R, d)``.
+
+    ``log_probs`` are those of ``pi``, ``(R, B, A)``; ``weights`` the probabilities of the contexts,
+    ``(R, B)``.
+    """
+    xp = namespace(contexts.like, log_probs)
+    gap = mean_feature(contexts, log_probs) - reference_feature(contexts)
+    return xp.sum(weights[..., None] * gap, axis=1)
+
+
 def centred(contexts: Contexts) -> Array:
     """Return ``phi(x, a) - phi(x, pi0)``, shape ``(R, B, A, d)``; computed once per finite table.
 

@@ -438,6 +438,7 @@ STUDY = Theorem(
     departures=("R5 is judged for a fixed design at single n only: it claims no more.",),
     quick={**FULL, "replicas": 100, "rounds": 8, "looks": [1, 2, 4, 7]},
     full=FULL,
+    version=2,
     parts=parts,
     measure=measure,
     judge=judge,

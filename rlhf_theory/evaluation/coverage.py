@@ -8,7 +8,7 @@ from rlhf_theory.arrays import Array, full_like, inner, namespace, sigmoid, solv
 from rlhf_theory.data import Contexts
 from rlhf_theory.errors import check_positive
 from rlhf_theory.evaluation.gaps import over_contexts
-from rlhf_theory.features import mean_feature, reference_feature
+from rlhf_theory.features import mean_feature, mean_shift
 from rlhf_theory.policies import expectation
 
 
@@ -65,8 +65,7 @@ def coverage_coefficient(
     Source: [2312.11456], corollary of the offline theorem (Option I); theory sheet 1.2.
     """
     xp = namespace(contexts.like, sigma)
-    gap = mean_feature(contexts, log_pi) - reference_feature(contexts)
-    v = xp.sum(weights[..., None] * gap, axis=1)
+    v = mean_shift(contexts, weights, log_pi)
     square = xp.sum(v * solve(sigma, v), axis=-1)
     return pairs**0.5 * xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
 

@@ -8,7 +8,7 @@ from rlhf_theory.arrays import Array, full_like, namespace
 from rlhf_theory.core import ConfidenceSet
 from rlhf_theory.data import Contexts
 from rlhf_theory.evaluation.gaps import over_contexts
-from rlhf_theory.features import centred, mean_feature, reference_feature
+from rlhf_theory.features import centred, mean_shift
 from rlhf_theory.policies import expectation
 
 
@@ -76,9 +76,7 @@ def expected_bound(
 
     Source: [2312.11456], offline theorem, Option I; theory sheet 1.2.
     """
-    xp = namespace(contexts.like)
-    gap = mean_feature(contexts, log_pi) - reference_feature(contexts)
-    v = xp.sum(weights[..., None] * gap, axis=1)[:, None, :]
+    v = mean_shift(contexts, weights, log_pi)[:, None, :]
     return (confidence.upper(v) - confidence.lower(v))[:, 0]
 
 

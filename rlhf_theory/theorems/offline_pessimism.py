@@ -18,6 +18,7 @@ from rlhf_theory.theorems.checks import below, fact, near, often
 from rlhf_theory.theorems.frames import select
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS, draw
 from rlhf_theory.theorems.offline_pessimism_study import (
+    RIGHT,
     base_cell,
     limit_constant,
     measure,
@@ -77,10 +78,10 @@ def _implied(frame: pd.DataFrame) -> Check:
 def _limit(frame: pd.DataFrame, learner: str, sweep: Sweep) -> Check:
     """Return whether the gap has the limit that its bonus and its noise give it, over all worlds.
 
-    The mean over worlds of gap over limit: its interval has a half width of .03 for the options
-    and .1 for the greedy learner (128 replicas), so that a right algorithm fails where it is off by
-    more than 2.9 standard errors beyond the slack (below .4 %, three checks 1 %). With half the
-    radius the options have .3 to .5 of their limit.
+    The mean over worlds of gap over limit: its interval has a half width of .02 for the options
+    and .06 for the greedy learner (128 replicas), so that a right algorithm fails only where it is
+    off by more than 3.5 standard errors (.05 % for each of three checks). With half the radius the
+    options have .31 and .37 of their limit.
     """
     part = select(frame, study="limit", learner=learner)
     ratio = part.assign(ratio=part["gap"] / part["limit"]).groupby("replica")["ratio"].mean()
@@ -202,10 +203,7 @@ _FULL = {
     "peaks": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0],
     "pairs_fixed": 100_000,
     "pairs_limit": 10_000_000_000,
-    "bonus_factor": 1.0,
-    "planning_factor": 1.0,
-    "misread": 0.0,
-    "plays": "its plan",
+    **RIGHT,
     "rules": ["R1'", "R2'", "R4", "R5"],
     "pairs_rules": [100, 1000, 10_000, 100_000, 1_000_000],
     "small": {"contexts": 3, "actions": 4, "dim": 3},

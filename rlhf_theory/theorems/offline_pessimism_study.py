@@ -39,13 +39,13 @@ from rlhf_theory.evaluation.pessimism import (
     pointwise_bound,
     reward_interval,
 )
-from rlhf_theory.features import centred, mean_feature, reference_feature
+from rlhf_theory.features import centred, mean_shift
+from rlhf_theory.planners.argmax import argmax_log_probs
 from rlhf_theory.policies import FunctionPolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Part, Sweep
 from rlhf_theory.theorems.frames import by_replica, select
 from rlhf_theory.theorems.sabotaged_learners import (
-    argmax_log_probs,
     bonus_flipped,
     misread,
     plans_with,
@@ -60,6 +60,15 @@ COLUMNS += ["event", "coverage", "limit"]
 largest difference over the comparators that are checked, ``event`` whether the confidence set
 contains theta*, ``coverage`` the coefficient C*; NaN where a learner has no bound. ``limit`` is the
 gap that errors small against eta would have; NaN but in the study of that name."""
+
+
+RIGHT: Sweep = {
+    "bonus_factor": 1.0,
+    "planning_factor": 1.0,
+    "misread": 0.0,
+    "plays": "its plan",
+}
+"""The settings of a sweep by which sabotages make a learner wrong, as they are right."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +178,14 @@ def measure_cell(
     world
         The world, or a block of its replicas.
     sweep
-        Has ``theta_bound`` and ``delta``.
+        Has ``theta_bound`` and ``delta``; of `RIGHT` what is to be wrong.
     key
         Address of the draws of this block.
     first
         Number of the block's first replica.
     """
     frames = []
+    sweep = {**RIGHT, **sweep}
     world = replace(world, behaviour=cell.behaviour)
     for n, drawn in nested_data(world, cell.pairs, key):
         data = misread(drawn, sweep["misread"])
@@ -185,12 +195,12 @@ def measure_cell(
             policy = learner(world.problem, data, key.child("learner", name, n)).value
             if sweep["plays"] == "the worst action":
                 policy = _worst(world)
-            values = _outcome(world, policy)
+            values, confidence = _outcome(world, policy), None
             if radius is not None:
                 confidence = radius.confidence_set(fit, data, world.problem)
                 values |= _sides(name, world, confidence, policy, n)
             if cell.study == "limit":
-                values["limit"] = _limit(name, world, rule(cell.rules[0], sweep), data, n)
+                values["limit"] = _limit(name, world, confidence, n)
             frame = pd.DataFrame({k: to_numpy(v) for k, v in values.items()})
             frame["replica"] = np.arange(first, first + len(frame))
             frames.append(
@@ -219,9 +229,8 @@ def _learner(
     # The bound is that of the right radius, whatever the learner does with it.
     size = abs(bonus_factor)
     used = radius if size == 1.0 else Scaled(radius, size)
-    learner: OfflineAlgorithm = OfflinePessimistic(radius=used, option=option)
-    if bonus_factor < 0.0:
-        learner = bonus_flipped(OfflinePessimistic(radius=used, option=option))
+    pessimist = OfflinePessimistic(radius=used, option=option)
+    learner = bonus_flipped(pessimist) if bonus_factor < 0.0 else pessimist
     return plans_with(learner, eta_factor), radius
 
 
@@ -257,7 +266,7 @@ def _sides(
         right = expected_bound(confidence, x, weights, star)
         # The supremum over comparators is a program of its own: pi*, pi0, whose bound is 0 (the
         # policy is never worse than pi0), and the worst comparator of Option II stand for it.
-        worst = argmax_log_probs(g - (upper - lower))
+        worst = argmax_log_probs(g - (upper - lower), x.log_pi0)
         excess = np.max(
             [
                 to_numpy(comparator_loss(pi, log_pi, g, weights))
@@ -277,19 +286,21 @@ def _sides(
     return values
 
 
-def _limit(name: str, world: Bandit, radius: ConfidenceRule, data: PreferenceData, n: int) -> Array:
-    """Return the gap of a learner where its error is small against eta, ``(R,)`` or ``(1,)``."""
+def _limit(name: str, world: Bandit, confidence: ConfidenceSet | None, n: int) -> Array:
+    """Return the gap of a learner where its error is small against eta, ``(R,)``.
+
+    ``confidence`` is the set of its bonus; None for one that has no bonus.
+    """
     x, weights = world.population
     star, eta = world.log_pi_star, world.problem.eta
-    noise = limit_of(world) / n
-    if name == "greedy":
-        return np.full(world.n_replicas, noise)
-    confidence = radius.confidence_set(radius.fit(data), data, world.problem)
+    noise = np.full(world.n_replicas, limit_of(world) / n)
+    if confidence is None:
+        return noise
     if not isinstance(confidence, Ellipsoid):
         message = f"The limit is that of an ellipsoid; got {type(confidence).__name__}."
         raise TypeError(message)
     if _expected(name):
-        v = np.sum(to_numpy(weights)[..., None] * to_numpy(_direction(world)), axis=1)
+        v = to_numpy(mean_shift(x, weights, star))
         u = np.linalg.solve(to_numpy(confidence.sigma), v[..., None])[..., 0]
         u *= (to_numpy(confidence.beta) / np.sqrt(np.sum(u * v, axis=-1)))[:, None]
         error = inner(centred(x), u)
@@ -297,12 +308,6 @@ def _limit(name: str, world: Bandit, radius: ConfidenceRule, data: PreferenceDat
         lower, upper = reward_interval(confidence, x)
         error = (upper - lower) / 2.0
     return noise + bonus_constant(error, star, weights, eta)
-
-
-def _direction(world: Bandit) -> Array:
-    """Return ``phi(x, pi*) - phi(x, pi0)``, shape ``(R, X, d)``."""
-    x, _ = world.population
-    return mean_feature(x, world.log_pi_star) - reference_feature(x)
 
 
 # --------------------------------------------------------------------------- curves

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_theory.algorithms.offline_pessimistic import OfflinePessimistic
-from rlhf_theory.arrays import Array, inner, namespace, one_hot
+from rlhf_theory.arrays import Array, inner
 from rlhf_theory.core import OfflineAlgorithm, Policy, Problem, Solution
 from rlhf_theory.data import Contexts, PreferenceData
 from rlhf_theory.features import centred
@@ -38,13 +38,6 @@ def bonus_flipped(learner: OfflinePessimistic) -> OfflineAlgorithm:
 def plays_the_worst(contexts: Contexts, rewards: Array) -> Array:
     """Return log-probabilities of the action of least reward, nearly surely, ``(R, B, A)``."""
     return gibbs_log_probs(-rewards, contexts.log_pi0, 1e-3)
-
-
-def argmax_log_probs(values: Array) -> Array:
-    """Return log-probabilities of the policy that plays an action of largest value."""
-    xp = namespace(values)
-    hot = one_hot(xp.argmax(values, axis=-1), values.shape[-1], values)
-    return xp.where(hot > 0, xp.zeros_like(hot), xp.full_like(hot, -xp.inf))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,18 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.offline_pessimism import THEOREM
-from rlhf_theory.theorems.offline_pessimism_study import COLUMNS, cells, limit_constant
+from rlhf_theory.theorems.offline_pessimism_study import (
+    COLUMNS,
+    RIGHT,
+    Cell,
+    cells,
+    limit_constant,
+    measure_cell,
+)
+from rlhf_theory.worlds import linear
 
 pytestmark = pytest.mark.theorem
 
@@ -109,6 +118,20 @@ def test_the_other_sign_of_the_bonus_breaks_the_bound_and_half_a_radius_has_anot
     assert flipped[-1].startswith("bounds broken while the set contains")
     # Both bounds still hold with half the radius: only the limits tell.
     assert {"Option I", "Option II"} <= set(wrong("radius halved"))
+
+
+def test_another_study_measures_cells_without_a_word_on_sabotages():
+    # A benchmark of language models does, with a world of its own.
+    world = linear(contexts=3, actions=4, dim=3, replicas=4)
+    cell = Cell("learners", "", {}, [100], ("greedy", "Option I", "Option II, β/10"), rules=("R4",))
+    sweep = {"theta_bound": 1.0, "delta": 0.05}
+    found, right = (
+        pd.concat(measure_cell(cell, world, some, Key(0))) for some in (sweep, {**sweep, **RIGHT})
+    )
+    pd.testing.assert_frame_equal(found, right, check_exact=True)
+    assert set(RIGHT) <= set(THEOREM.quick)
+    wrong = pd.concat(measure_cell(cell, world, {**sweep, "misread": 0.5}, Key(0)))
+    assert (wrong["gap"] != right["gap"]).any()
 
 
 def test_figure_caption_and_constants(frame):

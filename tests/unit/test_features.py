@@ -2,7 +2,13 @@ import numpy as np
 
 from rlhf_theory.arrays import as_like, int_like, to_numpy
 from rlhf_theory.contexts import Contexts
-from rlhf_theory.features import centred, feature_bound, mean_feature, reference_feature
+from rlhf_theory.features import (
+    centred,
+    feature_bound,
+    mean_feature,
+    mean_shift,
+    reference_feature,
+)
 
 
 def make(like, rows=2):
@@ -35,6 +41,19 @@ def test_centred_features_have_mean_zero_under_pi0(xp_like):
     np.testing.assert_allclose(np.sum(pi0[..., None] * c, axis=2), 0.0, atol=1e-13)
     diff = c[:, :, 0] - c[:, :, 1]
     np.testing.assert_allclose(diff, phi[:, :, 0] - phi[:, :, 1], rtol=1e-12)
+
+
+def test_the_mean_shift_is_that_of_centred_features(xp_like):
+    x, _, pi0 = make(xp_like)
+    rng = np.random.default_rng(1)
+    p = rng.dirichlet(np.ones(4), size=(2, 3)) * (pi0 > 0)
+    p /= p.sum(axis=-1, keepdims=True)
+    weights = rng.dirichlet(np.ones(3), size=2)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    got = to_numpy(mean_shift(x, as_like(weights, xp_like), as_like(log_p, xp_like)))
+    want = np.einsum("rb,rba,rbad->rd", weights, p, to_numpy(centred(x)))
+    np.testing.assert_allclose(got, want, rtol=1e-9)
 
 
 def test_centred_features_of_gathered_contexts(xp_like):
