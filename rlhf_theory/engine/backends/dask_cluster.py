@@ -116,7 +116,8 @@ class DaskPool:
                 )
                 raise BackendError(message) from error
             stack.callback(self._client.close)
-            self._check_resources()
+            if self._needs:
+                self._check_resources()
             self._stack = stack.pop_all()
         self._running: dict[Future[object], Any] = {}
         self._closing = threading.Event()

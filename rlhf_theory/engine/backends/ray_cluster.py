@@ -73,6 +73,8 @@ class RayPool:
             except (TypeError, ValueError) as error:
                 message = f"The options of backend 'ray' must be those of `ray.remote`; {error}."
                 raise BackendError(message) from error
+            if self._ours and address is None:
+                self._check_resources(parameters)
             self._stack = stack.pop_all()
         self._running: dict[Future[object], Any] = {}
 
@@ -92,6 +94,26 @@ class RayPool:
                 "Check the address (RAY_ADDRESS), or unset it for a local cluster."
             )
             raise BackendError(message) from error
+
+    def _check_resources(self, parameters: Mapping[str, object]) -> None:
+        """Refuse what this machine lacks: Ray would keep the calls waiting for a node that has it.
+
+        A cluster of others may start such a node when it is asked for.
+        """
+        kinds = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        there = self._ray.cluster_resources()
+        lacking = {
+            name: there.get(kind, 0.0)
+            for name, kind in kinds.items()
+            if isinstance(amount := parameters.get(name), int | float)
+            and amount > there.get(kind, 0.0)
+        }
+        if lacking:
+            message = (
+                f"Each call needs {dict(parameters)} of the Ray workers of this machine, which "
+                f"have {lacking}. Ask for less, start more (--jobs), or name a cluster by address."
+            )
+            raise BackendError(message)
 
     @property
     def width(self) -> int:

@@ -252,6 +252,11 @@ def test_a_call_takes_what_is_asked_for_of_a_ray_cluster(
     desk: Callable[..., Desk], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
+    # What nobody here has would be waited for without an end.
+    with pytest.raises(BackendError, match=r"needs \{'num_cpus': 2\}.*have \{'num_cpus': 1.0\}"):
+        make_backend("ray", {"num_cpus": 2}).open(1, tmp_path)
+    with pytest.raises(BackendError, match=r"have \{'memory': \d+"):
+        make_backend("ray", {"memory": 1e15}).open(1, tmp_path)
     [answer] = desk("ray", num_cpus=1, memory=1e6).answers(assigned, 0)
     assert answer.value == {"CPU": 1.0, "memory": 1e6}
     with pytest.raises(BackendError, match=r"must be those of `ray.remote`.*adress"):
