@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from rlhf_theory.commands.studies import Out
 from rlhf_theory.commands.tables import frame_text
+
+if TYPE_CHECKING:
+    from rlhf_theory.studies.pairing import By
 
 
 def compare(
@@ -37,17 +40,14 @@ def compare(
     random numbers: bootstrap intervals over replicas, the sign-flip test, Holm's correction over
     all rows.
     """
-    from rlhf_theory.errors import check_choice
-    from rlhf_theory.studies.pairing import BY, By
     from rlhf_theory.study import StudyResult
 
-    check_choice("by", by, BY)
     table = StudyResult(out).compare(
         first,
         second,
         baseline=baseline,
         metric=metric,
-        by=cast("By", by),
+        by=cast("By", by),  # checked there
         at=at,
         level=level,
         anytime=anytime,

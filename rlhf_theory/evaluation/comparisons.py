@@ -224,14 +224,20 @@ def _columns(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _chosen(names: Sequence[str], pairs: str | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of names that are compared."""
+def pairs_of(names: Sequence[str], pairs: str | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return pairs: of all ``names`` for ``"all"``, of every other one with a name, or as given."""
     if pairs == "all":
         return list(combinations(names, 2))
     if isinstance(pairs, str):
-        check_choice("pairs", pairs, ("all", *names))
         return [(name, pairs) for name in names if name != pairs]
-    chosen = [(first, second) for first, second in pairs]
+    return list(pairs)
+
+
+def _checked(names: Sequence[str], pairs: str | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the pairs of names that are compared; ``ValueError`` for one that is not there."""
+    if isinstance(pairs, str):
+        check_choice("pairs", pairs, ("all", *names))
+    chosen = pairs_of(names, pairs)
     for pair in chosen:
         for name in pair:
             check_choice("a name in pairs", name, names)
@@ -297,7 +303,7 @@ def compare_all(
     """
     check_probability("level", level)
     columns = _columns(values)
-    chosen = _chosen(list(columns), pairs)
+    chosen = _checked(list(columns), pairs)
     if not chosen:
         return []
     table = np.stack([tied_difference(columns[a], columns[b]) for a, b in chosen], axis=1)

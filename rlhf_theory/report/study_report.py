@@ -177,6 +177,7 @@ def _tables(
         baseline = None if len(learners) <= _FEW else _baseline(result, learners)
         found = _or_remark(lambda: result.compare(baseline=baseline), "comparisons", remarks)
         if found is not None:
+            remarks += [f"Not compared: {pair}." for pair in found.attrs["left_out"]]
             yield "Paired comparisons", _comparison_table(result, found, baseline)
     scores = _or_remark(result.scores, "scores", remarks)
     if scores is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from rlhf_theory.evaluation.comparisons import pairs_of
 from rlhf_theory.evaluation.equal_labels import LabelCurves, last_common
 from rlhf_theory.studies.ends import last_rows
 from rlhf_theory.studies.places import placed
@@ -73,13 +74,19 @@ def history(part: pd.DataFrame, metric: str) -> History:
     return History(wide[0].index, LabelCurves(*(part.to_numpy(dtype=float) for part in wide)))
 
 
-def wanted(names: Sequence[str], pairs: str | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return pairs of names: ``"all"``, every name with a baseline, or those given."""
-    if pairs == "all":
-        return [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
-    if isinstance(pairs, str):
-        return [(a, pairs) for a in names if a != pairs]
-    return list(pairs)
+def _together(
+    histories: Sequence[History], at: float | None
+) -> tuple[pd.Index, list[LabelCurves], np.ndarray]:
+    """Return the replicas that all have, their curves there, and their numbers of labels ``at``.
+
+    None takes the last number that all have, in every replica of its own.
+    """
+    shared = histories[0].replicas
+    for one in histories[1:]:
+        shared = shared.intersection(one.replicas)
+    curves = [h.curves.rows(h.replicas.get_indexer(shared)) for h in histories]
+    count = last_common(curves) if at is None else np.full(len(shared), float(at))
+    return shared, curves, count
 
 
 def at_equal_labels(
@@ -92,21 +99,18 @@ def at_equal_labels(
     histories
         By world and learner.
     pairs
-        As in `wanted`; where a world lacks one of two learners the pair is left out.
+        As in `pairs_of`; where a world lacks one of two learners the pair is left out.
     at
         Number of labels. None: in every replica the last that both have.
     """
     found, left = [], []
     for world, learners in histories.items():
-        for a, b in wanted(list(learners), pairs):
+        for a, b in pairs_of(list(learners), pairs):
             if a not in learners or b not in learners:
                 continue
-            shared = learners[a].replicas.intersection(learners[b].replicas)
+            shared, curves, count = _together([learners[a], learners[b]], at)
             if shared.empty:
                 continue
-            rows = [learners[n].replicas.get_indexer(shared) for n in (a, b)]
-            curves = [learners[n].curves.rows(r) for n, r in zip((a, b), rows, strict=True)]
-            count = last_common(curves) if at is None else np.full(len(shared), float(at))
             values = np.stack([curve.at(count) for curve in curves])
             if np.isnan(values).any():
                 left.append(f"{a} and {b} in {world} ({_ranges(a, b, curves)})")
@@ -115,12 +119,32 @@ def at_equal_labels(
     return found, left
 
 
+def at_last_common(learners: Mapping[str, History]) -> dict[str, pd.Series]:
+    """Return the metric of learners of one world at the last number of labels that all have.
+
+    Left out are those that lack a replica which others have, and those that have no results yet
+    where the first one ends.
+    """
+    most = max(len(one.replicas) for one in learners.values())
+    whole = {name: one for name, one in learners.items() if len(one.replicas) == most}
+    shared, curves, count = _together(list(whole.values()), None)
+    values = {name: curve.at(count) for name, curve in zip(whole, curves, strict=True)}
+    return {
+        name: pd.Series(value, index=shared)
+        for name, value in values.items()
+        if len(shared) and not np.isnan(value).any()
+    }
+
+
 def _ranges(a: str, b: str, curves: Sequence[LabelCurves]) -> str:
     """Say between which numbers of labels all replicas of two learners have results."""
-    return ", ".join(
-        f"{name}: {np.nanmax(curve.first()):.0f} to {np.nanmin(curve.last()):.0f} labels"
-        for name, curve in zip((a, b), curves, strict=True)
-    )
+    words = []
+    for name, curve in zip((a, b), curves, strict=True):
+        first, last = curve.first(), curve.last()
+        some = not np.isnan(first).any()
+        span = f"{first.max():.0f} to {last.min():.0f} labels" if some else "not always a label"
+        words.append(f"{name}: {span}")
+    return ", ".join(words)
 
 
 def at_equal_places(
@@ -137,7 +161,7 @@ def at_equal_places(
     by
         ``"rounds"`` takes learners that play rounds, ``"pairs"`` those of offline data.
     pairs
-        As in `wanted`.
+        As in `pairs_of`.
     at
         The last recorded round or number of pairs at or before it is taken; None for the end.
     """
@@ -149,7 +173,7 @@ def at_equal_places(
         for name, part in here.groupby("learner", sort=False)
     }
     world = str(curves["world"].iloc[0])
-    for a, b in wanted(list(series), pairs):
+    for a, b in pairs_of(list(series), pairs):
         if a in series and b in series:
             both = series[a].index.intersection(series[b].index)
             values = np.stack([series[n].loc[both].to_numpy(dtype=float) for n in (a, b)])

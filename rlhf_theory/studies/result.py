@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from rlhf_theory.errors import check_choice, check_nonnegative
-from rlhf_theory.evaluation.equal_labels import last_common
 from rlhf_theory.evaluation.resampling import Interval
 from rlhf_theory.evaluation.sequences import confidence_sequence
 from rlhf_theory.evaluation.statistics import mean_interval, quantiles
@@ -29,6 +28,7 @@ from rlhf_theory.studies.pairing import (
     Pair,
     at_equal_labels,
     at_equal_places,
+    at_last_common,
     history,
 )
 from rlhf_theory.studies.places import PLACES, placed, without_empty
@@ -333,26 +333,6 @@ class ResultTables:
             own[row["learner"]] = history(_worst_for_nan(part, name, metric), name)
         return found
 
-    def _at_last_common(self) -> dict[str, dict[str, pd.Series]]:
-        """Return the metric at the last number of labels that all learners of a world have."""
-        found: dict[str, dict[str, pd.Series]] = {}
-        for world, learners in self.histories().items():
-            shared = next(iter(learners.values())).replicas
-            for one in learners.values():
-                shared = shared.intersection(one.replicas)
-            curves = {
-                name: one.curves.rows(one.replicas.get_indexer(shared))
-                for name, one in learners.items()
-            }
-            count = last_common(list(curves.values()))
-            values = {name: curve.at(count) for name, curve in curves.items()}
-            found[world] = {
-                name: pd.Series(value, index=shared)
-                for name, value in values.items()
-                if len(shared) and not np.isnan(value).any()
-            }
-        return found
-
     def _at_places(
         self, metric: str | None, by: By, pairs: str | list[tuple[str, str]], at: float | None
     ) -> tuple[list[Pair], list[str]]:
@@ -404,7 +384,8 @@ class ResultTables:
 
         1 is the optimal policy, 0 one that is no better than pi0; see `evaluation.scores`. In every
         world and replica all learners are taken at the last number of labels that all have; one
-        that has no results there yet has no score, nor one that is not in every world of a family.
+        that has no results there yet, or failed in a replica, has no score, nor has one that is not
+        in every world of a family.
         """
         # What pi0 is worth is asked of the world; one of a language model would be made for it.
         reference: dict[str, np.ndarray] = {}
@@ -416,7 +397,8 @@ class ResultTables:
                     continue
                 reference[cell.world_label] = world.evaluate(ReferencePolicy())[str(cell.metric)]
                 families[cell.world_label] = cell.family
-        return scores(self._at_last_common(), reference, families, level)
+        values = {world: at_last_common(own) for world, own in self.histories().items()}
+        return scores(values, reference, families, level)
 
     # ----------------------------------------------------------------------------- files
 

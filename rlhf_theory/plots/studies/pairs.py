@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rlhf_theory.errors import check_choice
+from rlhf_theory.evaluation.comparisons import pairs_of
 from rlhf_theory.evaluation.equal_labels import LabelCurves, last_common
 from rlhf_theory.evaluation.statistics import paired_difference
 from rlhf_theory.plots.studies import sheets
@@ -47,11 +47,7 @@ def draw(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         raise ValueError(message)
     baseline = options.spec.baseline or ("all" if len(names) <= _ALL else names[0])
     check_choice("baseline", baseline, ["all", *names])
-    pairs = (
-        list(combinations(names, 2))
-        if baseline == "all"
-        else [(name, baseline) for name in names if name != baseline]
-    )
+    pairs = pairs_of(names, baseline)
     words = [f"{a} − {b}" if baseline == "all" else a for a, b in pairs]
     found = [_rows(panel, pairs, options.spec.level) for panel in layout.panels]
     if not any(math.isfinite(row.value) for rows in found for row in rows if row is not None):
