@@ -68,6 +68,7 @@ HOMES = "rlhf_theory.homes"
 _ASKED: dict[str, str] = {}
 """Type hints, as ``module:name``, that ask for a thing of a role."""
 
+_ATTRIBUTE = re.compile(r"^(\w[\w, ]*)\n((?:(?: {4}.*)?(?:\n|$))+)", re.MULTILINE)
 _SOURCE = re.compile(r"^Source: (.*?)(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 _KEY = re.compile(r"\[\d{4}\.\d{5}\]")
 
@@ -203,8 +204,18 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """What it is, at length: its docstring."""
-        return self.facts.text or inspect.getdoc(self.thing) or ""
+        """What it is, at length: its docstring, with the attributes of the bases of a class."""
+        own = inspect.getdoc(self.thing) or ""
+        if self.facts.text or not isinstance(self.thing, type):
+            return self.facts.text or own
+        inherited: dict[str, str] = {}
+        for base in reversed(self.thing.__mro__[1:]):
+            inherited |= _attributes(inspect.getdoc(base) or "")
+        known = {name for names in _attributes(own) for name in names.split(", ")}
+        further = [f"{name}\n{text}" for name, text in inherited.items() if name not in known]
+        title = "Attributes of its bases"
+        head = ["", "", title, "-" * len(title)] if further else []
+        return "\n".join([own, *head, *further]).rstrip()
 
     @property
     def line(self) -> str:
@@ -348,3 +359,9 @@ def named(role: str, name: str) -> Any:
     """
     check_choice(role, name, found(role))
     return found(role)[name].thing
+
+
+def _attributes(text: str) -> dict[str, str]:
+    """Return what a docstring says of each attribute, indented as it is there."""
+    section = text.partition("\nAttributes\n----------\n")[2]
+    return {m[1]: m[2].rstrip() for m in _ATTRIBUTE.finditer(section)}

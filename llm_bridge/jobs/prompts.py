@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_bridge.jobs.feature_options import FeatureOptions
+from llm_bridge.jobs.loading_options import LoadingOptions
 from rlhf_theory.core import World
 from rlhf_theory.errors import check_positive
 from rlhf_theory.register import register
@@ -41,7 +42,7 @@ def check_labels(labels: str | None, preference: str | None, label_scale: float)
 
 @register("world", "prompts")
 @dataclass(frozen=True, kw_only=True)
-class Prompts(WorldRecipe):
+class Prompts(LoadingOptions, WorldRecipe):
     """Prompts of a file, answered by a language model, with labels by a reward or by people.
 
     Each replica is a run of its own: pools, held-out pools and trainings are drawn anew with the
@@ -84,8 +85,6 @@ class Prompts(WorldRecipe):
         have NaN there.
     max_new_tokens, batch_size
         Of sampling and scoring.
-    revision, device, dtype, offline, pad_token
-        How the model is loaded.
     threads
         Threads of the processor of a block. Numbers depend on it, so that it is part of them.
     seed
@@ -113,11 +112,6 @@ class Prompts(WorldRecipe):
     samples: int = 4
     max_new_tokens: int = 64
     batch_size: int = 32
-    revision: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    offline: bool = False
-    pad_token: str | None = None
     threads: int = 1
     seed: int = 0
     replicas: int = 1
@@ -201,14 +195,7 @@ class Prompts(WorldRecipe):
         from llm_bridge.storage.kept import Kept
 
         train, test = self.split()
-        source = ModelSource(
-            name=self.model,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            offline=self.offline,
-            pad_token=self.pad_token,
-        )
+        source = ModelSource(name=self.model, **self.loading())
         policy = source.policy(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
         folder = self._kept("answers")
         kept = None if folder is None else Kept(folder)

@@ -11,52 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
+from llm_bridge.jobs.loading_options import LoadingOptions
 from llm_bridge.language.chats import Message, Row
 from llm_bridge.storage.content import model_content
 
 if TYPE_CHECKING:
     from llm_bridge.embeddings.encoders import EncoderModel
-    from llm_bridge.language.loading import Loading
     from llm_bridge.language.models import LanguageModel, Text
     from llm_bridge.pools.policy import LanguageModelPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """How models are loaded.
+class ModelSource(LoadingOptions):
+    """A model, and how it is loaded.
 
     Attributes
     ----------
     name
         Folder of a model, or its id on the hub.
-    revision
-        Revision of an id on the hub.
-    device
-        Where models compute: cpu or cuda[:N].
-    dtype
-        Precision of the weights: float32, bfloat16 or float64.
-    offline
-        Never ask a hub: folders, and what was fetched before.
-    pad_token
-        Token to pad with, where the tokenizer has none or pads with its end.
     """
 
     name: str
-    revision: str | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-    offline: bool = False
-    pad_token: str | None = None
-
-    def loading(self) -> Loading:
-        """Return how models are loaded, as keyword arguments of those who load them."""
-        return {
-            "revision": self.revision,
-            "device": self.device,
-            "dtype": self.dtype,
-            "offline": self.offline,
-            "pad_token": self.pad_token,
-        }
 
     def language_model(self) -> LanguageModel:
         """Load a causal model."""

@@ -200,7 +200,7 @@ class GlobalFixedDesign:
 class FixedDesign:
     """Fixed design, half as long as `GlobalFixedDesign` under the same assumptions.
 
-    Settings as there.
+    Settings as in `GlobalFixedDesign`.
 
     Source: R1' of theory sheet 10.2.
     """

@@ -81,6 +81,33 @@ def test_the_world_of_a_study_says_what_is_not_given(lm, home):
 
 
 @pytest.mark.parametrize(
+    ("given", "scale", "pooling"),
+    [
+        ((), "unit", ["last", "mean"]),
+        (("--scale", "ball"), "ball", ["last", "mean"]),
+        (("--scale", "none", "--pooling", "sum"), "none", ["sum"]),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("select",),
+        ("fit", "pairs.jsonl"),
+        ("embed", "pairs.jsonl", "--transform"),
+    ],
+    ids=lambda c: c[0],
+)
+def test_an_option_of_features_goes_before_the_file_and_leaves_the_others(
+    lm, home, jobs, command, given, scale, pooling
+):
+    text = WORLD.replace('["last", "mean"] }', '["last", "mean"], scale = "unit" }')
+    (home / "scaled.toml").write_text(text)
+    code, said = lm(*command, "--config", "scaled.toml", *given, "--out", "x")
+    assert code == 0, said
+    assert (jobs[-1].features.scale, list(jobs[-1].features.pooling)) == (scale, pooling)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("format = 2\n", "one world of prompts; bad.toml has 0"),

@@ -1,8 +1,9 @@
 """The register: what is found, what it says about itself, and whether it is what it claims."""
 
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -41,6 +42,23 @@ def test_learners_say_where_they_come_from(name):
 @pytest.mark.parametrize(("role", "name"), [(r, n) for r, n in EVERY if r in ("learner", "world")])
 def test_what_is_run_is_under_contract(role, name):
     assert found(role)[name].facts.examples
+
+
+@pytest.mark.parametrize(("role", "name"), EVERY)
+def test_every_setting_is_said_once_wherever_its_class_has_it_from(role, name):
+    entry = found(role)[name]
+    if not (isinstance(entry.thing, type) and is_dataclass(entry.thing)) or entry.facts.text:
+        return
+    said = [
+        each
+        for section in re.split(r"\n\n(?=\S[^\n]*\n---)", entry.text)
+        if section.startswith("Attributes")
+        for names in re.findall(r"^(\w[\w, ]*)\n    ", section, re.MULTILINE)
+        for each in names.split(", ")
+    ]
+    assert len(said) == len(set(said)), said
+    own = {f.name for f in fields(entry.thing) if f.init}
+    assert own <= set(said) or "Settings as\nin" in entry.text or "Settings as in" in entry.text
 
 
 PROTOCOLS = {
