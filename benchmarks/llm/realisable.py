@@ -42,6 +42,7 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Check, Part, Sweep, Theorem, sweep_data
 from rlhf_theory.theorems.checks import estimate
 from rlhf_theory.theorems.coverage_runs import used_shares
+from rlhf_theory.theorems.coverage_sets import right_sets
 from rlhf_theory.theorems.offline_pessimism_figure import LOOKS
 from rlhf_theory.theorems.offline_pessimism_study import Cell, limit_of, measure_cell
 from rlhf_theory.theorems.offline_pessimism_study import table as by_pairs
@@ -84,7 +85,8 @@ class Coverage:
     ) -> tuple[Mapping[str, Array], Any]:
         del problem, key  # a watch is shown both
         bound = self.sweep["theta_bound"]
-        shares = used_shares(self.sweep, bound, state.data, state.fit, self.theta)
+        sets, lam = right_sets(self.sweep, bound), self.sweep["lam"]
+        shares = used_shares(sets, lam, state.data, state.fit, self.theta)
         return {f"used {rule}": shares[rule][1] for rule in RULES}, memory
 
 

@@ -12,39 +12,19 @@ from rlhf_theory.arrays import Array
 from rlhf_theory.core import Solution
 from rlhf_theory.data import PairQuery, PreferenceData
 from rlhf_theory.estimators.ball_mle import ball_mle
-from rlhf_theory.estimators.confidence import (
-    Adaptive,
-    FixedDesign,
-    GlobalAdaptive,
-    GlobalFixedDesign,
-    LikelihoodRatio,
-    MarginalLikelihood,
-    Wald,
-)
+from rlhf_theory.estimators.confidence import LikelihoodRule, MarginalLikelihood
 from rlhf_theory.estimators.ellipsoid import design_matrix
 from rlhf_theory.estimators.mle import fisher_information, neg_log_likelihood
 from rlhf_theory.oracles import feedback_from
 from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Part, Sweep
+from rlhf_theory.theorems.coverage_formulas import Collected, formulas
+from rlhf_theory.theorems.coverage_sets import Sets, in_hessian, sabotaged_sets, settings
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
+from rlhf_theory.theorems.sabotaged_learners import misread
 from rlhf_theory.theorems.sweeps import block_of, linear_world, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
-
-IN_DESIGN: dict[str, type[GlobalFixedDesign | FixedDesign | GlobalAdaptive | Adaptive]] = {
-    "R1": GlobalFixedDesign,
-    "R1′": FixedDesign,
-    "R2": GlobalAdaptive,
-    "R2′": Adaptive,
-}
-"""Rules with a radius in ``V``, by their number in the theory sheet."""
-
-ON_LIKELIHOOD: dict[str, type[LikelihoodRatio | MarginalLikelihood | Wald]] = {
-    "R3": LikelihoodRatio,
-    "R4": MarginalLikelihood,
-    "R5": Wald,
-}
-"""Rules with a threshold on the likelihood."""
 
 ALL = 0
 """The look at the ends of all rounds at once."""
@@ -79,7 +59,8 @@ def measure_coverage(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     Columns: norm (of theta*, and bound), design, look (the number of labels, or 0 for all times at
     once), rule, replica, radius (at a look; for all times at the end), used (error over radius; for
     a threshold on the likelihood, the root of excess over threshold; at most 1 where the set
-    contains the truth; for all times the largest), laplace (threshold by Laplace's integral minus
+    contains the truth; for all times the largest), formula (the radius as the claim says it, worked
+    out a second way; NaN for all times), laplace (threshold by Laplace's integral minus
     that by importance sampling, in nats, where it was checked).
     """
     norm, design = part.settings["norm"], part.settings["design"]
@@ -99,38 +80,50 @@ def _run(
     ask = QUERY_RULES[design]
     feedback = feedback_from(world.oracle)
     data, key = problem.empty_data(), key.child(design)
-    fit = _fit(data, norm, None)
+    seen: PreferenceData = data
+    fit = _fit(seen, norm, None)
+    collected = Collected.none(problem)
     peak: dict[str, np.ndarray] = {}
     rows: list[pd.DataFrame] = []
-    total = 0
     for t, m in enumerate(schedule(sweep)):
         at = key.child(t)
         x = problem.sample_contexts(at.child("contexts"), m)
-        a1, a2 = ask(Query(problem, data, fit.value, x.ids, at.child("query")))
+        a1, a2 = ask(Query(problem, seen, fit.value, x.ids, at.child("query")))
         data = data.add(feedback(PairQuery(x, a1, a2), at.child("labels")))
-        fit = _fit(data, norm, fit)
-        total += m
-        found = used_shares(sweep, norm, data, fit, world.theta_star)
+        collected = collected.add(x, a1, a2)
+        seen = misread(data, sweep["misread"])
+        fit = _fit(seen, norm, fit)
+        total = collected.labels
+        sets = sabotaged_sets(sweep, norm, seen)
+        counted = seen.reweighted(sweep["counted"] * seen.count, sweep["counted"] * seen.wins)
+        found = used_shares(sets, sweep["lam"], counted, fit, world.theta_star)
         for rule, (_, used) in found.items():
             peak[rule] = np.maximum(peak.get(rule, 0.0), used)
         if total in sweep["labels"]:
-            found |= _used_in_hessian(sweep, norm, data, fit, world.theta_star)
+            found |= _used_in_hessian(sets, sweep["lam"], counted, fit, world.theta_star)
+            said = formulas(collected, norm, sweep)
             check = first and design == "fixed"
-            error = _laplace_error(sweep, norm, data, fit) if check else np.nan
+            error = _laplace_error(sweep, norm, seen, fit) if check else np.nan
             rows += [
-                _row(total, rule, *pair, error if rule == "R4" else np.nan)
+                _row(total, rule, *pair, said.get(rule, np.nan), error if rule == "R4" else np.nan)
                 for rule, pair in found.items()
             ]
-    rows += [_row(ALL, rule, found[rule][0], used, np.nan) for rule, used in peak.items()]
+    rows += [_row(ALL, rule, found[rule][0], used, np.nan, np.nan) for rule, used in peak.items()]
     frame = pd.concat(rows, ignore_index=True)
     return frame.assign(norm=norm, design=design)
 
 
 def _row(
-    look: int, rule: str, radius: np.ndarray, used: np.ndarray, laplace: np.ndarray | float
+    look: int,
+    rule: str,
+    radius: np.ndarray,
+    used: np.ndarray,
+    formula: np.ndarray | float,
+    laplace: np.ndarray | float,
 ) -> pd.DataFrame:
     columns = {"look": look, "rule": rule, "replica": np.arange(used.size)}
-    return pd.DataFrame({**columns, "radius": radius, "used": used, "laplace": laplace})
+    more = {"radius": radius, "used": used, "formula": formula, "laplace": laplace}
+    return pd.DataFrame({**columns, **more})
 
 
 def _fit(data: PreferenceData, norm: float, start: Solution[Array] | None) -> Solution[Array]:
@@ -139,12 +132,8 @@ def _fit(data: PreferenceData, norm: float, start: Solution[Array] | None) -> So
     return ball_mle(*args, bound=norm, start=start, tol=1e-6)
 
 
-def _settings(sweep: Sweep, norm: float) -> Sweep:
-    return {"theta_bound": norm, "delta": sweep["delta"], "lam": sweep["lam"]}
-
-
 def used_shares(
-    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Array], theta: np.ndarray
+    sets: Sets, lam: float, data: PreferenceData, fit: Solution[Array], theta: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return radius and its used share for every rule, each of shape ``(R,)``.
 
@@ -152,47 +141,46 @@ def used_shares(
 
     Parameters
     ----------
-    sweep
-        Has ``delta`` and ``lam``.
-    norm
-        Bound on ``|theta*|``.
+    sets
+        What the rules are made of, such as `right_sets`.
+    lam
+        ``lambda`` inside ``V``.
     data
         Comparisons.
     fit
-        The maximum likelihood estimate over the ball of that radius.
+        The maximum likelihood estimate over the ball that the sets assume.
     theta
         The truth, shape ``(1, d)`` or ``(R, d)``.
     """
-    settings = _settings(sweep, norm)
-    error = theta - fit.value
-    sigma = design_matrix(data.differences, data.count, sweep["lam"])
-    in_v = _norm(error, sigma)
-    found = {}
-    for name, rule in IN_DESIGN.items():
-        beta = rule(**settings).parts.beta(data)
-        found[name] = (beta, in_v / beta)
+    in_v = _norm(theta - fit.value, design_matrix(data.differences, data.count, lam))
     truth = np.broadcast_to(theta, fit.value.shape)
     args = (data.differences, data.count, data.wins)
     # The estimate is not exact, so the excess may come out a little below 0.
     excess = np.maximum(neg_log_likelihood(truth, *args) - neg_log_likelihood(fit.value, *args), 0)
-    for name, likelihood in ON_LIKELIHOOD.items():
-        tau = likelihood(**settings).parts.threshold(data, fit=fit)
-        # An empty set (a threshold below 0) has lost the truth.
-        share = np.sqrt(excess / np.where(tau > 0, tau, 1.0))
-        found[name] = (tau, np.where(tau > 0, share, np.inf))
+    found = {}
+    for name, parts in sets.items():
+        if isinstance(parts, LikelihoodRule):
+            tau = parts.threshold(data, fit=fit)
+            # An empty set (a threshold below 0) has lost the truth.
+            share = np.sqrt(excess / np.where(tau > 0, tau, 1.0))
+            found[name] = (tau, np.where(tau > 0, share, np.inf))
+        else:
+            beta = parts.beta(data)
+            found[name] = (beta, in_v / beta)
     return found
 
 
 def _used_in_hessian(
-    sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Array], theta: np.ndarray
+    sets: Sets, lam: float, data: PreferenceData, fit: Solution[Array], theta: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the same for the ellipsoids in ``H(theta_hat) + lambda I`` that R3 and R4 imply."""
-    sigma = fisher_information(fit.value, data.differences, data.count, sweep["lam"])
+    sigma = fisher_information(fit.value, data.differences, data.count, lam)
     error = _norm(theta - fit.value, sigma)
     found = {}
-    for name in ("R3", "R4"):
-        beta = ON_LIKELIHOOD[name](**_settings(sweep, norm)).parts.beta(data, fit=fit)
-        found[f"{name} in H"] = (beta, error / beta)
+    for name, parts in sets.items():
+        if isinstance(parts, LikelihoodRule) and name in ("R3", "R4"):
+            beta = parts.beta(data, fit=fit)
+            found[in_hessian(name)] = (beta, error / beta)
     return found
 
 
@@ -204,6 +192,6 @@ def _laplace_error(
     sweep: Sweep, norm: float, data: PreferenceData, fit: Solution[Array]
 ) -> np.ndarray:
     """Return how much longer the threshold is by Laplace than by importance sampling, nats."""
-    laplace = MarginalLikelihood(**_settings(sweep, norm))
+    laplace = MarginalLikelihood(**settings(sweep, norm))
     exact = replace(laplace, integral="importance")
     return np.asarray(laplace.parts.threshold(data, fit=fit) - exact.parts.threshold(data, fit=fit))

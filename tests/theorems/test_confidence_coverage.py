@@ -2,16 +2,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from scipy.stats import betabinom
 
 from rlhf_theory.plots import figures
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.confidence_coverage import THEOREM
+from rlhf_theory.theorems.coverage_needed import NEEDED, Needed
 from rlhf_theory.theorems.coverage_runs import ALL, schedule
 
 pytestmark = pytest.mark.theorem
 
 TINY = {
     **THEOREM.quick,
+    "needed": [],
     "replicas": 6,
     "block": 3,
     "contexts": 3,
@@ -49,7 +52,8 @@ def ideal(replicas=1000):
                             "replica": np.arange(replicas),
                             "radius": 5.0,
                             "used": np.where(u < share, 1.1, 0.5),
-                            "laplace": np.nan,
+                            "formula": np.nan if look == ALL else 5.0,
+                            "laplace": 0.001 if rule == "R4" and design == "fixed" else np.nan,
                         }
                     )
                 )
@@ -67,6 +71,8 @@ def test_curves_are_tidy_and_complete(frame):
         assert set(part["rule"]) == rules
         assert len(part) == 3 * 6 * len(rules)
     assert np.isfinite(frame[["radius", "used"]]).all().all()
+    known = frame[~frame["rule"].isin(["R4", "R4 in H"]) & (frame["look"] != ALL)]
+    assert_allclose(known["formula"], known["radius"], rtol=1e-12)
     assert (frame["used"] >= 0).all()
     checked = frame.dropna(subset="laplace")
     assert set(checked["rule"]) == {"R4"}
@@ -112,10 +118,10 @@ def test_order_of_the_radii(frame):
 
 def test_verdict_is_passed_by_curves_that_behave_as_claimed():
     checks = THEOREM.judge(ideal(), TINY)
-    assert len(checks) == 13
+    assert len(checks) == 18
     assert all(check.passed for check in checks)
     for check in checks:
-        low, high = check.interval
+        low, high = check.interval or (check.measured, check.measured)
         assert low <= check.measured <= high
 
 
@@ -170,3 +176,116 @@ def test_constants_compare_with_the_sheet():
     text = THEOREM.constants(frame, {**TINY, "labels": [100, 1000]})
     name = next(n for n in text if n.startswith("R3, threshold"))
     assert text[name] == "5 [29.9], 5 [41.4]"
+
+
+# ------------------------------------------------------------------------- widths are pinned
+
+
+def test_verdict_fails_where_a_radius_is_not_that_of_the_claim():
+    frame = ideal()
+    frame.loc[(frame["rule"] == "R2") & (frame["replica"] == 3), "radius"] *= 1.0 + 1e-6
+    failed = [check for check in THEOREM.judge(frame, TINY) if not check.passed]
+    assert ["from their formulas" in check.name for check in failed] == [True]
+
+
+@pytest.mark.parametrize(("by", "words"), [(-0.02, "least of all"), (0.2, "largest at n")])
+def test_verdict_fails_where_the_approximate_integral_is_far_off(by, words):
+    frame = ideal()
+    frame.loc[frame["rule"] == "R4", "laplace"] += by
+    failed = [check for check in THEOREM.judge(frame, TINY) if not check.passed]
+    assert words in failed[-1].name
+
+
+def drawn(replicas, law, factor=1.0):
+    """Curves of R2 alone whose share of the radius follows a law, over a factor of the radius."""
+    return pd.DataFrame(
+        {
+            "norm": 1.0,
+            "design": "fixed",
+            "look": 60,
+            "rule": "R2",
+            "replica": np.arange(replicas),
+            "radius": 5.0 * factor,
+            "used": law.chisquare(5, size=replicas) ** 0.5 / 40.0 / factor,
+            "formula": 5.0 * factor,
+            "laplace": np.nan,
+        }
+    )
+
+
+def needed(law, of=2000):
+    used = sorted(drawn(of, law)["used"])
+    return [["R2", 1.0, 60, q, used[round(q * of) - 1], of] for q in (0.5, 0.95)]
+
+
+def tight(frame, rows):
+    checks = THEOREM.judge(frame, {**TINY, "needed": rows})
+    return [check for check in checks if "how much of it is needed" in check.name]
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.3, 2.0])
+def test_verdict_fails_where_a_set_is_wider_or_shorter_than_it_was(factor):
+    law = np.random.Generator(np.random.Philox(7))
+    rows, rest = needed(law), ideal()
+    rest = rest[(rest["rule"] != "R2") | (rest["look"] != 60) | (rest["design"] != "fixed")]
+    (right,) = tight(pd.concat([rest, drawn(200, law)]), rows)
+    (wrong,) = tight(pd.concat([rest, drawn(200, law, factor)]), rows)
+    assert (right.passed, wrong.passed) == (True, False)
+    # Coverage sees nothing of it.
+    coverage = THEOREM.judge(pd.concat([rest, drawn(200, law, factor)]), {**TINY, "needed": rows})
+    assert all(c.passed for c in coverage if "keeps its coverage, fixed" in c.name)
+
+
+def test_counts_below_a_stored_point_have_the_law_that_the_check_says():
+    """Of 3000 studies with new stored points each: beta-binomial, by 4 standard errors."""
+    law = np.random.Generator(np.random.Philox(11))
+    of, n, k = 60, 40, 57
+    stored = np.sort(law.uniform(size=(3000, of)), axis=1)[:, k - 1]
+    below = (law.uniform(size=(3000, n)) <= stored[:, None]).sum(axis=1)
+    for value in (34, 37, 39):
+        chance = betabinom(n, k, of - k + 1).cdf(value)
+        assert abs((below <= value).mean() - chance) < 4.0 * (chance * (1 - chance) / 3000) ** 0.5
+
+
+def test_what_is_stored_is_of_the_study():
+    stored = pd.DataFrame(NEEDED, columns=Needed._fields)
+    assert set(stored["rule"]) == RULES | {"R3 in H", "R4 in H"}
+    assert set(stored["norm"]) == set(THEOREM.quick["norms"])
+    assert set(stored["look"]) < set(THEOREM.quick["labels"])
+    for _, rows in stored.groupby(["rule", "norm", "look"]):
+        median, high = rows["value"]
+        # Both are of a root of about 5 squares of normals: 1.60 between them (R3, R4 in H: less).
+        assert 1.3 < high / median < 1.8
+
+
+@pytest.mark.parametrize("sabotage", THEOREM.sabotages, ids=lambda s: s.name)
+def test_sabotages_change_what_they_say(sabotage, frame):
+    sweep = {**TINY, **sabotage.settings}
+    part = next(p for p in THEOREM.parts(sweep) if sabotage.touches(p))
+    wrong = THEOREM.measure(sweep, part, Key(0))
+    order = ["norm", "design", "look", "rule", "replica"]
+    right = frame.merge(wrong[order], on=order).sort_values(order)
+    wrong = wrong.sort_values(order)
+    assert len(right) == len(wrong)
+    same = {
+        name: np.allclose(wrong[wrong["rule"] == name]["radius"],
+                          right[right["rule"] == name]["radius"], rtol=1e-9)
+        for name in RULES
+    }  # fmt: skip
+    changed = {name for name, equal in same.items() if not equal}
+    assert changed == CHANGED[sabotage.name]
+    assert not np.allclose(wrong["used"], right["used"])
+
+
+EVERY = {"R1", "R1′", "R2", "R2′", "R3", "R4", "R5"}
+CHANGED = {
+    "radii halved": EVERY,
+    "radii of a tenth": EVERY,
+    "curvature at half the range": {"R1", "R1′", "R2", "R2′", "R3"},
+    "terms with log det V and d log dropped": {"R2", "R2′", "R3"},
+    "4λB² dropped": {"R1", "R1′", "R2", "R2′"},
+    "δ replaced by its root": EVERY,
+    "every second pair counted": {"R2", "R2′", "R3", "R4"},
+    "a tenth of the labels misread": {"R4"},
+    "labels ignored": {"R4"},
+}
