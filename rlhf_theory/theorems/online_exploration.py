@@ -1,0 +1,150 @@
+"""Where exploration is needed, how small a gap is in the limit, and a second look at bound (a)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlhf_theory.algorithms.online_iterative import OnlineState
+from rlhf_theory.arrays import Array, to_numpy
+from rlhf_theory.core import Problem
+from rlhf_theory.estimators.mle import fisher_information
+from rlhf_theory.evaluation.coverage import policy_covariance
+from rlhf_theory.oracles import BradleyTerry
+from rlhf_theory.planners.gibbs import gibbs_log_probs
+from rlhf_theory.randomness import Key
+from rlhf_theory.rewards import LinearReward
+from rlhf_theory.theorems.card import Sweep
+from rlhf_theory.worlds.bandit import Bandit, one_context
+
+_RARITY = 16.0
+"""Minus the log-probability of an arm under pi0: no study here ever sees one in pairs from it."""
+_ETA = 0.04
+"""The best arm, of reward 1, is worth its KL: ``eta * rarity`` is .64."""
+
+
+def unseen_arms(dim: int, replicas: int) -> Bandit:
+    """Return a world in which the good action is never seen unless somebody explores.
+
+    One context: an action of reward 0 that pi0 plays nearly always, and ``d`` arms in orthogonal
+    directions that it never plays in practice, the last of which has reward 1. Policies of what is
+    learnt from pairs of pi0, or of themselves, stay where they are. A round of an enhancer that is
+    as uncertain as can be shows one arm, so that ``d`` rounds show all.
+
+    Source: the simplest instance for the role of exploration in [2312.11456]; derived here.
+    """
+    phi = np.concatenate([np.zeros((1, dim)), np.eye(dim)])
+    log_pi0 = np.full(dim + 1, -_RARITY)
+    log_pi0[0] = math.log1p(-dim * math.exp(-_RARITY))
+    theta = np.zeros((1, dim))
+    theta[0, -1] = 1.0
+    reward = LinearReward(theta)
+    return Bandit(
+        name="unseen arms",
+        problem=one_context(phi, _ETA, replicas, log_pi0),
+        oracle=BradleyTerry(reward),
+        reward=reward,
+        theta_star=theta,
+        settings={"dim": dim},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LimitingGap:
+    """The mean gap of a policy that is fitted to the data of the round, as labels grow.
+
+    ``tr(H^-1 C*) / (2 eta)`` with ``H`` the Fisher information of the pairs collected so far, at
+    the truth, and ``C*`` the covariance of the features under pi*: identity I4 of the theory sheet.
+    """
+
+    world: Bandit
+
+    def __call__(
+        self, state: OnlineState, problem: Problem, memory: object, key: Key
+    ) -> tuple[Mapping[str, Array], object]:
+        """Report ``limit``, infinite before any label; there is nothing to remember."""
+        del key
+        x, weights = self.world.population
+        covariance = to_numpy(policy_covariance(x, weights, self.world.log_pi_star))
+        data = state.data
+        theta = np.broadcast_to(to_numpy(self.world.theta_star), (problem.n_replicas, problem.dim))
+        information = to_numpy(fisher_information(theta, data.differences, data.count))
+        seen = np.linalg.eigvalsh(information)[:, 0] > 0.0
+        safe = np.where(seen[:, None, None], information, np.eye(problem.dim))
+        trace = np.trace(np.linalg.solve(safe, np.broadcast_to(covariance, safe.shape)),
+                         axis1=1, axis2=2)  # fmt: skip
+        return {"limit": np.where(seen, trace / (2.0 * problem.eta), np.inf)}, memory
+
+
+@dataclass(frozen=True, eq=False)
+class OtherSearch:
+    """Bound (a) with R2' from a search, a radius and a design of its own, every third round.
+
+    The claim written out: ``Sigma`` summed pair by pair, the radius by its formula, and the largest
+    bonus among policies ``pi1 exp(s <u, phi>)`` of many directions ``u`` and lengths ``s`` that
+    fulfil ``eta KL(pi' || pi1) <= Gamma(pi')``. Each of these is a lower bound on the maximum.
+
+    Attributes
+    ----------
+    world
+        Says the features.
+    sweep
+        Has ``theta_bound, delta, lam``.
+    directions, lengths
+        How many of each are tried.
+    """
+
+    world: Bandit
+    sweep: Sweep
+    directions: int = 24
+    lengths: int = 12
+
+    def __call__(
+        self, state: OnlineState, problem: Problem, memory: Any, key: Key
+    ) -> tuple[Mapping[str, Array], int]:
+        """Report ``other bound``, NaN in rounds without one; the memory counts rounds."""
+        turn = memory or 0
+        found = np.full(problem.n_replicas, np.nan)
+        return {"other bound": found if turn % 3 else self._search(state, problem, key)}, turn + 1
+
+    def _search(self, state: OnlineState, problem: Problem, key: Key) -> np.ndarray:
+        contexts, weights = self.world.population
+        log_pi1 = to_numpy(state.plan.value.log_probs(contexts))
+        sigma, beta = self._ball(state, problem)
+        replicas = sigma.shape[0]
+        phi = np.broadcast_to(to_numpy(contexts.phi), (replicas, *contexts.phi.shape[1:]))
+        law = np.broadcast_to(to_numpy(weights), log_pi1.shape[:2])
+        values, vectors = np.linalg.eigh(sigma)
+        draws = to_numpy(key.normal(replicas, self.directions, problem.dim, like=sigma))
+        steps = np.einsum("rij,rj,rkj->rki", vectors, values**-0.5, draws)
+        steps /= np.linalg.norm(steps, axis=-1, keepdims=True)
+        best = np.zeros(replicas)
+        for k in range(self.directions):
+            slope = np.einsum("rxad,rd->rxa", phi, steps[:, k])
+            for s in np.geomspace(0.3, 300.0, self.lengths):
+                log_pi = to_numpy(gibbs_log_probs(s * slope, log_pi1, 1.0))
+                pi = np.exp(log_pi)
+                v = np.einsum("rx,rxa,rxad->rd", law, pi - np.exp(log_pi1), phi)
+                square = np.einsum("ri,ri->r", v, np.linalg.solve(sigma, v[..., None])[..., 0])
+                bonus = beta * np.sqrt(square)
+                kl = np.einsum("rx,rxa->r", law, np.where(pi > 0, pi * (log_pi - log_pi1), 0.0))
+                best = np.where(problem.eta * kl <= bonus, np.maximum(best, bonus), best)
+        return best
+
+    def _ball(self, state: OnlineState, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``Sigma`` and R2' of the claim, worked out from the counts."""
+        phi, count = to_numpy(self.world.population[0].phi)[0], to_numpy(state.data.count)
+        first, second = np.triu_indices(phi.shape[1], k=1)
+        rows = (phi[:, first] - phi[:, second]).reshape(-1, problem.dim)
+        lam, delta, b = (self.sweep[name] for name in ("lam", "delta", "theta_bound"))
+        sigma = lam * np.eye(problem.dim) + np.einsum("rn,ni,nj->rij", count, rows, rows,
+                                                      optimize=True)  # fmt: skip
+        m = b * float(np.linalg.norm(rows, axis=-1).max())
+        gamma = 1.0 / (2.0 + math.exp(m) + math.exp(-m))
+        log_det = np.log(np.linalg.eigvalsh(sigma)).sum(axis=-1) - problem.dim * math.log(lam)
+        g = np.sqrt(2.0 * math.log(1.0 / delta) + log_det) / 2.0 / gamma
+        return sigma, (g + np.sqrt(g * g + 16.0 * lam * b * b)) / 2.0

@@ -1,0 +1,140 @@
+"""Wrong online learners and wrong certificates, for the sabotages of the online cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlhf_theory.algorithms.baselines import SameLawPairs
+from rlhf_theory.algorithms.enhancers import OnPolicy, Optimistic
+from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
+from rlhf_theory.arrays import Array
+from rlhf_theory.core import (
+    OnlineAlgorithm,
+    PairFeedback,
+    Planner,
+    Policy,
+    Problem,
+    RewardModel,
+    Solution,
+)
+from rlhf_theory.data import Comparisons, PairQuery, PreferenceData
+from rlhf_theory.designs import Design
+from rlhf_theory.estimators.confidence import ConfidenceRule, Scalable, Scaled
+from rlhf_theory.randomness import Key
+from rlhf_theory.theorems.card import Sweep
+
+RIGHT: Sweep = {
+    "explores": True,
+    "radius_factor": 1.0,
+    "counted": 1.0,
+    "bound_factor": 1.0,
+    "planning_factor": 1.0,
+    "misread": 0.0,
+    "remembers": True,
+}
+"""Settings of a sweep that change nothing: whether the enhancer is another policy than the main
+agent; factors of radii, of the counts of pairs in them, of bounds and of eta in planning; the share
+of labels that is read the wrong way round; whether labels of earlier rounds are kept."""
+
+
+def sabotaged_rule(rule: ConfidenceRule, sweep: Sweep) -> ConfidenceRule:
+    """Return a radius rule as the sweep has it wrong."""
+    if sweep["counted"] != 1.0:
+        rule = _Counted(rule, sweep["counted"])
+    return rule if sweep["radius_factor"] == 1.0 else Scaled(rule, sweep["radius_factor"])
+
+
+def sabotaged_learner(learner: OnlineAlgorithm[Any], sweep: Sweep) -> OnlineAlgorithm[Any]:
+    """Return a learner as the sweep has it wrong."""
+    found: OnlineAlgorithm[Any] = learner
+    if isinstance(learner, SameLawPairs):
+        found = replace(learner, learner=_wrong(learner.learner, sweep))
+    elif isinstance(learner, OnlineIterative):
+        found = _wrong(learner, sweep)
+    if sweep["misread"] or not sweep["remembers"]:
+        found = _Misled(found, sweep["misread"], remembers=sweep["remembers"])
+    return found
+
+
+def _wrong(learner: OnlineIterative, sweep: Sweep) -> OnlineIterative:
+    if not sweep["explores"] and isinstance(learner.enhancer, Optimistic):
+        learner = replace(learner, enhancer=OnPolicy())
+    if sweep["planning_factor"] != 1.0:
+        factor = sweep["planning_factor"]
+        learner = replace(learner, planner=_OtherPenalty(learner.planner, factor))
+    return replace(learner, radius=sabotaged_rule(learner.radius, sweep))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A rule to which every comparison counts ``factor`` times in the set, not in the fit."""
+
+    rule: ConfidenceRule
+    factor: float
+
+    def _seen(self, data: PreferenceData) -> PreferenceData:
+        return data.reweighted(self.factor * data.count, self.factor * data.wins)
+
+    def __call__(self, data: PreferenceData, problem: Problem) -> Array:
+        return self.rule(self._seen(data), problem)
+
+    def fit(
+        self,
+        data: PreferenceData,
+        design: Design | None = None,
+        start: Solution[Array] | None = None,
+    ) -> Solution[Array]:
+        return self.rule.fit(data, design, start)
+
+    def confidence_set(
+        self,
+        fit: Solution[Array],
+        data: PreferenceData,
+        problem: Problem | None = None,
+        design: Design | None = None,
+    ) -> Scalable:
+        return self.rule.confidence_set(fit, self._seen(data), problem, design)
+
+
+@dataclass(frozen=True)
+class _OtherPenalty:
+    """A planner that plans with ``factor * eta``."""
+
+    planner: Planner[RewardModel]
+    factor: float
+
+    def __call__(
+        self, model: RewardModel, problem: Problem, key: Key, start: Policy | None = None
+    ) -> Solution[Policy]:
+        settings: Any = problem  # every problem is a dataclass with its eta
+        other = replace(settings, eta=self.factor * problem.eta)
+        return self.planner(model, other, key, start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Misled:
+    """A learner that misreads a share of every label, or forgets earlier rounds."""
+
+    learner: OnlineAlgorithm[OnlineState]
+    misread: float
+    remembers: bool
+
+    def init(self, problem: Problem, data: PreferenceData, key: Key) -> OnlineState:
+        return self.learner.init(problem, data, key)
+
+    def step(
+        self, state: OnlineState, problem: Problem, feedback: PairFeedback, key: Key
+    ) -> tuple[OnlineState, Mapping[str, Array]]:
+        def read(query: PairQuery, key: Key) -> Comparisons:
+            record = feedback(query, key)
+            return replace(record, y=record.y + self.misread * (1.0 - 2.0 * record.y))
+
+        if not self.remembers:
+            state = replace(state, data=state.data.reweighted(0.0 * state.data.count,
+                                                              0.0 * state.data.wins))  # fmt: skip
+        return self.learner.step(state, problem, read, key)
+
+    def policy(self, state: OnlineState) -> Policy:
+        return self.learner.policy(state)
