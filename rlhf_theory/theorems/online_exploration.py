@@ -13,7 +13,7 @@ from rlhf_theory.algorithms.online_iterative import OnlineState
 from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.core import Problem
 from rlhf_theory.estimators.mle import fisher_information
-from rlhf_theory.evaluation.coverage import policy_covariance
+from rlhf_theory.evaluation.coverage import fisher_of_sampling, policy_covariance
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.randomness import Key
@@ -68,16 +68,51 @@ class LimitingGap:
     ) -> tuple[Mapping[str, Array], object]:
         """Report ``limit``, infinite before any label; there is nothing to remember."""
         del key
-        x, weights = self.world.population
-        covariance = to_numpy(policy_covariance(x, weights, self.world.log_pi_star))
         data = state.data
         theta = np.broadcast_to(to_numpy(self.world.theta_star), (problem.n_replicas, problem.dim))
         information = to_numpy(fisher_information(theta, data.differences, data.count))
-        seen = np.linalg.eigvalsh(information)[:, 0] > 0.0
-        safe = np.where(seen[:, None, None], information, np.eye(problem.dim))
-        trace = np.trace(np.linalg.solve(safe, np.broadcast_to(covariance, safe.shape)),
-                         axis1=1, axis2=2)  # fmt: skip
-        return {"limit": np.where(seen, trace / (2.0 * problem.eta), np.inf)}, memory
+        return {"limit": _limit(self.world, information)}, memory
+
+
+def _limit(world: Bandit, information: np.ndarray) -> np.ndarray:
+    """Return ``tr(H^-1 C*) / (2 eta)``, infinite where ``H`` leaves a direction open."""
+    x, weights = world.population
+    covariance = to_numpy(policy_covariance(x, weights, world.log_pi_star))
+    seen = np.linalg.eigvalsh(information)[:, 0] > 0.0
+    safe = np.where(seen[:, None, None], information, np.eye(information.shape[-1]))
+    solved = np.linalg.solve(safe, np.broadcast_to(covariance, safe.shape))
+    trace = np.trace(solved, axis1=1, axis2=2)
+    return np.where(seen, trace / (2.0 * world.problem.eta), np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedGap:
+    """`LimitingGap` for the pairs that the algorithm should have collected: pi1 against pi0.
+
+    Attributes
+    ----------
+    world
+        Says the law of a label.
+    batch
+        Pairs per round.
+    """
+
+    world: Bandit
+    batch: int
+
+    def __call__(
+        self, state: OnlineState, problem: Problem, memory: Any, key: Key
+    ) -> tuple[Mapping[str, Array], np.ndarray]:
+        """Report ``expected limit``; the memory is the information of all rounds before."""
+        del key
+        x, weights = self.world.population
+        start = np.zeros((problem.n_replicas, problem.dim, problem.dim))
+        before = start if memory is None else memory
+        of_pair = fisher_of_sampling(
+            x, weights, state.plan.value.log_probs(x), x.log_pi0, self.world.theta_star
+        )
+        report = {"expected limit": _limit(self.world, before)}
+        return report, before + self.batch * to_numpy(of_pair)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +149,7 @@ class OtherSearch:
     def _search(self, state: OnlineState, problem: Problem, key: Key) -> np.ndarray:
         contexts, weights = self.world.population
         log_pi1 = to_numpy(state.plan.value.log_probs(contexts))
-        sigma, beta = self._ball(state, problem)
+        sigma, beta = own_ball(self.world, self.sweep, state, problem)
         replicas = sigma.shape[0]
         phi = np.broadcast_to(to_numpy(contexts.phi), (replicas, *contexts.phi.shape[1:]))
         law = np.broadcast_to(to_numpy(weights), log_pi1.shape[:2])
@@ -135,16 +170,55 @@ class OtherSearch:
                 best = np.where(problem.eta * kl <= bonus, np.maximum(best, bonus), best)
         return best
 
-    def _ball(self, state: OnlineState, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``Sigma`` and R2' of the claim, worked out from the counts."""
-        phi, count = to_numpy(self.world.population[0].phi)[0], to_numpy(state.data.count)
-        first, second = np.triu_indices(phi.shape[1], k=1)
-        rows = (phi[:, first] - phi[:, second]).reshape(-1, problem.dim)
-        lam, delta, b = (self.sweep[name] for name in ("lam", "delta", "theta_bound"))
-        sigma = lam * np.eye(problem.dim) + np.einsum("rn,ni,nj->rij", count, rows, rows,
-                                                      optimize=True)  # fmt: skip
-        m = b * float(np.linalg.norm(rows, axis=-1).max())
-        gamma = 1.0 / (2.0 + math.exp(m) + math.exp(-m))
-        log_det = np.log(np.linalg.eigvalsh(sigma)).sum(axis=-1) - problem.dim * math.log(lam)
-        g = np.sqrt(2.0 * math.log(1.0 / delta) + log_det) / 2.0 / gamma
-        return sigma, (g + np.sqrt(g * g + 16.0 * lam * b * b)) / 2.0
+
+@dataclass(frozen=True, eq=False)
+class OtherTerms:
+    """The two terms of the hybrid theorem, from a radius and a design of their own.
+
+    Attributes
+    ----------
+    world
+        Says the features, and pi*.
+    sweep
+        Has ``theta_bound, delta, lam``.
+    """
+
+    world: Bandit
+    sweep: Sweep
+
+    def __call__(
+        self, state: OnlineState, problem: Problem, memory: object, key: Key
+    ) -> tuple[Mapping[str, Array], object]:
+        """Report ``other terms``, their sum, and ``uncertainty``, the first over the radius."""
+        del key
+        contexts, weights = self.world.population
+        sigma, beta = own_ball(self.world, self.sweep, state, problem)
+        pi0 = np.exp(to_numpy(contexts.log_pi0))
+
+        def width(log_pi: Array) -> np.ndarray:
+            more = np.exp(to_numpy(log_pi)) - pi0
+            mean = np.einsum("zx,rxa,yxad->rd", to_numpy(weights), more, to_numpy(contexts.phi))
+            square = np.linalg.solve(sigma, np.broadcast_to(mean, beta.shape + mean.shape[1:])
+                                     [..., None])[..., 0]  # fmt: skip
+            return np.asarray(np.sqrt((mean * square).sum(axis=-1)))
+
+        first = width(state.plan.value.log_probs(contexts))
+        both = beta * (first + width(self.world.log_pi_star))
+        return {"other terms": both, "uncertainty": first}, memory
+
+
+def own_ball(
+    world: Bandit, sweep: Sweep, state: OnlineState, problem: Problem
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``Sigma`` and R2' of the claims, worked out from the counts."""
+    phi, count = to_numpy(world.population[0].phi)[0], to_numpy(state.data.count)
+    first, second = np.triu_indices(phi.shape[1], k=1)
+    rows = (phi[:, first] - phi[:, second]).reshape(-1, problem.dim)
+    lam, delta, b = (sweep[name] for name in ("lam", "delta", "theta_bound"))
+    gram = np.einsum("rn,ni,nj->rij", count, rows, rows, optimize=True)
+    sigma = lam * np.eye(problem.dim) + gram
+    m = b * float(np.linalg.norm(rows, axis=-1).max())
+    gamma = 1.0 / (2.0 + math.exp(m) + math.exp(-m))
+    log_det = np.log(np.linalg.eigvalsh(sigma)).sum(axis=-1) - problem.dim * math.log(lam)
+    g = np.sqrt(2.0 * math.log(1.0 / delta) + log_det) / 2.0 / gamma
+    return sigma, (g + np.sqrt(g * g + 16.0 * lam * b * b)) / 2.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlhf_theory.algorithms.enhancers import Optimistic
-from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
-from rlhf_theory.arrays import Array
-from rlhf_theory.core import Problem
-from rlhf_theory.estimators.confidence import ConfidenceRule
+from rlhf_theory.algorithms.online_iterative import OnlineIterative
 from rlhf_theory.evaluation.statistics import ratio_interval, slope_bootstrap
 from rlhf_theory.plots import axes, curves, style
 from rlhf_theory.randomness import Key
@@ -35,7 +32,12 @@ from rlhf_theory.theorems.online_runs import (
     played,
     table,
 )
-from rlhf_theory.theorems.online_sabotages import RIGHT, sabotaged_learner, sabotaged_rule
+from rlhf_theory.theorems.online_sabotages import (
+    RIGHT,
+    sabotaged_bound,
+    sabotaged_learner,
+    sabotaged_rule,
+)
 from rlhf_theory.theorems.spread import label_spread
 from rlhf_theory.theorems.sweeps import linear_world, replica_parts
 from rlhf_theory.theorems.uncertain_rounds import PopulationCovariance
@@ -46,9 +48,9 @@ _COUNTED = "population"
 # In the world of unseen arms: who finds the good one, and who cannot.
 _EXPLORE = ("constrained, β", "penalised, {c} β")
 _STAY = ("π0 as enhancer", "on-policy pairs")
-# The other search finds a policy of at least this share of bound (a) in every replica and round,
-# and never one beyond it by more than what its own starts may have missed (4 %, see departures).
-_FOUND = (0.8, 1.05)
+# The other search finds this share of bound (a) in the median, and never more of it than what the
+# starts of the bound may have missed (4 %, see departures).
+_FOUND = (0.9, 1.05)
 # Agreement with the limit and the slope -1 beyond 95 % intervals, set before looking: intervals
 # have half widths of .12 and .06 (128 replicas), and at the labels of the study terms of higher
 # order are 2K / (eta n) = 2 % at most, K / n the gap.
@@ -110,17 +112,18 @@ def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
         study, dim, batch = "arms", part.settings["arms"], sweep["arms_batch"]
         world = unseen_arms(dim, sweep["arms_replicas"])
         longer = {**sweep, "rounds": int(_ROUNDS_PER_DIM * dim) + 1, "batch": batch}
-        watches = (_bound(sweep, "R2′", rules["R2′"]),)
+        watches = (sabotaged_bound(Certificate("R2′", rules["R2′"]), sweep),)
         frame = _curves(name, watches, world, longer, part, key.child("arms", dim))
     elif "batch" in part.settings:
         study, batch = "labels", part.settings["batch"]
         world = _world({**sweep, **sweep["labels_world"]}, dim, sweep["replicas"])
         larger = {**sweep, "batch": batch, "rounds": sweep["labels_rounds"]}
-        watched = (_bound(sweep, "R2′", rules["R2′"]), LimitingGap(world))
+        bound = sabotaged_bound(Certificate("R2′", rules["R2′"]), sweep)
+        watched = (bound, LimitingGap(world))
         frame = _curves(name, watched, world, larger, part, key.child("labels", batch))
     else:
         study, world = "rounds", _world(sweep, dim, sweep["replicas"])
-        bounds = tuple(_bound(sweep, rule, found) for rule, found in rules.items())
+        bounds = tuple(sabotaged_bound(Certificate(*rule), sweep) for rule in rules.items())
         more = (OtherSearch(world, sweep),) if name == _MAIN else ()
         # One key for all learners: they meet the same contexts and label noise.
         frame = _curves(name, (*bounds, *more), world, sweep, part, key.child("rounds"))
@@ -132,20 +135,6 @@ def _curves(
 ) -> pd.DataFrame:
     learner = sabotaged_learner(exploring_learners(sweep)[name], sweep)
     return curves_of(Watched(learner=learner, watches=watches), world, sweep, part, key)
-
-
-def _bound(sweep: Sweep, name: str, rule: ConfidenceRule) -> Watch:
-    certificate = Certificate(name, rule)
-    if sweep["bound_factor"] == 1.0:
-        return certificate
-
-    def watch(
-        state: OnlineState, problem: Problem, memory: object, key: Key
-    ) -> tuple[Mapping[str, Array], object]:
-        report, memory = certificate(state, problem, memory, key)
-        return {k: sweep["bound_factor"] * v for k, v in report.items()}, memory
-
-    return watch
 
 
 def _count(sweep: Sweep, dim: int, part: Part, key: Key) -> pd.DataFrame:
@@ -251,7 +240,7 @@ def _bound_says(frame: pd.DataFrame) -> list[Check]:
     """Return whether bound (a) is the maximum of the claim, neither smaller nor larger."""
     part = _part(frame, _MAIN)
     share = played(part, "other bound") / played(part, "bound R2′")
-    low, high = np.nanmin(share), np.nanmax(share)
+    middle, high = np.nanmedian(share), np.nanmax(share)
     return [
         fact(
             f"bound (a) of {_MAIN}: {words} of another search for it over it, "
@@ -262,7 +251,7 @@ def _bound_says(frame: pd.DataFrame) -> list[Check]:
         )
         for words, value, rule, passed in (
             ("largest share", high, f"at most {_FOUND[1]:g}", high <= _FOUND[1]),
-            ("smallest share", low, f"at least {_FOUND[0]:g}", low >= _FOUND[0]),
+            ("median share", middle, f"at least {_FOUND[0]:g}", middle >= _FOUND[0]),
         )
     ]
 

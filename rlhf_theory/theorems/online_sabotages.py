@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_theory.algorithms.baselines import SameLawPairs
-from rlhf_theory.algorithms.enhancers import OnPolicy, Optimistic
+from rlhf_theory.algorithms.enhancers import FromReference, OnPolicy, Optimistic
 from rlhf_theory.algorithms.online_iterative import OnlineIterative, OnlineState
 from rlhf_theory.arrays import Array
 from rlhf_theory.core import (
@@ -24,6 +24,7 @@ from rlhf_theory.designs import Design
 from rlhf_theory.estimators.confidence import ConfidenceRule, Scalable, Scaled
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Sweep
+from rlhf_theory.theorems.online_runs import Watch
 
 RIGHT: Sweep = {
     "explores": True,
@@ -46,6 +47,20 @@ def sabotaged_rule(rule: ConfidenceRule, sweep: Sweep) -> ConfidenceRule:
     return rule if sweep["radius_factor"] == 1.0 else Scaled(rule, sweep["radius_factor"])
 
 
+def sabotaged_bound(watch: Watch, sweep: Sweep) -> Watch:
+    """Return a watch whose reports are multiplied as the sweep has bounds wrong."""
+    if sweep["bound_factor"] == 1.0:
+        return watch
+
+    def wrong(
+        state: OnlineState, problem: Problem, memory: object, key: Key
+    ) -> tuple[Mapping[str, Array], object]:
+        report, memory = watch(state, problem, memory, key)
+        return {name: sweep["bound_factor"] * value for name, value in report.items()}, memory
+
+    return wrong
+
+
 def sabotaged_learner(learner: OnlineAlgorithm[Any], sweep: Sweep) -> OnlineAlgorithm[Any]:
     """Return a learner as the sweep has it wrong."""
     found: OnlineAlgorithm[Any] = learner
@@ -59,7 +74,7 @@ def sabotaged_learner(learner: OnlineAlgorithm[Any], sweep: Sweep) -> OnlineAlgo
 
 
 def _wrong(learner: OnlineIterative, sweep: Sweep) -> OnlineIterative:
-    if not sweep["explores"] and isinstance(learner.enhancer, Optimistic):
+    if not sweep["explores"] and isinstance(learner.enhancer, Optimistic | FromReference):
         learner = replace(learner, enhancer=OnPolicy())
     if sweep["planning_factor"] != 1.0:
         factor = sweep["planning_factor"]
@@ -138,3 +153,41 @@ class _Misled:
 
     def policy(self, state: OnlineState) -> Policy:
         return self.learner.policy(state)
+
+
+@dataclass(frozen=True)
+class _Partly(OnlineState):
+    """The state of a learner, and the comparisons that it fits to."""
+
+    fitted: PreferenceData
+
+
+@dataclass(frozen=True, eq=False)
+class Unfitted:
+    """A learner with offline pairs in its data, and so in ``Sigma``, but not in its fit."""
+
+    learner: OnlineAlgorithm[OnlineState]
+
+    def init(self, problem: Problem, data: PreferenceData, key: Key) -> OnlineState:
+        """Fit to nothing."""
+        return self._partly(data, data.reweighted(0.0 * data.count, 0.0 * data.wins), problem, key)
+
+    def step(
+        self, state: OnlineState, problem: Problem, feedback: PairFeedback, key: Key
+    ) -> tuple[OnlineState, Mapping[str, Array]]:
+        """Play one round, and fit to those that were played."""
+        new, report = self.learner.step(state, problem, feedback, key)
+        known: Any = state
+        count = known.fitted.count + new.data.count - state.data.count
+        wins = known.fitted.wins + new.data.wins - state.data.wins
+        return self._partly(new.data, new.data.reweighted(count, wins), problem, key), report
+
+    def policy(self, state: OnlineState) -> Policy:
+        """Return the learner's policy."""
+        return self.learner.policy(state)
+
+    def _partly(
+        self, data: PreferenceData, fitted: PreferenceData, problem: Problem, key: Key
+    ) -> _Partly:
+        own = self.learner.init(problem, fitted, key)
+        return _Partly(data, own.fit, own.confidence, own.plan, fitted)

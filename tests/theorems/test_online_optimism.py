@@ -190,7 +190,7 @@ def test_another_search_needs_no_part_of_the_bound(frame):
 
 @pytest.mark.parametrize(
     ("column", "factor", "words"),
-    [("other bound", 1.2, "largest share"), ("other bound", 0.7, "smallest share")],
+    [("other bound", 1.2, "largest share"), ("other bound", 0.7, "median share")],
 )
 def test_verdict_fails_if_the_bound_is_another_one(frame, column, factor, words):
     doctored = many(frame)
@@ -214,7 +214,7 @@ def test_verdict_fails_if_the_gap_falls_like_one_over_root_m(frame):
         ("no pair counted in Σ", "unseen arms"),
         ("bound (a) times 0.4", "largest share"),
         ("radius halved", "largest share"),
-        ("radius doubled", "smallest share"),
+        ("radius doubled", "median share"),
         ("each pair counted 25 times in Σ", "largest share"),
         ("fits to the last round alone", "unseen arms"),
     ],
