@@ -65,15 +65,16 @@ def sabotaged_learner(learner: OnlineAlgorithm[Any], sweep: Sweep) -> OnlineAlgo
     """Return a learner as the sweep has it wrong."""
     found: OnlineAlgorithm[Any] = learner
     if isinstance(learner, SameLawPairs):
-        found = replace(learner, learner=_wrong(learner.learner, sweep))
+        found = replace(learner, learner=sabotaged_parts(learner.learner, sweep))
     elif isinstance(learner, OnlineIterative):
-        found = _wrong(learner, sweep)
+        found = sabotaged_parts(learner, sweep)
     if sweep["misread"] or not sweep["remembers"]:
         found = _Misled(found, sweep["misread"], remembers=sweep["remembers"])
     return found
 
 
-def _wrong(learner: OnlineIterative, sweep: Sweep) -> OnlineIterative:
+def sabotaged_parts(learner: OnlineIterative, sweep: Sweep) -> OnlineIterative:
+    """Return a learner with its enhancer, planner and radius as the sweep has them wrong."""
     if not sweep["explores"] and isinstance(learner.enhancer, Optimistic | FromReference):
         learner = replace(learner, enhancer=OnPolicy())
     if sweep["planning_factor"] != 1.0:

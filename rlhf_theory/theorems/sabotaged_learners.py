@@ -27,6 +27,11 @@ def misread(data: PreferenceData, share: float) -> PreferenceData:
     return data.reweighted(data.count, data.wins + share * (data.count - 2.0 * data.wins))
 
 
+def misreads(learner: OfflineAlgorithm, share: float) -> OfflineAlgorithm:
+    """Return the learner that reads a share of the labels the wrong way round, as `misread`."""
+    return learner if share == 0.0 else _Misreading(learner, share)
+
+
 def plans_with(learner: OfflineAlgorithm, factor: float) -> OfflineAlgorithm:
     """Return the learner that plans with ``factor * eta``."""
     return learner if factor == 1.0 else _OtherPenalty(learner, factor)
@@ -79,6 +84,15 @@ def plans_chi_squared(rewards: Array, log_pi0: Array, eta: float, weight: float)
         total = xp.sum(xp.exp(log_pi0 + log_omega(y - c[..., None]) - shift), axis=-1)
         low, high = xp.where(total > 1.0, c, low), xp.where(total > 1.0, high, c)
     return log_softmax(log_pi0 + log_omega(y - c[..., None]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Misreading:
+    learner: OfflineAlgorithm
+    share: float
+
+    def __call__(self, problem: Problem, data: PreferenceData, key: Key) -> Solution[Policy]:
+        return self.learner(problem, misread(data, self.share), key)
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ def test_the_worlds_of_the_sweep_have_two_different_winners():
 
 def test_verdict_passes_on_what_the_theorem_says():
     checks = THEOREM.judge(ideal(THEOREM.quick), THEOREM.quick)
-    assert len(checks) == 6
+    assert len(checks) == 14
     assert [c.name for c in checks if not c.passed] == []
 
 
@@ -92,7 +92,8 @@ def test_verdict_fails_if_the_ratio_is_off(factor):
     rows = (doctored["world"] == "poor") & (doctored["arm"] == OFFLINE)
     doctored.loc[rows, "gap"] *= factor
     failed = [c.name for c in THEOREM.judge(doctored, THEOREM.quick) if not c.passed]
-    assert len(failed) == 2
+    # Two ratios, and the constant of the arm itself.
+    assert len(failed) == 3
     assert all("poorly" in name for name in failed)
 
 
@@ -102,6 +103,46 @@ def test_verdict_fails_if_the_other_side_wins():
     doctored.loc[rows, "gap"] *= 1.5
     failed = [c.name for c in THEOREM.judge(doctored, THEOREM.quick) if not c.passed]
     assert any("winner (offline)" in name for name in failed)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.4])
+def test_verdict_fails_if_all_arms_are_off_alike(factor):
+    doctored = ideal(THEOREM.quick)
+    doctored["gap"] *= factor
+    failed = [c.name for c in THEOREM.judge(doctored, THEOREM.quick) if not c.passed]
+    assert len(failed) == 6
+    assert all("over its constant" in name for name in failed)
+
+
+def test_verdict_fails_if_pairs_are_of_another_law():
+    doctored = ideal(THEOREM.quick)
+    rows = (doctored["world"] == "poor") & (doctored["arm"] == "iterates × π0")
+    # The same constant per label, from other shares of pairs.
+    doctored.loc[rows, "used"] *= 0.6
+    doctored.loc[rows, "gap"] /= 0.6
+    failed = [c.name for c in THEOREM.judge(doctored, THEOREM.quick) if not c.passed]
+    assert ["share of pairs" in name and "iterates × π0" in name for name in failed] == [True]
+
+
+SMALL = {**TINY, "replicas": 60, "block": 60, "labels": [100, 1000, 10_000, 50_000, 100_000]}
+
+
+@pytest.mark.parametrize("sabotage", THEOREM.sabotages, ids=lambda s: s.name)
+def test_sabotages_change_what_they_say(sabotage):
+    """In a world this small only what is far off shows: the mean against the right run."""
+    sweep = {**SMALL, **sabotage.settings}
+    for part in THEOREM.parts(sweep):
+        if not sabotage.touches(part):
+            continue
+        right, wrong = (THEOREM.measure(s, part, Key(0)) for s in (SMALL, sweep))
+        arm = part.settings["arm"]
+        if arm == "iterates × iterates" and not sweep["explores"]:
+            assert_allclose(wrong["gap"], right["gap"])
+            continue
+        one, other = (f[f["labels"] == 100_000] for f in (right, wrong))
+        scaled = [(f["used"] * f["gap"]).mean() for f in (one, other)]
+        shares = [f["used"].mean() for f in (one, other)]
+        assert abs(scaled[1] / scaled[0] - 1.0) > 0.1 or abs(shares[1] / shares[0] - 1.0) > 0.1
 
 
 def test_figure_caption_and_constants_come_from_the_curves(frame):
