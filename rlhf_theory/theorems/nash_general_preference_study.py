@@ -28,15 +28,24 @@ from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Part, Sweep, in_order
 from rlhf_theory.theorems.frames import by_replica, select
+from rlhf_theory.theorems.nash_general_preference_limits import Linearised
+from rlhf_theory.theorems.nash_general_preference_sabotages import (
+    sabotaged_game,
+    sabotaged_pessimist,
+)
+from rlhf_theory.theorems.online_exploration import unseen_arms
 from rlhf_theory.theorems.sweeps import block_of, nested_data, replica_parts
 from rlhf_theory.worlds.bandit import Bandit, Game
 
 COLUMNS = ["study", "game", "learner", "multiplier", "x", "labels", "replica", "value", "bound"]
-COLUMNS += ["distance"]
+COLUMNS += ["distance", "limit", "shift"]
 """``value`` is an exploitability; with ``eta KL(pi* || pi)`` added in ``offline``; a distance of
 log-probabilities in ``truth``, of probabilities in ``cycle``. ``x`` counts rounds or pairs
-(``offline``), or is the dial c (``dial``, ``population``) or eta (``truth``). ``labels`` are those
-used, ``distance`` is that of the truth from the estimate, in radii of the confidence set."""
+(``offline``, ``limit``), labels of a round (``labels``), or is the dial c (``dial``,
+``population``) or eta (``truth``). ``labels`` are those used, ``distance`` is that of the truth
+from the estimate, in radii of the confidence set. ``limit`` and ``shift`` are those of
+`Linearised`: what the value should be with many labels, and how far the pessimist has moved. In
+``arms``, where the multiplier is the number of unseen arms, the value is the gap."""
 
 GAMES: tuple[Game, ...] = ("logit", "probability")
 NASH = ("Nash, information ratio", "Nash, from π0", "Nash, self-play")
@@ -84,9 +93,14 @@ def parts(sweep: Sweep) -> Sequence[Part]:
     rounds = [{"study": "rounds", "game": g, "learner": name} for g in GAMES for name in learners]
     dial = [{"study": "dial", "cycle": c} for c in sweep["cycles"]]
     cells = [*rounds, {"study": "offline"}, *dial]
+    labels = [{"study": "labels", "learner": name} for name in NASH]
+    arms = [{"study": "arms", "learner": name, "arms": d} for name in NASH for d in sweep["arms"]]
     return [
         Part({"study": "population"}),
         *(Part({**cell, **block.settings}) for block in replica_parts(sweep) for cell in cells),
+        Part({"study": "limit", "first": 0, "stop": sweep["limit_replicas"]}),
+        *(Part({**cell, "first": 0, "stop": sweep["labels_replicas"]}) for cell in labels),
+        *(Part({**cell, "first": 0, "stop": sweep["arms_replicas"]}) for cell in arms),
     ]
 
 
@@ -95,6 +109,9 @@ def measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
     study = part.settings["study"]
     if study == "population":
         return pd.concat(_population(sweep), ignore_index=True)[COLUMNS]
+    if study in ("limit", "labels", "arms"):
+        found = {"limit": _limit, "labels": _labels, "arms": _arms}[study](sweep, part, key)
+        return pd.concat(found, ignore_index=True)[COLUMNS]
     game = part.settings.get("game", "logit")
     cycle = {name: value for name, value in part.settings.items() if name == "cycle"}
     first, world, own = block_of(part, world_of(sweep, game, **cycle), key)
@@ -125,10 +142,13 @@ def _frame(
     *,
     bound: Array = np.nan,
     distance: Array = np.nan,
+    limit: Array = np.nan,
+    shift: Array = np.nan,
     multiplier: float = 1.0,
 ) -> pd.DataFrame:
     value = to_numpy(value)
     columns = {"labels": labels, "value": value, "bound": bound, "distance": distance}
+    columns |= {"limit": limit, "shift": shift}
     host = {k: np.broadcast_to(to_numpy(v), value.shape) for k, v in columns.items()}
     named = {"study": study, "game": game, "learner": learner, "multiplier": multiplier, "x": x}
     return pd.DataFrame({**named, **host, "replica": np.arange(value.shape[0])})
@@ -148,7 +168,7 @@ def _play(learner: Any, world: Bandit, key: Key, rounds: int) -> Iterator[tuple[
 
 def _rounds(sweep: Sweep, world: Bandit, name: str, key: Key) -> Iterator[pd.DataFrame]:
     """Play all rounds: exploitability of every main agent, and its bounds where there are some."""
-    learner = _learner(name, sweep, world, sweep["batch_size"])
+    learner = sabotaged_game(_learner(name, sweep, world, sweep["batch_size"]), sweep)
     multipliers = sweep["multipliers"] if name == NASH[0] else [1.0]
     if world.game != "logit" or name == BRADLEY_TERRY:
         multipliers = []
@@ -169,7 +189,8 @@ def _rounds(sweep: Sweep, world: Bandit, name: str, key: Key) -> Iterator[pd.Dat
                 start=last[c].warm if c in last else None,
             )
             distance = _distance(ball, world)
-            yield _frame("rounds", *here, bound=last[c].value, distance=distance, multiplier=c)
+            bound = sweep["bound_factor"] * last[c].value
+            yield _frame("rounds", *here, bound=bound, distance=distance, multiplier=c)
 
 
 def _distance(ball: Ellipsoid, world: Bandit) -> np.ndarray:
@@ -183,7 +204,8 @@ def _offline(sweep: Sweep, world: Bandit, key: Key) -> Iterator[pd.DataFrame]:
     for n, data in nested_data(world, sweep["pairs"], key):
         for c in sweep["offline_multipliers"]:
             rule = Scaled(_rule(sweep, world), c)
-            plan = OfflinePessimisticNash(radius=rule)(world.problem, data, key)
+            learner = sabotaged_pessimist(OfflinePessimisticNash(radius=rule), sweep)
+            plan = learner(world.problem, data, key)
             plan.require()
             fit = rule.fit(data, data.skew)
             ball: Any = rule.confidence_set(fit, data, world.problem, data.skew)
@@ -199,6 +221,71 @@ def _offline(sweep: Sweep, world: Bandit, key: Key) -> Iterator[pd.DataFrame]:
                 distance=_distance(ball, world),
                 multiplier=c,
             )
+
+
+def _limit(sweep: Sweep, part: Part, key: Key) -> Iterator[pd.DataFrame]:
+    """Fit to very many pairs from pi0; what the exploitability and the policy should be there."""
+    world = world_of({**sweep, "replicas": part.settings["stop"]}, "logit")
+    near, n = Linearised.of(world), sweep["limit_pairs"]
+    data = world.offline_data(key.child("limit"), n)
+    x, _ = world.population
+    for c in sweep["limit_multipliers"]:
+        rule = Scaled(_rule(sweep, world), c)
+        plan = sabotaged_pessimist(OfflinePessimisticNash(radius=rule), sweep)(
+            world.problem, data, key
+        )
+        policy = plan.require()
+        fit = rule.fit(data, data.skew)
+        ball = rule.confidence_set(fit, data, world.problem, data.skew)
+        bonus = to_numpy(PessimisticPreference(ball).bonus(x))
+        yield _frame(
+            "limit",
+            "logit",
+            PESSIMISTIC,
+            n,
+            world.evaluate(policy)["exploitability"],
+            data.n_labels,
+            limit=near.pessimist(data, bonus),
+            shift=near.shift(to_numpy(policy.log_probs(x)), bonus),
+            multiplier=c,
+        )
+
+
+def _labels(sweep: Sweep, part: Part, key: Key) -> Iterator[pd.DataFrame]:
+    """Play a few rounds of many labels; what the exploitability after the last should be."""
+    name, m = part.settings["learner"], sweep["large_batch"]
+    world = world_of({**sweep, "replicas": part.settings["stop"]}, "logit")
+    learner = sabotaged_game(_learner(name, sweep, world, m), sweep)
+    state = None
+    for _, last in _play(learner, world, key.child("labels"), sweep["large_rounds"]):
+        state = last
+    if state is None:
+        return
+    gap = world.evaluate(learner.policy(state))["exploitability"]
+    limit = Linearised.of(world).noise(state.data)
+    yield _frame("labels", "logit", name, m, gap, state.data.n_labels, limit=limit)
+
+
+def _arms(sweep: Sweep, part: Part, key: Key) -> Iterator[pd.DataFrame]:
+    """Play among unseen arms: for Bradley-Terry and logits the exploitability is the gap."""
+    name, dim = part.settings["learner"], part.settings["arms"]
+    world = unseen_arms(dim, part.settings["stop"])
+    learner = sabotaged_game(_learner(name, sweep, world, sweep["arms_batch"]), sweep)
+    own, start = key.child("arms", dim), None
+    for t, state in _play(learner, world, own, 2 * dim + 1):
+        found = exploitability_bound(
+            world.problem,
+            state.plan.value,
+            state.confidence,
+            own.child("bound", t),
+            n_random=2,
+            start=start,
+        )
+        start = found.warm
+        gap = world.evaluate(learner.policy(state))["gap"]
+        labels = state.data.n_labels
+        frame = _frame("arms", "logit", name, t, gap, labels, bound=found.value)
+        yield frame.assign(multiplier=float(dim))
 
 
 def _offline_sides(

@@ -16,7 +16,6 @@ from rlhf_theory.core import (
     Planner,
     Policy,
     Problem,
-    RewardModel,
     Solution,
 )
 from rlhf_theory.data import Comparisons, PairQuery, PreferenceData
@@ -68,9 +67,15 @@ def sabotaged_learner(learner: OnlineAlgorithm[Any], sweep: Sweep) -> OnlineAlgo
         found = replace(learner, learner=sabotaged_parts(learner.learner, sweep))
     elif isinstance(learner, OnlineIterative):
         found = sabotaged_parts(learner, sweep)
-    if sweep["misread"] or not sweep["remembers"]:
-        found = _Misled(found, sweep["misread"], remembers=sweep["remembers"])
-    return found
+    wrong: OnlineAlgorithm[Any] = misled(found, sweep)
+    return wrong
+
+
+def misled(learner: Any, sweep: Sweep) -> Any:
+    """Return a learner that misreads labels, or forgets them, as the sweep says."""
+    if not sweep["misread"] and sweep["remembers"]:
+        return learner
+    return _Misled(learner, sweep["misread"], remembers=sweep["remembers"])
 
 
 def sabotaged_parts(learner: OnlineIterative, sweep: Sweep) -> OnlineIterative:
@@ -79,7 +84,7 @@ def sabotaged_parts(learner: OnlineIterative, sweep: Sweep) -> OnlineIterative:
         learner = replace(learner, enhancer=OnPolicy())
     if sweep["planning_factor"] != 1.0:
         factor = sweep["planning_factor"]
-        learner = replace(learner, planner=_OtherPenalty(learner.planner, factor))
+        learner = replace(learner, planner=OtherPenalty(learner.planner, factor))
     return replace(learner, radius=sabotaged_rule(learner.radius, sweep))
 
 
@@ -115,15 +120,16 @@ class _Counted:
 
 
 @dataclass(frozen=True)
-class _OtherPenalty:
-    """A planner that plans with ``factor * eta``."""
+class OtherPenalty:
+    """A planner of any model that plans with ``factor * eta``."""
 
-    planner: Planner[RewardModel]
+    planner: Planner[Any]
     factor: float
 
     def __call__(
-        self, model: RewardModel, problem: Problem, key: Key, start: Policy | None = None
+        self, model: Any, problem: Problem, key: Key, start: Policy | None = None
     ) -> Solution[Policy]:
+        """Return the plan of that penalty."""
         settings: Any = problem  # every problem is a dataclass with its eta
         other = replace(settings, eta=self.factor * problem.eta)
         return self.planner(model, other, key, start)
