@@ -68,7 +68,8 @@ class PlotSpec(Table):
         the logarithmic range.
     x
         ``"round"``, ``"pairs"`` or ``"labels"``; None takes what learners count, and labels where
-        online and offline ones meet.
+        learners are compared that have used different numbers of them, or where online and offline
+        ones meet.
     notion
         Which regret; ``"cumulative"`` unless set.
     baseline

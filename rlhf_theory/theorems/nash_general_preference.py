@@ -451,7 +451,7 @@ _FULL = {
     "limit_pairs": 10**10,
     "limit_multipliers": [1.0, 0.0],
     "limit_replicas": 1024,
-    "large_batch": 1024,
+    "large_batch": 512,
     "large_rounds": 4,
     "labels_replicas": 512,
     "arms": [2, 4, 8],

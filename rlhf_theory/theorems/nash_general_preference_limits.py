@@ -67,15 +67,20 @@ class Linearised:
         return np.asarray((both - mean_f * mean_g) @ self.weights)
 
     def noise(self, data: PreferenceData) -> np.ndarray:
-        """Return the mean exploitability of the plug-in equilibrium of such data, ``(R,)``."""
+        """Return the mean exploitability of the plug-in equilibrium of such data, ``(R,)``.
+
+        Infinite where the data leave a direction open.
+        """
         facing = np.einsum("xb,xabp->xap", self.star, self.psi)
         spread = facing - np.einsum("xa,xap->xp", self.star, facing)[:, None]
         g = np.einsum("x,xa,xap,xaq->pq", self.weights, self.star, spread, spread)
         count = to_numpy(data.count)
         truth = np.broadcast_to(to_numpy(self.world.theta_star), (count.shape[0], g.shape[0]))
         h = to_numpy(fisher_information(truth, data.skew, data.count))
-        solved = np.linalg.solve(h, np.broadcast_to(g, h.shape))
-        return np.asarray(np.trace(solved, axis1=1, axis2=2) / (2.0 * self.world.problem.eta))
+        seen = np.linalg.eigvalsh(h)[:, 0] > 1e-12 * count.sum(axis=-1)
+        solved = np.linalg.solve(np.where(seen[:, None, None], h, np.eye(g.shape[0])), g)
+        trace = np.trace(solved, axis1=1, axis2=2)
+        return np.where(seen, trace / (2.0 * self.world.problem.eta), np.inf)
 
     def moved(self, bonus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how a bonus ``(R, X, A, A)`` moves the pessimist, and its distance to best reply.

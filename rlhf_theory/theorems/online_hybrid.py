@@ -122,7 +122,9 @@ def _measure(sweep: Sweep, part: Part, key: Key) -> pd.DataFrame:
         sweep = {**sweep, "batch": batch, "rounds": sweep["large_rounds"]}
         key, watches = key.child("large", batch), (LimitingGap(world), ExpectedGap(world, batch))
     elif name == _HYBRID:
-        watches = (*watches, OtherSearch(world, sweep), OtherTerms(world, sweep))
+        watches = (*watches, OtherTerms(world, sweep))
+        if offline in (0, sweep["shown"]):  # enough of a search that takes its time
+            watches = (*watches, OtherSearch(world, sweep))
     learner = sabotaged_learner(exploring_learners(sweep)[name], sweep)
     if not sweep["offline_fitted"]:
         learner = Unfitted(learner)
@@ -224,8 +226,9 @@ def _of_hybrid(frame: pd.DataFrame, sweep: Sweep) -> list[pd.DataFrame]:
 def _bounds_say(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     """Return whether bounds are those of the claim, neither smaller nor larger."""
     parts = _of_hybrid(frame, sweep)
+    searched = [p for p in parts if p["offline"].iloc[0] in (0, sweep["shown"])]
     share = np.concatenate(
-        [(played(p, "other bound") / played(p, "bound R2′")).ravel() for p in parts]
+        [(played(p, "other bound") / played(p, "bound R2′")).ravel() for p in searched]
     )
     terms = [
         (played(p, "enhancer") + played(p, "coverage_term")) / played(p, "other terms") - 1.0

@@ -52,7 +52,7 @@ _STAY = ("π0 as enhancer", "on-policy pairs")
 # starts of the bound may have missed (4 %, see departures).
 _FOUND = (0.9, 1.05)
 # Agreement with the limit and the slope -1 beyond 95 % intervals, set before looking: intervals
-# have half widths of .12 and .06 (128 replicas), and at the labels of the study terms of higher
+# have half widths of .12 and .08 (128 replicas), and at the labels of the study terms of higher
 # order are 2K / (eta n) = 2 % at most, K / n the gap.
 _SLACK = 0.05
 _SLOPE_SLACK = 0.1
@@ -464,7 +464,7 @@ _FULL: Sweep = {
     "count_lam": 0.1,
     "labels_world": {"eta": 0.3, "norm": 0.7},
     "labels_rounds": 5,
-    "batches": [1024, 4096, 16_384],
+    "batches": [1024, 2896, 8192],
     "arms_batch": 1024,
     "arms_replicas": 32,
     **RIGHT,

@@ -158,7 +158,7 @@ def test_figure_caption_and_constants_come_from_the_curves(frame):
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
     assert "95 % intervals over 112 replicas" in THEOREM.caption(frame, TINY)
     constants = THEOREM.constants(frame, TINY)
-    # A looseness, and at last the spread of the win probabilities and the intransitivity of two worlds.
+    # A looseness, and at last spread of the win probabilities and intransitivity of two worlds.
     assert len(constants) == 2 * (1 + 4) + 3 + 1 + 2 + 2 * 2
 
 

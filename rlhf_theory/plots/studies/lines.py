@@ -31,14 +31,18 @@ from rlhf_theory.studies.places import PLACES
 _FEW = 12
 # A logarithmic axis over less says nothing that a linear one does not, and has no room for labels.
 _LEAST_RANGE = 4.0
+# Numbers of labels this close, relatively, are the same for a comparison.
+_SAME_LABELS = 0.02
 # Labels stand next to their curves up to this number, in a single wide panel.
 _MOST_ENDS = 10
 
 
-def x_kind(layout: Layout, x: str | None) -> str:
+def x_kind(layout: Layout, x: str | None, *, compares: bool = True) -> str:
     """Return what the horizontal axis shows: ``"round"``, ``"pairs"`` or ``"labels"``.
 
-    None takes what the series count, and labels where online and offline learners meet.
+    None takes what the series count, and labels where that would set different numbers of labels
+    beside each other: where online and offline learners meet and, if the figure ``compares``, where
+    the series of a panel have used different numbers of labels at one place.
     """
     kinds = {s.counted for s in layout.series}
     if x in PLACES and kinds != {x}:
@@ -47,13 +51,28 @@ def x_kind(layout: Layout, x: str | None) -> str:
             "pairs; use x='labels', or draw them apart."
         )
         raise ValueError(message)
-    if x == "labels" or len(kinds) > 1:
+    if x == "labels" or len(kinds) > 1 or (x is None and compares and _labels_differ(layout)):
         lacking = [s.label for s in layout.series if not np.all(np.isfinite(s.labels))]
         if lacking:
             message = f"x='labels' needs the column labels; {', '.join(lacking)} has none."
             raise ValueError(message)
         return "labels"
     return kinds.pop()
+
+
+def _labels_differ(layout: Layout) -> bool:
+    """Return whether series of one panel have used different numbers of labels at a place."""
+    if not all(np.all(np.isfinite(s.labels)) for s in layout.series):
+        return False
+    for panel in layout.panels:
+        used: dict[float, list[float]] = {}
+        for series in panel.series:
+            for place, labels in zip(series.place, series.labels, strict=True):
+                used.setdefault(float(place), []).append(float(labels))
+        # Beyond what the noise of a mean over replicas does to equal laws.
+        if any(max(found) > (1.0 + _SAME_LABELS) * min(found) for found in used.values()):
+            return True
+    return False
 
 
 def along(series: Series, kind: str) -> np.ndarray:
@@ -139,7 +158,7 @@ def regret(frame: pd.DataFrame, options: Options) -> tuple[Figure, str]:
         return notion.of(table, series.place)
 
     y = _metric_labels(layout, lambda metric: notion.label.format(short(metric)))
-    return _curves(layout, values, y, options, notion.remark)
+    return _curves(layout, values, y, options, notion.remark, compares=False)
 
 
 @sheets.kind(
@@ -183,8 +202,9 @@ def _curves(
     remark: str = "",
     *,
     level: float | None = None,
+    compares: bool = True,
 ) -> tuple[Figure, str]:
-    kind = x_kind(layout, options.spec.x)
+    kind = x_kind(layout, options.spec.x, compares=compares)
     # What is compared with a level is a ratio to the bound already.
     bound = options.spec.bound if level is None else None
     found, dropped = _found(layout, values, kind, options)

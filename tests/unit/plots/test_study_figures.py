@@ -93,6 +93,36 @@ def test_labels_are_the_axis_where_online_and_offline_meet():
         study_figure(frame.drop(columns="labels"), x="labels")
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("suboptimality", {}), ("ratio", {"bound": "d / sqrt(labels)"}), ("slopes", {})],
+)
+def test_learners_with_different_numbers_of_labels_are_compared_at_equal_ones(kind, more):
+    """A round of one is 1.6 times as many labels as a round of the other: see the figure of each.
+
+    Against rounds the one that asks more would look better where both have the same curve.
+    """
+    frame = study_frame(3, (4,), replicas=6, points=10)
+    same = study_figure(frame, kind, **more)
+    assert "labels used" not in same.caption
+    rows = frame["learner"] == "GSHF"
+    frame.loc[rows, "labels"] *= 1.6
+    figure = study_figure(frame, kind, **more)
+    assert "against labels used" in figure.caption or "labels used" in figure.caption
+    found = figure.numbers().query("series == 'GSHF'")["x"].dropna().astype(float)
+    assert found.max() <= frame.loc[rows, "labels"].max()
+    assert found.max() > frame.loc[rows, "place"].max()
+    # On request, and where a sum over rounds is shown, rounds stay.
+    assert "labels used" not in study_figure(frame, kind, x="round", **more).caption
+    assert "labels used" not in study_figure(frame, "regret").caption
+
+
+def test_numbers_of_labels_within_noise_are_equal():
+    frame = study_frame(3, (4,), replicas=6, points=10)
+    frame.loc[frame["learner"] == "GSHF", "labels"] *= 1.01
+    assert "labels used" not in study_figure(frame).caption
+
+
 @pytest.mark.parametrize("notion", ["cumulative", "average", "simple", "best"])
 def test_notions_of_regret(frame, notion):
     figure = study_figure(frame, "regret", notion=notion)
