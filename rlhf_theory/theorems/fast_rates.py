@@ -17,6 +17,7 @@ from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampli
 from rlhf_theory.evaluation.gaps import suboptimality
 from rlhf_theory.evaluation.statistics import (
     Interval,
+    line_slope,
     mean_interval,
     resample_means,
     slopes_between,
@@ -127,11 +128,8 @@ class _Curves:
         inside = (self.n >= low) & (self.n <= high)
         if inside.sum() < 2:
             return Interval(np.nan, np.nan, np.nan)
-        log_n = np.log(self.n[inside])
-        slope = self.worst(
-            lambda m: np.polyfit(log_n, np.log(m[:, inside]).T, 1)[0][:, None],
-        )
-        return slope.at(0)
+        slope = line_slope(np.log(self.n[inside]))
+        return self.worst(lambda m: slope(m[:, inside])).at(0)
 
 
 def _curves(frame: pd.DataFrame, penalty: float) -> _Curves:
