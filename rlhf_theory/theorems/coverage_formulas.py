@@ -70,7 +70,7 @@ def formulas(collected: Collected, norm: float, sweep: Sweep) -> Mapping[str, np
     fixed = np.sqrt(d + 2.0 * np.sqrt(d * log) + 2.0 * log) / 2.0 / gamma
     adaptive = np.sqrt(2.0 * log + log_det - d * np.log(lam)) / 2.0 / gamma
     ball = 4.0 * lam * norm**2
-    ratio = log + d * np.log(max(np.e, 2.0 * np.e * norm * n * longest / d))
+    ratio = log + d * max(1.0, 1.0 + np.log(2.0 * norm * n * longest / d))
     found = {
         "R1": fixed + np.sqrt(fixed**2 + ball),
         "R1′": np.sqrt(fixed**2 + ball),

@@ -60,3 +60,23 @@ def test_the_expected_error_of_counts_is_the_mean_error():
         errors.append(found.ece)
         expected.append(found.ece_expected)
     assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.1)
+
+
+@pytest.mark.parametrize("n_bins", [4, 10])
+def test_comparisons_of_weight_0_are_as_good_as_absent(n_bins):
+    u, y = merged(40, 3)
+    share, w = y.mean(axis=1), np.full(40, 3.0)
+    more = Key(9).normal_numpy(1, 12)[0]
+    alone = calibration(u, share, weights=w, n_bins=n_bins)
+    beside = calibration(
+        np.concatenate([more, u]),
+        np.concatenate([np.zeros(12), share]),
+        weights=np.concatenate([np.zeros(12), w]),
+        n_bins=n_bins,
+    )
+    columns = ["low", "high", "n", "confidence", "won"]
+    np.testing.assert_allclose(beside.table[columns], alone.table[columns], rtol=1e-12)
+    for name in ("ece", "ece_expected", "z", "temperature"):
+        assert getattr(beside, name) == pytest.approx(getattr(alone, name), rel=1e-9)
+    for name in ("accuracy", "log_loss", "brier"):
+        assert getattr(beside, name).value == pytest.approx(getattr(alone, name).value, rel=1e-12)

@@ -13,7 +13,11 @@ from llm_bridge.labels.people import LabelFile
 from llm_bridge.language.sampler import BatchedSampler
 from llm_bridge.planning.direct import DirectPreference, IterativeDirect
 from llm_bridge.planning.examples import label_training
-from llm_bridge.planning.examples.label_training import labelled_examples, trained_on
+from llm_bridge.planning.examples.label_training import (
+    _still_falling,
+    labelled_examples,
+    trained_on,
+)
 from llm_bridge.pools.data import Comparison
 from llm_bridge.pools.policy import LanguageModelPolicy
 from llm_bridge.pools.problem import PromptProblem
@@ -295,3 +299,11 @@ def test_scales_that_contradict_are_refused(settings, says):
     if "radius" not in settings:
         with pytest.raises(ValueError, match=says):
             IterativeDirect(**settings)
+
+
+def test_the_residual_is_how_much_the_loss_fell_between_the_last_two_fifths():
+    # 20 steps down by 1 each: fifths of 4 steps, 4 apart.
+    assert _still_falling(np.arange(20.0)[::-1]) == 4.0
+    assert _still_falling(np.arange(20.0)) == 0.0
+    assert _still_falling(np.array([1.0])) == float("inf")
+    assert _still_falling(np.array([3.0, 1.0])) == 2.0

@@ -81,6 +81,16 @@ def test_imitation_raises_the_objective(problem, rule, stages):
     assert plan.n_iter > 0
 
 
+@pytest.mark.parametrize(("share", "converged"), [(1.01, True), (0.99, False)])
+def test_a_plan_has_converged_just_where_its_gap_is_within_the_tolerance(problem, share, converged):
+    settings = TrainingSettings(epochs=1, batch_size=8, learning_rate=1e-3, progress=False)
+    gap = float(Imitation.of(settings, draws=8)(REWARD, problem, Key(5)).residual[0])
+    assert gap > 0.0
+    plan = Imitation.of(settings, draws=8, tol=share * gap)(REWARD, problem, Key(5))
+    assert float(plan.residual[0]) == pytest.approx(gap, rel=1e-9)
+    assert bool(plan.converged[0]) is converged
+
+
 def test_refuses_what_cannot_work(problem):
     for bad in ({"rule": "worst"}, {"stages": 0}, {"draws": 1}, {"tol": -1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):

@@ -146,6 +146,19 @@ def test_training_comes_nearer_to_the_equilibrium(problem, preference, update):
     assert_allclose(float(plan.residual[0]), gap(plan.value), rtol=1e-10)
     assert gap(plan.value) < 0.5 * gap(problem.policy)
     assert plan.n_iter == 2 * 25
+    assert bool(plan.converged[0]) == (gap(plan.value) <= planner.tol)
+
+
+@pytest.mark.parametrize(("share", "converged"), [(1.01, True), (0.99, False)])
+def test_a_plan_has_converged_just_where_its_gap_is_within_the_tolerance(
+    problem, preference, share, converged
+):
+    settings = TrainingSettings(epochs=1, batch_size=2, learning_rate=1e-3, progress=False)
+    gap = float(SelfPlay.of(settings, rounds=1)(preference, problem, Key(1)).residual[0])
+    assert gap > 0.0
+    plan = SelfPlay.of(settings, rounds=1, tol=share * gap)(preference, problem, Key(1))
+    assert float(plan.residual[0]) == pytest.approx(gap, rel=1e-9)
+    assert bool(plan.converged[0]) is converged
 
 
 def test_nothing_learnt_yet_is_answered_by_pi0(problem):

@@ -64,7 +64,7 @@ from rlhf_theory.rewards import (
 )
 from rlhf_theory.visited_pairs import VisitedPairs
 from rlhf_theory.worlds.bandit import Bandit
-from rlhf_theory.worlds.misspecified import TanhReward
+from rlhf_theory.worlds.misspecified_worlds import TanhReward
 
 
 def bandits(bandit: Bandit) -> list[World]:

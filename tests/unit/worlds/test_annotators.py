@@ -20,7 +20,7 @@ from rlhf_theory.worlds import (
     misspecification,
     tie_cycle,
 )
-from rlhf_theory.worlds.annotators import draw_deviations
+from rlhf_theory.worlds.annotator_worlds import draw_deviations
 from tests.helpers.statistics import assert_frequencies
 
 SMALL = {"contexts": 4, "actions": 5, "dim": 3, "replicas": 3}

@@ -5,7 +5,7 @@ from scipy import stats
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds import linear
-from rlhf_theory.worlds.linear import draw_features, draw_reference, draw_theta
+from rlhf_theory.worlds.linear_worlds import draw_features, draw_reference, draw_theta
 from tests.helpers.statistics import ALARM
 
 SMALL = {"contexts": 4, "actions": 3, "dim": 2, "replicas": 3}

@@ -12,7 +12,7 @@ from rlhf_theory.policies import ReferencePolicy, TablePolicy
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds import linear, misspecification, misspecified, tie_cycle
-from rlhf_theory.worlds.misspecified import TanhReward
+from rlhf_theory.worlds.misspecified_worlds import TanhReward
 from tests.helpers.small import log
 
 SMALL = {"contexts": 4, "actions": 5, "dim": 3, "replicas": 3}

@@ -22,7 +22,7 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward, TableReward
 from rlhf_theory.worlds.bandit import Bandit, arguments_of
-from rlhf_theory.worlds.linear import Reference, draw_reference, linear
+from rlhf_theory.worlds.linear_worlds import Reference, draw_reference, linear
 
 # Contexts whose rewards set the scale of a world of fresh contexts.
 _SCALE_CONTEXTS = 512

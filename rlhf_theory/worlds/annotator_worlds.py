@@ -18,7 +18,7 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.worlds.bandit import Bandit, Game, arguments_of
-from rlhf_theory.worlds.linear import Reference, linear
+from rlhf_theory.worlds.linear_worlds import Reference, linear
 
 
 def draw_deviations(key: Key, rows: int, dim: int, weights: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from rlhf_theory.randomness import Key
 from rlhf_theory.register import register
 from rlhf_theory.rewards import LinearReward, SkewBilinear, TablePreference, TableReward
 from rlhf_theory.worlds.bandit import Bandit, Game, arguments_of, one_context
-from rlhf_theory.worlds.linear import LinearContexts, Reference, draw_theta
+from rlhf_theory.worlds.linear_worlds import LinearContexts, Reference, draw_theta
 
 
 @register("world", "intransitive", {"contexts": 4, "actions": 4, "dim": 3})
