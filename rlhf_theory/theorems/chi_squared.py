@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rlhf_theory.arrays import Array, to_numpy
+from rlhf_theory.arrays import to_numpy
 from rlhf_theory.estimators.margin_mle import bounded_margin_mle
 from rlhf_theory.evaluation.gaps import regret
 from rlhf_theory.evaluation.statistics import (
@@ -112,22 +111,16 @@ def _losses(n: int, betas: np.ndarray, world: Bandit, key: Key, sweep: Sweep) ->
     fit = bounded_margin_mle(data, bound=sweep["range"])
     estimate = LinearReward(fit.require()).rewards(x)
     truth = LinearReward(world.theta_star).rewards(x)
-    policies: tuple[Callable[[float], Array], ...] = tuple(
-        partial(_plan, estimate, x.log_pi0, sweep["planning_factor"], sweep[name])
-        for name in ("chi_weight_of_kl", "chi_weight")
-    )
+
+    def loss(chi_weight: float, beta: float) -> np.ndarray:
+        eta = sweep["planning_factor"] * beta
+        log_pi = plans_chi_squared(estimate, x.log_pi0, eta, chi_weight)
+        return to_numpy(regret(log_pi, truth, x.log_pi0, weights))
+
+    methods = (sweep["chi_weight_of_kl"], sweep["chi_weight"])
     return np.stack(
-        [
-            np.stack(
-                [to_numpy(regret(plan(float(b)), truth, x.log_pi0, weights)) for b in betas], axis=1
-            )
-            for plan in policies
-        ]
+        [np.stack([loss(weight, float(b)) for b in betas], axis=1) for weight in methods]
     )
-
-
-def _plan(rewards: Array, log_pi0: Array, factor: float, chi_weight: float, beta: float) -> Array:
-    return plans_chi_squared(rewards, log_pi0, factor * beta, chi_weight)
 
 
 def _rows(method: str, n: int, betas: np.ndarray, loss: np.ndarray) -> list[pd.DataFrame]:

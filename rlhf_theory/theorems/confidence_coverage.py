@@ -152,9 +152,8 @@ def _tight(frame: pd.DataFrame, sweep: Sweep) -> list[Check]:
     checks = []
     for rule in dict.fromkeys(row.rule for row in stored):
         rows = [row for row in stored if row.rule == rule]
-        found = [_compared(once, row, limit) for row in rows]
-        chance, share = min(found, key=lambda each: each[0])
-        row = rows[found.index((chance, share))]
+        found = [(*_compared(once, row, limit), row) for row in rows]
+        chance, share, row = min(found, key=lambda each: each[0])
         checks.append(
             estimate(
                 f"{rule}, how much of it is needed: replicas below the stored {row.quantile:.0%} "

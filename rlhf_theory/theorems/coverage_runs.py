@@ -20,9 +20,9 @@ from rlhf_theory.problems import FiniteProblem
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Part, Sweep
 from rlhf_theory.theorems.coverage_formulas import Collected, formulas
-from rlhf_theory.theorems.coverage_sets import Sets, in_hessian, sabotaged_sets, settings
+from rlhf_theory.theorems.coverage_sets import Sets, sabotaged_sets, settings
 from rlhf_theory.theorems.query_rules import QUERY_RULES, Query
-from rlhf_theory.theorems.sabotaged_learners import misread
+from rlhf_theory.theorems.sabotaged_learners import misread, recounted
 from rlhf_theory.theorems.sweeps import block_of, linear_world, replica_parts
 from rlhf_theory.worlds.bandit import Bandit
 
@@ -95,7 +95,7 @@ def _run(
         fit = _fit(seen, norm, fit)
         total = collected.labels
         sets = sabotaged_sets(sweep, norm, seen)
-        counted = seen.reweighted(sweep["counted"] * seen.count, sweep["counted"] * seen.wins)
+        counted = recounted(seen, sweep["counted"])
         found = used_shares(sets, sweep["lam"], counted, fit, world.theta_star)
         for rule, (_, used) in found.items():
             peak[rule] = np.maximum(peak.get(rule, 0.0), used)
@@ -180,7 +180,7 @@ def _used_in_hessian(
     for name, parts in sets.items():
         if isinstance(parts, LikelihoodRule) and name in ("R3", "R4"):
             beta = parts.beta(data, fit=fit)
-            found[in_hessian(name)] = (beta, error / beta)
+            found[f"{name} in H"] = (beta, error / beta)
     return found
 
 

@@ -60,11 +60,6 @@ range of the curvature, of the terms with ``log det V`` or ``d log`` and with ``
 a power of delta."""
 
 
-def in_hessian(rule: str) -> str:
-    """Return what the ellipsoid is called that a threshold on the likelihood implies."""
-    return f"{rule} in H"
-
-
 def settings(sweep: Sweep, norm: float) -> Sweep:
     """Return the settings of every rule; ``norm`` bounds the parameters."""
     return {"theta_bound": norm, "delta": sweep["delta"], "lam": sweep["lam"]}

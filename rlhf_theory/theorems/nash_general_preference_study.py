@@ -256,11 +256,7 @@ def _labels(sweep: Sweep, part: Part, key: Key) -> Iterator[pd.DataFrame]:
     name, m = part.settings["learner"], sweep["large_batch"]
     world = world_of({**sweep, "replicas": part.settings["stop"]}, "logit")
     learner = sabotaged_game(_learner(name, sweep, world, m), sweep)
-    state = None
-    for _, last in _play(learner, world, key.child("labels"), sweep["large_rounds"]):
-        state = last
-    if state is None:
-        return
+    *_, (_, state) = _play(learner, world, key.child("labels"), sweep["large_rounds"])
     gap = world.evaluate(learner.policy(state))["exploitability"]
     limit = Linearised.of(world).noise(state.data)
     yield _frame("labels", "logit", name, m, gap, state.data.n_labels, limit=limit)

@@ -13,12 +13,13 @@ from rlhf_theory.algorithms.online_iterative import OnlineState
 from rlhf_theory.arrays import Array, to_numpy
 from rlhf_theory.core import Problem
 from rlhf_theory.estimators.mle import fisher_information
-from rlhf_theory.evaluation.coverage import fisher_of_sampling, policy_covariance
+from rlhf_theory.evaluation.coverage import fast_rate_constant, fisher_of_sampling
 from rlhf_theory.oracles import BradleyTerry
 from rlhf_theory.planners.gibbs import gibbs_log_probs
 from rlhf_theory.randomness import Key
 from rlhf_theory.rewards import LinearReward
 from rlhf_theory.theorems.card import Sweep
+from rlhf_theory.theorems.coverage_formulas import Collected, formulas
 from rlhf_theory.worlds.bandit import Bandit, one_context
 
 _RARITY = 16.0
@@ -70,19 +71,13 @@ class LimitingGap:
         del key
         data = state.data
         theta = np.broadcast_to(to_numpy(self.world.theta_star), (problem.n_replicas, problem.dim))
-        information = to_numpy(fisher_information(theta, data.differences, data.count))
+        information = fisher_information(theta, data.differences, data.count)
         return {"limit": _limit(self.world, information)}, memory
 
 
-def _limit(world: Bandit, information: np.ndarray) -> np.ndarray:
-    """Return ``tr(H^-1 C*) / (2 eta)``, infinite where ``H`` leaves a direction open."""
-    x, weights = world.population
-    covariance = to_numpy(policy_covariance(x, weights, world.log_pi_star))
-    seen = np.linalg.eigvalsh(information)[:, 0] > 0.0
-    safe = np.where(seen[:, None, None], information, np.eye(information.shape[-1]))
-    solved = np.linalg.solve(safe, np.broadcast_to(covariance, safe.shape))
-    trace = np.trace(solved, axis1=1, axis2=2)
-    return np.where(seen, trace / (2.0 * world.problem.eta), np.inf)
+def _limit(world: Bandit, information: Array) -> Array:
+    """Return ``tr(H^-1 C*) / (2 eta)``, ``(R,)``: information of all pairs in place of one."""
+    return fast_rate_constant(information, *world.population, world.log_pi_star, world.problem.eta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,14 +206,10 @@ def own_ball(
     world: Bandit, sweep: Sweep, state: OnlineState, problem: Problem
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ``Sigma`` and R2' of the claims, worked out from the counts."""
-    phi, count = to_numpy(world.population[0].phi)[0], to_numpy(state.data.count)
-    first, second = np.triu_indices(phi.shape[1], k=1)
-    rows = (phi[:, first] - phi[:, second]).reshape(-1, problem.dim)
-    lam, delta, b = (sweep[name] for name in ("lam", "delta", "theta_bound"))
+    phi, count = to_numpy(world.population[0].phi), to_numpy(state.data.count)
+    first, second = np.triu_indices(phi.shape[2], k=1)
+    rows = (phi[0][:, first] - phi[0][:, second]).reshape(-1, problem.dim)
     gram = np.einsum("rn,ni,nj->rij", count, rows, rows, optimize=True)
-    sigma = lam * np.eye(problem.dim) + gram
-    m = b * float(np.linalg.norm(rows, axis=-1).max())
-    gamma = 1.0 / (2.0 + math.exp(m) + math.exp(-m))
-    log_det = np.log(np.linalg.eigvalsh(sigma)).sum(axis=-1) - problem.dim * math.log(lam)
-    g = np.sqrt(2.0 * math.log(1.0 / delta) + log_det) / 2.0 / gamma
-    return sigma, (g + np.sqrt(g * g + 16.0 * lam * b * b)) / 2.0
+    # R2' does not depend on the number of labels but by the design.
+    radius = formulas(Collected(phi, gram, labels=1), sweep["theta_bound"], sweep)["R2′"]
+    return gram + sweep["lam"] * np.eye(problem.dim), radius

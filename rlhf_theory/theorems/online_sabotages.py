@@ -24,6 +24,7 @@ from rlhf_theory.estimators.confidence import ConfidenceRule, Scalable, Scaled
 from rlhf_theory.randomness import Key
 from rlhf_theory.theorems.card import Sweep
 from rlhf_theory.theorems.online_runs import Watch
+from rlhf_theory.theorems.sabotaged_learners import recounted
 
 RIGHT: Sweep = {
     "explores": True,
@@ -95,11 +96,8 @@ class _Counted:
     rule: ConfidenceRule
     factor: float
 
-    def _seen(self, data: PreferenceData) -> PreferenceData:
-        return data.reweighted(self.factor * data.count, self.factor * data.wins)
-
     def __call__(self, data: PreferenceData, problem: Problem) -> Array:
-        return self.rule(self._seen(data), problem)
+        return self.rule(recounted(data, self.factor), problem)
 
     def fit(
         self,
@@ -116,7 +114,7 @@ class _Counted:
         problem: Problem | None = None,
         design: Design | None = None,
     ) -> Scalable:
-        return self.rule.confidence_set(fit, self._seen(data), problem, design)
+        return self.rule.confidence_set(fit, recounted(data, self.factor), problem, design)
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,7 @@ class _Misled:
             return replace(record, y=record.y + self.misread * (1.0 - 2.0 * record.y))
 
         if not self.remembers:
-            state = replace(state, data=state.data.reweighted(0.0 * state.data.count,
-                                                              0.0 * state.data.wins))  # fmt: skip
+            state = replace(state, data=recounted(state.data, 0.0))
         return self.learner.step(state, problem, read, key)
 
     def policy(self, state: OnlineState) -> Policy:
@@ -177,7 +174,7 @@ class Unfitted:
 
     def init(self, problem: Problem, data: PreferenceData, key: Key) -> OnlineState:
         """Fit to nothing."""
-        return self._partly(data, data.reweighted(0.0 * data.count, 0.0 * data.wins), problem, key)
+        return self._partly(data, recounted(data, 0.0), problem, key)
 
     def step(
         self, state: OnlineState, problem: Problem, feedback: PairFeedback, key: Key

@@ -27,6 +27,11 @@ def misread(data: PreferenceData, share: float) -> PreferenceData:
     return data.reweighted(data.count, data.wins + share * (data.count - 2.0 * data.wins))
 
 
+def recounted(data: PreferenceData, factor: float) -> PreferenceData:
+    """Return data in which every comparison counts ``factor`` times; 0: none is left."""
+    return data if factor == 1.0 else data.reweighted(factor * data.count, factor * data.wins)
+
+
 def misreads(learner: OfflineAlgorithm, share: float) -> OfflineAlgorithm:
     """Return the learner that reads a share of the labels the wrong way round, as `misread`."""
     return learner if share == 0.0 else _Misreading(learner, share)
