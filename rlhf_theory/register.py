@@ -210,8 +210,8 @@ class Entry:
             return self.facts.text or own
         inherited: dict[str, str] = {}
         for base in reversed(self.thing.__mro__[1:]):
-            inherited |= _attributes(inspect.getdoc(base) or "")
-        known = {name for names in _attributes(own) for name in names.split(", ")}
+            inherited |= attributes(inspect.getdoc(base) or "")
+        known = {name for names in attributes(own) for name in names.split(", ")}
         further = [f"{name}\n{text}" for name, text in inherited.items() if name not in known]
         title = "Attributes of its bases"
         head = ["", "", title, "-" * len(title)] if further else []
@@ -361,7 +361,7 @@ def named(role: str, name: str) -> Any:
     return found(role)[name].thing
 
 
-def _attributes(text: str) -> dict[str, str]:
-    """Return what a docstring says of each attribute, indented as it is there."""
+def attributes(text: str) -> dict[str, str]:
+    """Return what a docstring says of its attributes, indented, by the names in it."""
     section = text.partition("\nAttributes\n----------\n")[2]
     return {m[1]: m[2].rstrip() for m in _ATTRIBUTE.finditer(section)}

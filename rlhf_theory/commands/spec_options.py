@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand
 
-_ATTRIBUTE = re.compile(r"^([\w, ]+)\n((?: {4,}.*\n?|\n)+)", re.MULTILINE)
+from rlhf_theory.register import attributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +131,8 @@ def plain_hint(hint: object) -> tuple[Any, str | None]:
 
 def described(spec: type) -> dict[str, str]:
     """Return what the docstring of a class says of its fields, by name, without markup."""
-    attributes = (inspect.getdoc(spec) or "").partition("----------\n")[2]
     return {
         name: " ".join(text.split()).replace("``", "")
-        for names, text in _ATTRIBUTE.findall(attributes)
+        for names, text in attributes(inspect.getdoc(spec) or "").items()
         for name in names.split(", ")
     }
